@@ -1,0 +1,28 @@
+# make demo: search on the digits that scikit-learn bundles.   make test: everything CI checks.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.installed
+
+.PHONY: demo test slow clean
+
+demo: $(READY)
+	$(VENV)/bin/evonas run recipes/digits_evo.yaml
+
+test: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/pytest
+
+slow: $(READY)
+	$(VENV)/bin/pytest -m slow
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v <= (3, 13))' \
+	  || { echo "evonas needs Python 3.11 to 3.13: make PYTHON=python3.12 …"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --editable '.[test]'
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV)

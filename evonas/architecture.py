@@ -1,0 +1,181 @@
+"""Architecture, a point of a search space, and the domains that span the space."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from random import Random
+from types import MappingProxyType
+from typing import Any, Literal
+
+from evonas.errors import InvalidArchitecture
+
+Value = int | float | str | bool
+Role = Literal["width", "depth"]
+
+
+def same(a: Value, b: Value) -> bool:
+    """Equal in value and in type: ``True``, ``1`` and ``1.0`` are three different choices."""
+    return type(a) is type(b) and a == b
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """An unordered choice among ``options``."""
+
+    options: tuple[Value, ...]
+
+    def __init__(self, options: Sequence[Value]) -> None:
+        object.__setattr__(self, "options", tuple(options))
+        if not self.options:
+            raise ValueError("a Categorical needs at least one option")
+        if len({(type(o), o) for o in self.options}) < len(self.options):
+            raise ValueError(f"a Categorical has an option twice: {self.options}")
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return len(self.options)
+
+    def values(self) -> tuple[Value, ...]:
+        """All values, in order of declaration."""
+        return self.options
+
+    def contains(self, value: object) -> bool:
+        """Whether ``value`` is one of the options, type included."""
+        return any(type(o) is type(value) and o == value for o in self.options)
+
+    def sample(self, rng: Random) -> Value:
+        """Draw a value uniformly."""
+        return rng.choice(self.options)
+
+    def neighbours(self, value: Value) -> tuple[Value, ...]:
+        """Every other option: an unordered choice has no distance."""
+        return tuple(o for o in self.options if not same(o, value))
+
+    def mutate(self, value: Value, rng: Random) -> Value:
+        """Draw another value uniformly; the same value if there is no other."""
+        return rng.choice(self.neighbours(value) or (value,))
+
+
+@dataclass(frozen=True)
+class Integer:
+    """An ordered choice: ``low, low + step, …, high``.
+
+    Args:
+        low: Smallest value.
+        high: Largest value, included when ``high - low`` is a multiple of ``step``.
+        step: Distance of neighbouring values.
+        log: Sample uniformly in the logarithm, so that small values are as frequent as large ones.
+        role: ``"width"`` or ``"depth"`` if the choice scales the network in that direction.
+    """
+
+    low: int
+    high: int
+    step: int = 1
+    log: bool = False
+    role: Role | None = None
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise ValueError(f"Integer: low {self.low} is greater than high {self.high}")
+        if self.step < 1:
+            raise ValueError(f"Integer: step must be at least 1, not {self.step}")
+        if self.log and self.low < 1:
+            raise ValueError(f"Integer: log needs low of at least 1, not {self.low}")
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return (self.high - self.low) // self.step + 1
+
+    def values(self) -> range:
+        """All values, ascending."""
+        return range(self.low, self.high + 1, self.step)
+
+    def contains(self, value: object) -> bool:
+        """Whether ``value`` is an int on the lattice."""
+        return type(value) is int and value in self.values()
+
+    def nearest(self, value: float) -> int:
+        """The lattice point nearest to ``value``."""
+        index = round((value - self.low) / self.step)
+        return self.low + self.step * min(max(index, 0), self.size - 1)
+
+    def sample(self, rng: Random) -> int:
+        """Draw a value, uniformly or log-uniformly."""
+        if not self.log:
+            return rng.choice(self.values())
+        half = self.step / 2  # so that both ends keep their full share
+        low, high = math.log(max(self.low - half, 0.5)), math.log(self.high + half)
+        return self.nearest(math.exp(rng.uniform(low, high)))
+
+    def neighbours(self, value: Value) -> tuple[int, ...]:
+        """The values one step below and above."""
+        return tuple(v for v in (int(value) - self.step, int(value) + self.step) if self.contains(v))
+
+    def mutate(self, value: Value, rng: Random) -> int:
+        """Draw another value from the domain's distribution; the same if there is no other."""
+        if self.size == 1:
+            return int(value)
+        while (other := self.sample(rng)) == value:
+            pass
+        return other
+
+
+Domain = Categorical | Integer
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A point of a search space: pure data, JSON in and JSON out.
+
+    Make one with ``SearchSpace.architecture(choices)``, which brings the choices into canonical
+    form, so that equal networks share an ``id``.
+
+    Attributes:
+        space: Name of the search space.
+        choices: One value per declared domain.
+    """
+
+    space: str
+    choices: Mapping[str, Value]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "choices", MappingProxyType(dict(self.choices)))
+
+    @cached_property
+    def id(self) -> str:
+        """Twelve hexadecimal digits of the content's SHA-256."""
+        text = json.dumps([self.space, dict(self.choices)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Architecture, (self.space, dict(self.choices))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``json.dumps``."""
+        return {"space": self.space, "choices": dict(self.choices)}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Architecture:
+        """Read what ``to_json`` wrote."""
+        return Architecture(data["space"], data["choices"])
+
+
+def check_choices(domains: Mapping[str, Domain], choices: Mapping[str, Value]) -> None:
+    """Raise ``InvalidArchitecture`` unless every domain has exactly one value inside it."""
+    for name in domains.keys() - choices.keys():
+        raise InvalidArchitecture(f"choice {name!r} is missing")
+    for name in choices.keys() - domains.keys():
+        raise InvalidArchitecture(f"choice {name!r} is not declared by the space")
+    for name, domain in domains.items():
+        if not domain.contains(choices[name]):
+            raise InvalidArchitecture(f"choice {name!r}: {choices[name]!r} is outside {domain}")

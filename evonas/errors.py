@@ -1,0 +1,99 @@
+"""The error tree.
+
+EvonasError                       exit code
+├── RecipeError                   2   the recipe or a ``--set`` is wrong
+│   └── InfeasibleConstraints     2   (almost) nothing in the space meets the limits
+├── UnknownComponent              2   no component of that name
+├── InvalidArchitecture           2   a choice outside its domain, or a rule of the space broken
+├── DataError                     2   data missing, broken or unusable
+├── HistoryError                  2   the run folder does not fit: another recipe's, or other data
+├── TooManyFailures               3   trials fail one after another
+├── RunInUse                      4   another process holds the run folder, or it holds a run already
+├── StorageError                  5   a disk that is full, read-only or corrupt
+└── PluginError                   6   a component that does not load, or the environment lacks something
+
+Every error of this tree is shown to the user as one line, and ``exit_code`` is what the process
+returns. Anything else that reaches the top is a bug of ours and exits with 1.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EvonasError(Exception):
+    """Base of all errors that evonas raises on purpose."""
+
+    exit_code = 1
+
+
+class RecipeError(EvonasError):
+    """The recipe, or an override of it, cannot be accepted."""
+
+    exit_code = 2
+
+
+class InfeasibleConstraints(RecipeError):
+    """No architecture that meets the constraints could be found."""
+
+
+class UnknownComponent(EvonasError):
+    """No component of this kind has this name."""
+
+    exit_code = 2
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        super().__init__(
+            f"unknown {kind} {name!r}{did_you_mean(name, names)} Known: {', '.join(names)}"
+        )
+        self.kind, self.name, self.known = kind, name, names
+
+
+class InvalidArchitecture(EvonasError):
+    """The architecture breaks a rule of its space."""
+
+    exit_code = 2
+
+
+class DataError(EvonasError):
+    """The data set is missing, broken or does not fit."""
+
+    exit_code = 2
+
+
+class HistoryError(EvonasError):
+    """The run folder's history belongs to something else."""
+
+    exit_code = 2
+
+
+class TooManyFailures(EvonasError):
+    """Trials fail one after another; the search gives up."""
+
+    exit_code = 3
+
+
+class RunInUse(EvonasError):
+    """The run folder is held by another process, or already holds a run."""
+
+    exit_code = 4
+
+
+class StorageError(EvonasError):
+    """Writing or reading the run folder failed."""
+
+    exit_code = 5
+
+
+class PluginError(EvonasError):
+    """A component could not be loaded, or the environment lacks what it needs."""
+
+    exit_code = 6
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``". Did you mean 'x'?"`` for the nearest known name, else ``"."``."""
+    near = difflib.get_close_matches(name, [str(k) for k in known], n=1, cutoff=0.6)
+    return f". Did you mean {near[0]!r}?" if near else "."

@@ -1,0 +1,1 @@
+"""Where trials run: one file per executor, the contract in ``base.py``."""

@@ -1,0 +1,87 @@
+"""The contract of an executor, and the one place where a trial's exception becomes data."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any
+
+from evonas.evaluators.base import Evaluator
+from evonas.trial import Trial, TrialState
+
+MakeEvaluator = Callable[[str], Evaluator]  # device → evaluator; picklable
+
+
+class Executor(ABC):
+    """Runs trials on devices.
+
+    Args:
+        make_evaluator: Builds the evaluator for a device ("cpu", "cuda", "cuda:1"). It is called
+            where the trials run, so it must be picklable: evaluators never are pickled.
+        devices: The devices to use, in order.
+
+    Attributes:
+        workers: How many trials run at once.
+    """
+
+    workers: int
+
+    def __init__(self, make_evaluator: MakeEvaluator, devices: tuple[str, ...]) -> None:
+        self.make_evaluator = make_evaluator
+        self.devices = devices
+
+    @abstractmethod
+    def submit(self, trial: Trial) -> Future[Trial]:
+        """Start a trial; the future holds its final event, COMPLETE, FAILED or PRUNED."""
+
+    def close(self, kill: bool = False) -> None:  # noqa: B027  (nothing to release is fine)
+        """Release what the executor holds; ``kill``: do not wait for running trials."""
+
+    def __enter__(self) -> Executor:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(kill=kind is not None)
+
+
+@dataclass(frozen=True)
+class BadResult(Exception):
+    """An evaluator returned something that is not a set of finite metrics."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+def run_trial(evaluator: Evaluator, trial: Trial) -> Trial:
+    """Evaluate a trial; whatever it raises, or a metric that is not finite, makes it FAILED."""
+    curve: list[tuple[int, Mapping[str, float]]] = []
+    start = time.perf_counter()
+    try:
+        result = evaluator.evaluate(trial, lambda step, metrics: curve.append((step, dict(metrics))))
+        metrics = _checked(result, evaluator.metrics)
+    # A trial runs anybody's code: everything it raises is data, and recorded with its traceback.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+        ended = trial.failed(reason)
+    else:
+        ended = replace(trial, state=TrialState.COMPLETE, metrics=metrics)
+    seconds = ended.metrics.get("seconds", time.perf_counter() - start)
+    return replace(ended, curve=tuple(curve), seconds=seconds)
+
+
+def _checked(result: Any, promised: tuple[str, ...]) -> Mapping[str, float]:
+    if not isinstance(result, Mapping):
+        raise BadResult(f"the evaluator returned {type(result).__name__}, not a mapping of metrics")
+    if missing := [name for name in promised if name not in result]:
+        raise BadResult(f"the evaluator did not return the metrics {', '.join(missing)}")
+    metrics = {str(name): float(value) for name, value in result.items()}
+    if bad := [f"{name} = {value}" for name, value in metrics.items() if not math.isfinite(value)]:
+        raise BadResult(f"not a finite number: {', '.join(bad)}")
+    return metrics

@@ -1,0 +1,103 @@
+"""The ask, evaluate, tell loop: a generator of trial events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, replace
+from random import Random
+
+from evonas.errors import TooManyFailures
+from evonas.executors.base import Executor
+from evonas.strategies.base import Strategy
+from evonas.trial import Trial, TrialState
+
+_POLL = 0.2  # seconds between looks at ``stopping`` while trials run
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The limit of a run: whatever is spent first.
+
+    Attributes:
+        trials: Number of trials, failed ones included.
+        seconds: Seconds of search over all sessions; running trials are finished.
+        max_failures: Give up after so many failures in a row.
+    """
+
+    trials: int | None = None
+    seconds: float | None = None
+    max_failures: int = 10
+
+    def spent(self, trials: int, elapsed: float) -> bool:
+        """Whether no further trial may start."""
+        return (self.trials is not None and trials >= self.trials) or (
+            self.seconds is not None and elapsed >= self.seconds
+        )
+
+
+def search(
+    strategy: Strategy,
+    executor: Executor,
+    budget: Budget,
+    seed: int,
+    history: Sequence[Trial] = (),
+    stopping: Callable[[], bool] = lambda: False,
+) -> Iterator[Trial]:
+    """Search until the budget is spent, or the strategy asks for nothing while nothing runs.
+
+    Every proposal is yielded as RUNNING before it is submitted, and again when it ended; who
+    consumes the events writes them down. Trial ``n`` is asked for with a generator seeded by
+    ``seed`` and ``n``, so a serial search is a pure function of its arguments.
+
+    Args:
+        strategy: A fresh strategy; it is told the history first.
+        executor: Where the trials run; the caller closes it.
+        budget: When to stop.
+        seed: Seed of the run.
+        history: Events of an earlier session. Trials that were RUNNING are submitted again.
+        stopping: Asked before every proposal; when True, what runs is finished and the search ends.
+
+    Yields:
+        Trial events in the order in which the strategy is told.
+
+    Raises:
+        TooManyFailures: After ``budget.max_failures`` failed trials in a row.
+    """
+    latest: dict[int, Trial] = {}
+    for trial in history:
+        strategy.tell(trial)
+        latest[trial.number] = trial
+    start = time.monotonic() - max((trial.elapsed for trial in history), default=0.0)
+    running: dict[Future[Trial], int] = {}
+    for trial in latest.values():
+        if trial.state is TrialState.RUNNING:
+            running[executor.submit(trial)] = trial.number
+    count, failures = len(latest), 0
+
+    def asked() -> Trial | None:
+        if stopping() or budget.spent(count, time.monotonic() - start):
+            return None
+        proposal = strategy.ask(Random(f"{seed}/{count}"))
+        return Trial(count, proposal, elapsed=time.monotonic() - start) if proposal else None
+
+    while True:
+        while len(running) < executor.workers and (trial := asked()) is not None:
+            count += 1
+            strategy.tell(trial)
+            yield trial
+            running[executor.submit(trial)] = trial.number
+        if not running:
+            return
+        done, _ = wait(running, timeout=_POLL, return_when=FIRST_COMPLETED)
+        for future in sorted(done, key=running.__getitem__):
+            del running[future]
+            ended = replace(future.result(), elapsed=time.monotonic() - start)
+            strategy.tell(ended)
+            yield ended
+            failures = failures + 1 if ended.state is TrialState.FAILED else 0
+            if failures >= budget.max_failures:
+                raise TooManyFailures(
+                    f"{failures} trials in a row failed; the last one: {ended.error}"
+                )

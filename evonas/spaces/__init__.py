@@ -1,0 +1,1 @@
+"""What can be built: one file per search space, the contract in ``base.py``."""

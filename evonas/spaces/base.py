@@ -1,0 +1,182 @@
+"""The contract of a search space: named domains, and ``build``.
+
+A space is a set of named domains and one method that builds a network. Everything else is derived
+from the domains and may be overridden; see ``plugins/spaces`` for two worked examples.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from random import Random
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from evonas.architecture import Architecture, Domain, Integer, Value, check_choices
+from evonas.errors import InvalidArchitecture
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from evonas.task import Task
+
+_TRIES = 1000
+
+
+class SearchSpace(ABC):
+    """A search space.
+
+    Attributes:
+        name: How recipes call it: the name of the file it is defined in.
+        domains: One named domain per choice.
+        points: Reference architectures by name, as choices; ``evonas show SPACE/NAME`` prints them.
+    """
+
+    name: ClassVar[str]
+    domains: Mapping[str, Domain]
+    points: Mapping[str, Mapping[str, Value]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.name = cls.__module__.rpartition(".")[2]
+
+    @abstractmethod
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        """Build the network.
+
+        Args:
+            architecture: A point of this space.
+            task: Input shape and number of classes.
+
+        Returns:
+            A freshly initialised module: float input (N, channels, height, width), logits
+            (N, classes).
+        """
+
+    def canonical(self, choices: Mapping[str, Value]) -> Mapping[str, Value]:
+        """Bring choices that build the same network into one form.
+
+        Typically: set what has no effect to a fixed value. The default changes nothing.
+        """
+        return choices
+
+    def architecture(self, choices: Mapping[str, Value]) -> Architecture:
+        """Make a validated architecture in canonical form.
+
+        Raises:
+            InvalidArchitecture: If a choice is missing, undeclared or outside its domain, or a
+                rule of the space is broken.
+        """
+        check_choices(self.domains, choices)
+        architecture = Architecture(self.name, self.canonical(choices))
+        self.validate(architecture)
+        return architecture
+
+    def point(self, name: str) -> Architecture:
+        """The reference architecture of that name; KeyError if there is none."""
+        return self.architecture(self.points[name])
+
+    def validate(self, architecture: Architecture) -> None:
+        """Raise InvalidArchitecture if a rule between choices is broken. Default: no such rules."""
+
+    def sample(self, rng: Random) -> Architecture:
+        """Draw an architecture: every choice from its own domain, again if a rule is broken."""
+        return self._first_valid(
+            {name: domain.sample(rng) for name, domain in self.domains.items()}
+            for _ in itertools.repeat(None)
+        )
+
+    def mutate(self, parent: Architecture, rng: Random) -> Architecture:
+        """Change one choice; the child differs from its parent, unless the space has one point."""
+
+        def children() -> Iterator[Mapping[str, Value]]:
+            names = [name for name, domain in self.domains.items() if domain.size > 1]
+            for _ in range(_TRIES if names else 0):
+                name = rng.choice(names)
+                value = self.domains[name].mutate(parent.choices[name], rng)
+                yield {**parent.choices, name: value}
+            yield parent.choices
+
+        return self._first_valid(children(), other_than=parent.id)
+
+    def crossover(self, a: Architecture, b: Architecture, rng: Random) -> Architecture:
+        """Take every choice from either parent with equal probability (uniform crossover)."""
+
+        def children() -> Iterator[Mapping[str, Value]]:
+            for _ in range(_TRIES):
+                yield {name: rng.choice((a, b)).choices[name] for name in self.domains}
+            yield a.choices
+
+        return self._first_valid(children())
+
+    def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
+        """Every architecture that differs in one choice: by one step if ordered, else any."""
+        seen = {architecture.id}
+        for name, domain in self.domains.items():
+            for value in domain.neighbours(architecture.choices[name]):
+                try:
+                    neighbour = self.architecture({**architecture.choices, name: value})
+                except InvalidArchitecture:
+                    continue
+                if neighbour.id not in seen:
+                    seen.add(neighbour.id)
+                    yield neighbour
+
+    def enumerate(self) -> Iterator[Architecture]:
+        """Every architecture once, in the order of the domains."""
+        seen = set()
+        for values in itertools.product(*(domain.values() for domain in self.domains.values())):
+            try:
+                architecture = self.architecture(dict(zip(self.domains, values, strict=True)))
+            except InvalidArchitecture:
+                continue
+            if architecture.id not in seen:
+                seen.add(architecture.id)
+                yield architecture
+
+    def size(self) -> int:
+        """Number of points, as the product of the domains' sizes."""
+        return math.prod(domain.size for domain in self.domains.values())
+
+    def scaled(self, architecture: Architecture, width: float) -> Architecture:
+        """A narrower or wider copy: every choice with role ``width`` times ``width``.
+
+        The result is rounded to the domain's step and may leave the domain, so it is to be built,
+        not searched.
+
+        Raises:
+            InvalidArchitecture: If the space declares no width.
+        """
+        domains = {
+            name: domain
+            for name, domain in self.domains.items()
+            if isinstance(domain, Integer) and domain.role == "width"
+        }
+        if not domains:
+            raise InvalidArchitecture(f"space {self.name!r} declares no choice with role 'width'")
+        choices = dict(architecture.choices)
+        for name, domain in domains.items():
+            steps = round(int(choices[name]) * width / domain.step)
+            choices[name] = domain.step * max(1, steps)
+        return Architecture(architecture.space, choices)
+
+    def _first_valid(
+        self, candidates: Iterator[Mapping[str, Value]], other_than: str | None = None
+    ) -> Architecture:
+        """The first candidate that keeps the rules; the last one if none differs as asked."""
+        broken: InvalidArchitecture | None = None
+        last: Architecture | None = None
+        for choices in itertools.islice(candidates, _TRIES + 1):
+            try:
+                last = self.architecture(choices)
+            except InvalidArchitecture as error:
+                broken = error
+                continue
+            if last.id != other_than:
+                return last
+        if last is None:
+            raise InvalidArchitecture(
+                f"space {self.name!r}: {_TRIES} candidates in a row break its rules: {broken}"
+            )
+        return last

@@ -1,0 +1,75 @@
+"""The contract of a search strategy: a fold over trial events."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import ClassVar
+
+from evonas.architecture import Architecture
+from evonas.objective import Objective
+from evonas.spaces.base import SearchSpace
+from evonas.trial import Proposal, Trial
+
+_TRIES = 100
+_ENUMERABLE = 100_000
+
+
+class Strategy(ABC):
+    """A search strategy.
+
+    A strategy is a fold over trial events: what it proposes next is a pure function of the events
+    it was told, in their order, and of the random generator it is handed. It keeps no other
+    randomness and no clock. A run is resumed by telling a fresh strategy the history.
+
+    Args:
+        space: What to search; already constrained, so whatever it samples may be proposed.
+        objectives: What to optimise. Single-objective strategies are given exactly one.
+    """
+
+    multi_objective: ClassVar[bool] = False
+
+    def __init__(self, space: SearchSpace, objectives: Sequence[Objective]) -> None:
+        self.space = space
+        self.objectives = tuple(objectives)
+        self._proposed: set[tuple[str, float]] = set()
+
+    @abstractmethod
+    def ask(self, rng: Random) -> Proposal | None:
+        """Propose what to try next.
+
+        Args:
+            rng: The only source of randomness, seeded by run and trial number.
+
+        Returns:
+            A proposal never made before at this fidelity, or None: nothing until a running trial
+            is told. None while nothing runs means that the search is over.
+        """
+
+    def tell(self, trial: Trial) -> None:
+        """Take in an event: first RUNNING, later one of COMPLETE, FAILED, PRUNED.
+
+        Overriding methods call this one first: it remembers what was proposed.
+        """
+        self._proposed.add(trial.proposal.key)
+
+    def _unseen(self, draw: Callable[[], Architecture], rng: Random) -> Architecture | None:
+        """The first new architecture at full fidelity among draws, else random ones, else any.
+
+        Returns:
+            None when the space is exhausted: every point was proposed or, in a space too large
+            to enumerate, a thousand random points in a row were.
+        """
+        for source, tries in ((draw, _TRIES), (lambda: self.space.sample(rng), 10 * _TRIES)):
+            for _ in range(tries):
+                architecture = source()
+                if self._is_new(architecture):
+                    return architecture
+        if self.space.size() > _ENUMERABLE:
+            return None
+        left = [point for point in self.space.enumerate() if self._is_new(point)]
+        return rng.choice(left) if left else None
+
+    def _is_new(self, architecture: Architecture) -> bool:
+        return Proposal(architecture).key not in self._proposed

@@ -1,0 +1,1 @@
+"""Who is told: one file per tracker, the contract in ``base.py``."""

@@ -1,0 +1,78 @@
+"""The contract of a tracker: told of every event, it never holds up the search."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evonas.objective import Objective
+from evonas.trial import Trial
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a tracker is told of a run when it starts.
+
+    Attributes:
+        name: The recipe's name.
+        run_dir: The run folder.
+        recipe: The resolved recipe as plain data.
+        objectives: What the run optimises.
+        environment: Installed versions and devices.
+        resumed: Whether the run goes on from a history.
+    """
+
+    name: str
+    run_dir: Path
+    recipe: Mapping[str, Any]
+    objectives: tuple[Objective, ...]
+    environment: Mapping[str, str]
+    resumed: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known when a run ends.
+
+    Attributes:
+        status: "finished", "interrupted" or "failed".
+        reason: One sentence: why the search ended.
+        trials: Number of trials by state.
+        seconds: Length of the search.
+        incumbent: The best trial by the first objective.
+        front: The Pareto front, if there are several objectives; else the incumbent.
+        final: Metrics of the final training, the test split's among them.
+        acceptance: Share of sampled architectures that met the constraints, if there are any.
+    """
+
+    status: str
+    reason: str
+    trials: Mapping[str, int]
+    seconds: float
+    incumbent: Trial | None = None
+    front: tuple[Trial, ...] = ()
+    final: Mapping[str, float] = field(default_factory=dict)
+    acceptance: float | None = None
+
+
+class Tracker(ABC):
+    """Somebody who is told what happens. ``record`` returns at once: slow work is done aside."""
+
+    @abstractmethod
+    def start(self, run: RunInfo, history: tuple[Trial, ...] = ()) -> None:
+        """The run begins, or goes on from ``history``.
+
+        Raises:
+            PluginError: If the tracker cannot work at all.
+        """
+
+    @abstractmethod
+    def record(self, trial: Trial) -> None:
+        """An event happened."""
+
+    @abstractmethod
+    def close(self, report: Report) -> None:
+        """The run ended; the run folder is complete. May wait a bounded time."""

@@ -1,0 +1,1 @@
+"""Plain PyTorch: data, augmentation, the training loop, and what a network costs."""

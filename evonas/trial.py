@@ -1,0 +1,123 @@
+"""Proposal, Trial and its states: the events that a run is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from evonas.architecture import Architecture
+
+Curve = tuple[tuple[int, Mapping[str, float]], ...]
+
+
+class TrialState(StrEnum):
+    """Where a trial stands. All but RUNNING are final."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    PRUNED = "pruned"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a strategy asks to be tried.
+
+    Attributes:
+        architecture: The point of the search space.
+        fidelity: Effort of the trial, 1 being full effort; what it means is the evaluator's.
+        parents: Numbers of the trials it descends from.
+        resume_from: Number of the trial whose training it continues.
+    """
+
+    architecture: Architecture
+    fidelity: float = 1.0
+    parents: tuple[int, ...] = ()
+    resume_from: int | None = None
+
+    @property
+    def key(self) -> tuple[str, float]:
+        """What makes two proposals the same: architecture and fidelity."""
+        return self.architecture.id, self.fidelity
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``json.dumps``."""
+        return {
+            "architecture": self.architecture.to_json(),
+            "fidelity": self.fidelity,
+            "parents": list(self.parents),
+            "resume_from": self.resume_from,
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Proposal:
+        """Read what ``to_json`` wrote."""
+        return Proposal(
+            Architecture.from_json(data["architecture"]),
+            data["fidelity"],
+            tuple(data["parents"]),
+            data["resume_from"],
+        )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One event in the life of a trial; a later event with the same number supersedes it.
+
+    Attributes:
+        number: 0, 1, 2, … in order of proposal.
+        proposal: What is tried.
+        state: Where it stands.
+        metrics: Final metrics; empty unless COMPLETE or PRUNED.
+        curve: (step, metrics) pairs reported on the way, usually one per epoch.
+        seconds: What the evaluation took.
+        error: Why it failed: one line, then the traceback.
+        elapsed: Seconds of search, over all sessions, when the event happened.
+    """
+
+    number: int
+    proposal: Proposal
+    state: TrialState = TrialState.RUNNING
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curve: Curve = ()
+    seconds: float = 0.0
+    error: str | None = None
+    elapsed: float = 0.0
+
+    @property
+    def architecture(self) -> Architecture:
+        """The proposal's architecture."""
+        return self.proposal.architecture
+
+    def failed(self, error: str, seconds: float = 0.0) -> Trial:
+        """This trial, ended by ``error``."""
+        return replace(self, state=TrialState.FAILED, error=error, seconds=seconds, metrics={})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``json.dumps``."""
+        return {
+            "number": self.number,
+            "proposal": self.proposal.to_json(),
+            "state": str(self.state),
+            "metrics": dict(self.metrics),
+            "curve": [[step, dict(metrics)] for step, metrics in self.curve],
+            "seconds": self.seconds,
+            "error": self.error,
+            "elapsed": self.elapsed,
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Trial:
+        """Read what ``to_json`` wrote."""
+        return Trial(
+            data["number"],
+            Proposal.from_json(data["proposal"]),
+            TrialState(data["state"]),
+            data["metrics"],
+            tuple((step, metrics) for step, metrics in data["curve"]),
+            data["seconds"],
+            data["error"],
+            data["elapsed"],
+        )
