@@ -1,0 +1,232 @@
+"""Recipe → objects: the composition root, the only place that knows every component."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from random import Random
+from typing import Any
+
+from evonas import devices, options, recipe
+from evonas.architecture import Architecture
+from evonas.constraints import Feasible, Limit
+from evonas.errors import RecipeError, did_you_mean
+from evonas.evaluators.base import Context, Evaluator
+from evonas.executors.base import Executor
+from evonas.objective import Objective
+from evonas.recipe import Component, Recipe
+from evonas.registry import Registry
+from evonas.search import Budget
+from evonas.spaces.base import SearchSpace
+from evonas.strategies.base import Strategy
+from evonas.trackers.base import Tracker
+from evonas.training import cost, datasets
+from evonas.training.data import Data
+
+
+@dataclass(frozen=True)
+class EvaluatorFactory:
+    """Builds the recipe's evaluator for a device, here or in a worker process.
+
+    Only recipe and registry travel to a worker; it loads space and data for itself.
+    """
+
+    recipe: Recipe
+    registry: Registry
+
+    def __call__(self, device: str) -> Evaluator:
+        context = Context(self.space, self.data, device, self.recipe.seed)
+        return _evaluator(self.registry, self.recipe.evaluation, "evaluation", context)
+
+    @cached_property
+    def data(self) -> Data | None:
+        """The data set, loaded on first use."""
+        section = self.recipe.dataset
+        if section is None:
+            return None
+        if section.name not in datasets.LOADERS:
+            known = sorted(datasets.LOADERS)
+            hint = did_you_mean(section.name, known)
+            raise RecipeError(
+                f"dataset.name: unknown data set {section.name!r}{hint} Known: {', '.join(known)}"
+            )
+        source = datasets.Source(section.path, section.size, section.test, section.seed)
+        return datasets.load(section.name, source, section.validation)
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The search space, unconstrained."""
+        section = self.recipe.space
+        cls = self.registry.find("space", section.name)
+        space: SearchSpace = cls(**options.check(cls, section.options, "space"))
+        return space
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"recipe": self.recipe, "registry": self.registry}
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """Everything that a run needs, checked.
+
+    Attributes:
+        recipe: The resolved recipe: every default filled in, every path absolute.
+        registry: Where its components come from.
+        space: What the strategy searches: the constrained space.
+        objectives: What to optimise.
+        budget: When to stop.
+        evaluator: The parent's own: it runs the serial trials and the final training.
+        devices: Where to compute.
+        fingerprint: Of the data; None without any.
+    """
+
+    recipe: Recipe
+    registry: Registry
+    space: SearchSpace
+    objectives: tuple[Objective, ...]
+    budget: Budget
+    evaluator: Evaluator
+    devices: tuple[str, ...]
+    fingerprint: str | None
+    _make_evaluator: Callable[[str], Evaluator]
+
+    def strategy(self) -> Strategy:
+        """A fresh strategy."""
+        cls, arguments = _checked(self.registry, "strategy", self.recipe.strategy, "strategy")
+        strategy: Strategy = cls(self.space, self.objectives, **arguments)
+        return strategy
+
+    def executor(self) -> Executor:
+        """A fresh executor, to be closed by the caller."""
+        section = self.recipe.executor
+        cls, arguments = _checked(self.registry, "executor", section, "executor", ("device",))
+        executor: Executor = cls(self._make_evaluator, self.devices, **arguments)
+        return executor
+
+    def tracker(self) -> Tracker:
+        """A fresh tracker."""
+        cls, arguments = _checked(self.registry, "tracker", self.recipe.tracking, "tracking")
+        tracker: Tracker = cls(**arguments)
+        return tracker
+
+    @property
+    def acceptance(self) -> float | None:
+        """Share of random architectures that met the constraints so far; None without any."""
+        return self.space.acceptance if isinstance(self.space, Feasible) else None
+
+
+def assemble(given: Recipe, registry: Registry) -> Assembly:
+    """Build and check everything, so that no mistake shows up after the first trial.
+
+    Raises:
+        EvonasError: In one line, whatever is wrong with recipe, data, plugins or devices.
+    """
+    resolved = _resolve(given, registry)
+    factory = EvaluatorFactory(resolved, registry)
+    chosen = devices.choose(resolved.executor.device, devices.available())
+    evaluator = factory(chosen[0])
+    objectives = _objectives(resolved, evaluator)
+    assembly = Assembly(
+        recipe=resolved,
+        registry=registry,
+        space=_constrained(factory),
+        objectives=objectives,
+        budget=_budget(resolved),
+        evaluator=evaluator,
+        devices=chosen,
+        fingerprint=factory.data.fingerprint if factory.data else None,
+        _make_evaluator=factory,
+    )
+    strategy = assembly.strategy()
+    if len(objectives) > 1 and not strategy.multi_objective:
+        raise RecipeError(
+            f"objectives: strategy {resolved.strategy.name!r} takes one, not {len(objectives)}"
+        )
+    assembly.tracker()
+    assembly.executor().close()
+    assembly.space.sample(Random(f"{resolved.seed}/feasible"))
+    return assembly
+
+
+def _checked(
+    registry: Registry, kind: str, section: Component, path: str, own: tuple[str, ...] = ()
+) -> tuple[type[Any], dict[str, Any]]:
+    """A component's class and its checked options; ``own`` are the section's, not the class's."""
+    cls = registry.find(kind, section.name)
+    return cls, options.check(cls, {k: v for k, v in section.options.items() if k not in own}, path)
+
+
+def _evaluator(registry: Registry, section: Component, path: str, context: Context) -> Evaluator:
+    cls, arguments = _checked(registry, "evaluator", section, path)
+    if isinstance(inner := arguments.get("of"), Component):
+        arguments["of"] = partial(_evaluator, registry, inner, f"{path}.of")
+    evaluator: Evaluator = cls(context, **arguments)
+    return evaluator
+
+
+def _resolve(given: Recipe, registry: Registry) -> Recipe:
+    """The recipe with every default filled in and every path absolute."""
+    data = given.dump()
+    sections = {
+        "space": ("space", given.space),
+        "strategy": ("strategy", given.strategy),
+        "evaluation": ("evaluator", given.evaluation),
+        "executor": ("executor", given.executor),
+        "tracking": ("tracker", given.tracking),
+    }
+    for key, (kind, section) in sections.items():
+        data[key].update(_with_defaults(registry, kind, section, key))
+    if given.dataset is not None:
+        data["dataset"]["path"] = str(given.dataset.path.absolute())
+    return recipe.validate(_plain(data), "recipe")
+
+
+def _with_defaults(registry: Registry, kind: str, section: Component, path: str) -> dict[str, Any]:
+    _, arguments = _checked(registry, kind, section, path)
+    if isinstance(inner := arguments.get("of"), Component):
+        arguments["of"] = _with_defaults(registry, kind, inner, f"{path}.of")
+    return {"name": section.name, **arguments}
+
+
+def _plain(value: Any) -> Any:
+    """Only what YAML holds: paths become text, tuples lists, and absent values are left out."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def _objectives(resolved: Recipe, evaluator: Evaluator) -> tuple[Objective, ...]:
+    for metric in resolved.objectives:
+        if metric not in evaluator.metrics:
+            hint = did_you_mean(metric, evaluator.metrics)
+            raise RecipeError(
+                f"objectives.{metric}: evaluation {resolved.evaluation.name!r} gives no such "
+                f"metric{hint} Known: {', '.join(evaluator.metrics)}"
+            )
+    return tuple(Objective(metric, way) for metric, way in resolved.objectives.items())
+
+
+def _constrained(factory: EvaluatorFactory) -> SearchSpace:
+    sections, space = factory.recipe.constraints, factory.space
+    if not sections:
+        return space
+    if factory.data is None:
+        raise RecipeError("constraints: counting needs a dataset section, for the input's shape")
+    limits = {
+        name: Limit(**section.model_dump(exclude_none=True)) for name, section in sections.items()
+    }
+    task, names = factory.data.task, tuple(limits)
+
+    def measure(architecture: Architecture) -> Mapping[str, float]:
+        return cost.count(space, architecture, task, names)
+
+    return Feasible(space, limits, measure)
+
+
+def _budget(resolved: Recipe) -> Budget:
+    section = resolved.budget
+    seconds = None if section.minutes is None else 60 * section.minutes
+    return Budget(section.trials, seconds, section.max_failures)

@@ -1,0 +1,168 @@
+"""Hard limits on an architecture's costs, met before anything is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from evonas.architecture import Architecture, Value
+from evonas.errors import InfeasibleConstraints, InvalidArchitecture
+from evonas.spaces.base import SearchSpace
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from evonas.task import Task
+
+_TRIES = 50  # random points before the search for a feasible one turns to repairing
+_STEPS = 400  # mutations of a repair
+_REPAIRS = 3
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Bounds of a cost, both included."""
+
+    min: float = -math.inf
+    max: float = math.inf
+
+    def __str__(self) -> str:
+        bounds = ((self.min, "at least"), (self.max, "at most"))
+        return " and ".join(f"{word} {b:,.0f}" for b, word in bounds if math.isfinite(b))
+
+    def violation(self, value: float) -> float:
+        """How far outside, relative to the bound; 0 within."""
+        if value > self.max:
+            return value / self.max - 1 if self.max > 0 else math.inf
+        return self.min / value - 1 if 0 < value < self.min else float(value < self.min)
+
+
+class Feasible(SearchSpace):
+    """A space without the architectures that exceed the limits.
+
+    Sampling draws again until the limits are met. If fifty draws in a row fail, the
+    nearest of them is repaired by mutations that reduce the violation, so that a tight limit
+    costs a second and not the run.
+
+    Args:
+        space: The space to constrain.
+        limits: Limit per cost.
+        measure: Costs of an architecture, the limited ones among them.
+
+    Attributes:
+        drawn: Architectures drawn at random so far.
+        accepted: Those of them that met the limits.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        limits: Mapping[str, Limit],
+        measure: Callable[[Architecture], Mapping[str, float]],
+    ) -> None:
+        self.space, self.limits, self._measure = space, dict(limits), measure
+        self.domains, self.points = space.domains, space.points
+        self.name = space.name  # type: ignore[misc]  # stands in for the space in everything
+        self.drawn = self.accepted = 0
+        self._violations: dict[str, float] = {}
+
+    @property
+    def acceptance(self) -> float | None:
+        """Share of random draws that met the limits; None before the first."""
+        return self.accepted / self.drawn if self.drawn else None
+
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        """Build the network."""
+        return self.space.build(architecture, task)
+
+    def architecture(self, choices: Mapping[str, Value]) -> Architecture:
+        """Make an architecture; one that exceeds the limits is invalid."""
+        architecture = self.space.architecture(choices)
+        if self._violation(architecture) > 0:
+            raise InvalidArchitecture(f"{architecture.id} exceeds the limits")
+        return architecture
+
+    def sample(self, rng: Random) -> Architecture:
+        """Draw until the limits are met.
+
+        Raises:
+            InfeasibleConstraints: If neither drawing nor repairing finds an architecture.
+        """
+        nearest: tuple[float, Architecture] | None = None
+        for _ in range(_TRIES):
+            drawn = self.space.sample(rng)
+            violation = self._violation(drawn)
+            self.drawn += 1
+            if violation == 0:
+                self.accepted += 1
+                return drawn
+            if nearest is None or violation < nearest[0]:
+                nearest = violation, drawn
+        assert nearest is not None
+        for _ in range(_REPAIRS):
+            repaired = self._repair(nearest[1], rng)
+            if self._violation(repaired) == 0:
+                return repaired
+        raise InfeasibleConstraints(self._explain(repaired))
+
+    def mutate(self, parent: Architecture, rng: Random) -> Architecture:
+        """The space's own mutation, again until the limits are met; else a random architecture."""
+        for _ in range(_TRIES):
+            child = self.space.mutate(parent, rng)
+            if self._violation(child) == 0:
+                return child
+        return self.sample(rng)
+
+    def crossover(self, a: Architecture, b: Architecture, rng: Random) -> Architecture:
+        """The space's own crossover, again until the limits are met; else a random architecture."""
+        for _ in range(_TRIES):
+            child = self.space.crossover(a, b, rng)
+            if self._violation(child) == 0:
+                return child
+        return self.sample(rng)
+
+    def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
+        """The space's own neighbours that meet the limits."""
+        return (n for n in self.space.neighbours(architecture) if self._violation(n) == 0)
+
+    def enumerate(self) -> Iterator[Architecture]:
+        """Every architecture that meets the limits."""
+        return (a for a in self.space.enumerate() if self._violation(a) == 0)
+
+    def size(self) -> int:
+        """Size of the unconstrained space: an upper bound."""
+        return self.space.size()
+
+    def scaled(self, architecture: Architecture, width: float) -> Architecture:
+        """The space's own scaling."""
+        return self.space.scaled(architecture, width)
+
+    def _violation(self, architecture: Architecture) -> float:
+        if architecture.id not in self._violations:
+            costs = self._measure(architecture)
+            self._violations[architecture.id] = sum(
+                limit.violation(costs[name]) for name, limit in self.limits.items()
+            )
+        return self._violations[architecture.id]
+
+    def _repair(self, architecture: Architecture, rng: Random) -> Architecture:
+        """Walk from an architecture by mutations that do not increase the violation."""
+        for _ in range(_STEPS):
+            violation = self._violation(architecture)
+            if violation == 0:
+                break
+            child = self.space.mutate(architecture, rng)
+            if self._violation(child) <= violation:
+                architecture = child
+        return architecture
+
+    def _explain(self, nearest: Architecture) -> str:
+        costs = self._measure(nearest)
+        wanted = ", ".join(
+            f"{name} {limit} (nearest found: {costs[name]:,.0f})"
+            for name, limit in self.limits.items()
+        )
+        return f"constraints: found nothing in space {self.space.name!r} with {wanted}"

@@ -1,0 +1,107 @@
+"""Which devices there are, and how workers are dealt out to them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from evonas.errors import PluginError, RecipeError
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+MOST_CPU_WORKERS = 8  # each holds torch and the data set: half a gigabyte and more
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one worker process runs.
+
+    Attributes:
+        device: What its evaluator is built for: "cpu", or "cuda", the only GPU that it sees.
+        env: Environment variables to set before CUDA is initialised.
+        threads: CPU threads that it may use.
+    """
+
+    device: str
+    env: Mapping[str, str] = field(default_factory=dict)
+    threads: int = 1
+
+
+def available() -> tuple[str, ...]:
+    """The devices of this process: its visible GPUs, "cuda:0", "cuda:1", …, else only "cpu"."""
+    import torch  # seconds to import, and not needed to place workers on the CPU
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return tuple(f"cuda:{index}" for index in range(count)) or ("cpu",)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux; honours taskset and cpusets
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def choose(wanted: str, available: Sequence[str]) -> tuple[str, ...]:
+    """The devices that a recipe asks for.
+
+    Args:
+        wanted: "auto" (all GPUs, else the CPU), "cpu", "cuda" (all GPUs) or "cuda:1".
+        available: What ``available()`` returned.
+
+    Raises:
+        RecipeError: ``wanted`` is none of these.
+        PluginError: A GPU is wanted that is not there.
+    """
+    kind, _, index = wanted.partition(":")
+    if wanted == "auto":
+        return tuple(available)
+    if wanted == "cpu":
+        return ("cpu",)
+    if kind != "cuda" or (wanted != "cuda" and not index.isdecimal()):
+        raise RecipeError(f"device {wanted!r} is not one of auto, cpu, cuda, cuda:0, cuda:1, …")
+    found = tuple(d for d in available if d == wanted or (wanted == kind and d.startswith(kind)))
+    if not found:
+        raise PluginError(f"device {wanted!r} is wanted, but there is only {', '.join(available)}")
+    return found
+
+
+def placements(
+    devices: Sequence[str], workers: int | None, per_device: int, cores: int, visible: str | None
+) -> tuple[Placement, ...]:
+    """Deal workers out to devices, round robin.
+
+    A worker sees one GPU only, so that code which says "cuda" finds the right one, and one trial
+    cannot take memory on another's. On the CPU the default is one worker per core, at most
+    ``MOST_CPU_WORKERS``: small networks train faster side by side on one thread each than one
+    after another on many.
+
+    Args:
+        devices: "cpu", or GPUs as this process numbers them: ("cuda:0", "cuda:1").
+        workers: How many; None: ``per_device`` for each GPU, or the default for the CPU.
+        per_device: Workers that share one GPU, if ``workers`` does not say how many in all.
+        cores: CPU cores to be divided among the workers.
+        visible: This process's own CUDA_VISIBLE_DEVICES, if set: "4,5" makes "cuda:0" the GPU 4.
+    """
+    on_gpu = any(device.startswith("cuda") for device in devices)
+    default = len(devices) * per_device if on_gpu else min(cores, MOST_CPU_WORKERS)
+    count = workers or default
+    threads = max(1, cores // count)
+    return tuple(_placement(devices[i % len(devices)], threads, visible) for i in range(count))
+
+
+def _placement(device: str, threads: int, visible: str | None) -> Placement:
+    if not device.startswith("cuda"):
+        return Placement("cpu", {VISIBLE: ""}, threads)
+    index = int(device.partition(":")[2] or 0)
+    return Placement("cuda", {VISIBLE: _real(index, visible)}, threads)
+
+
+def _real(index: int, visible: str | None) -> str:
+    """Name of a GPU outside this process: an index of the machine, or a UUID."""
+    if visible is None:
+        return str(index)
+    names = [name.strip() for name in visible.split(",")]
+    if index >= len(names) or not names[index]:
+        raise PluginError(f"device 'cuda:{index}' is not among {VISIBLE}={visible}")
+    return names[index]

@@ -1,0 +1,91 @@
+"""Look the score up in a table: recorded trainings in place of real ones.
+
+For developing strategies (NAS-Bench-201, Dong and Yang, ICLR 2020, and its like): a search that
+took GPU-years replays in seconds.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+from evonas.architecture import Architecture
+from evonas.errors import DataError, RecipeError
+from evonas.evaluators.base import Context, Evaluator, Final, Reporter
+from evonas.trial import Trial
+
+
+class Tabular(Evaluator):
+    """Metrics from a CSV or JSON file, one row per architecture.
+
+    Args:
+        context: The world; it needs no data.
+        path: The table: CSV with a header, or JSON: a list of objects, or an object of objects
+            by key.
+        template: Makes the key of an architecture from its choices, such as "{op}-{width}".
+        columns: Metric name → column; ``seconds`` is the simulated time of a trial.
+        key: The column that holds the key.
+        final: Metric name → column, read once for the run's winner, such as its test accuracy.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        path: Path,
+        template: str,
+        columns: dict[str, str],
+        key: str = "architecture",
+        final: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(context)
+        self._path, self._template, self._key = path, template, key
+        self._columns, self._final = columns, final or {}
+        self.metrics = tuple(columns)
+        if not columns:
+            raise RecipeError("evaluation.columns: name at least one metric")
+        some = {name: domain.values()[0] for name, domain in context.space.domains.items()}
+        try:
+            template.format_map(some)
+        except (KeyError, ValueError, IndexError, AttributeError) as error:
+            known = ", ".join(some)
+            raise RecipeError(
+                f"evaluation.template: {error!r} in {template!r}; choices are {known}"
+            ) from error
+        first = next(iter(self._rows.values()), None)
+        if first is None:
+            raise DataError(f"{path}: the table has no rows")
+        for column in (*self._columns.values(), *self._final.values()):
+            if column not in first:
+                raise DataError(f"{path}: no column {column!r}; there are {', '.join(first)}")
+
+    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
+        """The row's columns; a missing row fails the trial."""
+        return self._look_up(trial.architecture, self._columns)
+
+    def finish(self, trial: Trial, report: Reporter) -> Final | None:
+        """The winner's ``final`` columns, if any are named."""
+        return Final(self._look_up(trial.architecture, self._final)) if self._final else None
+
+    def _look_up(self, architecture: Architecture, columns: Mapping[str, str]) -> dict[str, float]:
+        key = self._template.format_map(dict(architecture.choices))
+        if key not in self._rows:
+            raise LookupError(f"{self._path} has no row {key!r}")
+        return {metric: float(self._rows[key][column]) for metric, column in columns.items()}
+
+    @cached_property
+    def _rows(self) -> dict[str, Mapping[str, str]]:
+        try:
+            with self._path.open(newline="", encoding="utf-8") as file:
+                if self._path.suffix == ".json":
+                    table = json.load(file)
+                    if isinstance(table, dict):
+                        return {str(key): row for key, row in table.items()}
+                    return {str(row[self._key]): row for row in table}
+                return {row[self._key]: row for row in csv.DictReader(file)}
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+            raise DataError(f"evaluation.path: {self._path} cannot be read: {error}") from error
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{self._path}: no column {self._key!r} to find rows by") from error

@@ -1,0 +1,314 @@
+"""Trials in worker processes, one per slot, each with its own device and its share of the cores.
+
+A worker that dies (out of memory, a segmentation fault) costs its trial and nothing else.
+It leads a process group, so that what a trial starts ends with it; POSIX only.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from queue import LifoQueue
+
+from evonas.devices import VISIBLE, Placement, cores, placements
+from evonas.errors import RecipeError
+from evonas.executors.base import Executor, MakeEvaluator, run_trial
+from evonas.trial import Trial, TrialState
+
+_START = 600.0  # seconds a worker may take to build its evaluator, which may decode a data set
+_GRACE = 5.0  # seconds a worker may take to leave by itself
+_CLOSED = "killed: the executor was closed"
+
+_SPAWN = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+_CHILDREN = threading.Lock()  # starting a process also reaps others that ended: one at a time
+
+
+class Processes(Executor):
+    """Run trials side by side, each in one of a fixed number of spawned processes.
+
+    Workers are started when first needed and kept. The evaluator is built in the worker, with
+    ``make_evaluator("cpu")`` or, as a worker sees one GPU only, ``make_evaluator("cuda")``.
+    A trial whose worker dies, cannot build its evaluator or takes too long is FAILED.
+
+    Args:
+        make_evaluator: Builds the evaluator for a device; picklable.
+        devices: "cpu", or the GPUs to use: ("cuda:0", "cuda:1").
+        workers: Number of workers; by default one per GPU, or one per core (see ``placements``).
+        per_device: Workers per GPU when ``workers`` is not given.
+        timeout: Seconds that one trial may take; then its worker is killed.
+
+    Raises:
+        RecipeError: A number is smaller than 1.
+    """
+
+    def __init__(
+        self,
+        make_evaluator: MakeEvaluator,
+        devices: tuple[str, ...],
+        workers: int | None = None,
+        per_device: int = 1,
+        timeout: float | None = None,
+    ) -> None:
+        super().__init__(make_evaluator, devices)
+        _check(workers=workers, per_device=per_device, timeout=timeout)
+        placed = placements(devices, workers, per_device, cores(), os.environ.get(VISIBLE))
+        recipe = pickle.dumps(make_evaluator)  # here, so that what cannot be pickled fails at once
+        self.workers = len(placed)
+        self._slots = [_Slot(placement, recipe, timeout) for placement in placed]
+        self._idle: LifoQueue[_Slot] = LifoQueue()  # last in, first out: prefers a running worker
+        for slot in reversed(self._slots):
+            self._idle.put(slot)
+        self._waiting: dict[threading.Thread, Future[Trial]] = {}
+        self._closed = False
+        atexit.register(self.close, kill=True)
+
+    def submit(self, trial: Trial) -> Future[Trial]:
+        """Start the trial in an idle worker, or as soon as there is one."""
+        if self._closed:
+            raise RuntimeError("submit after close")
+        future: Future[Trial] = Future()
+        # A daemon thread, unlike a pool's, does not keep the interpreter from exiting.
+        thread = threading.Thread(target=self._run, args=(trial, future), daemon=True)
+        self._waiting = {t: f for t, f in self._waiting.items() if not f.done()}
+        self._waiting[thread] = future
+        thread.start()
+        return future
+
+    def close(self, kill: bool = False) -> None:
+        """End all workers; ``kill``: running trials become FAILED, waiting ones are cancelled."""
+        self._closed = True
+        if kill:
+            for future in self._waiting.values():
+                future.cancel()
+            for slot in self._slots:
+                slot.kill()
+        for thread in self._waiting:
+            thread.join(_GRACE if kill else None)
+        for slot in self._slots:
+            slot.dismiss()
+        deadline = time.monotonic() + _GRACE
+        for slot in self._slots:
+            slot.end(max(0.0, deadline - time.monotonic()))
+        atexit.unregister(self.close)
+
+    def _run(self, trial: Trial, future: Future[Trial]) -> None:
+        try:
+            with self._slot() as slot:
+                ended = slot.run(trial) if future.set_running_or_notify_cancel() else trial
+        except BaseException as bug:  # raised again where the result is asked for
+            future.set_exception(bug)
+        else:
+            if not future.cancelled():
+                future.set_result(ended)
+
+    @contextmanager
+    def _slot(self) -> Iterator[_Slot]:
+        slot = self._idle.get()
+        try:
+            yield slot
+        finally:
+            self._idle.put(slot)
+
+
+def _check(**numbers: float | None) -> None:
+    for name, value in numbers.items():
+        if value is not None and not value >= 1:  # nan is not
+            raise RecipeError(f"executor.{name} is {value}, but must be at least 1")
+
+
+class _WorkerLost(Exception):
+    """The worker can do no more; says why."""
+
+
+class _Slot:
+    """A place for one worker at a time; used by one thread at a time, but for ``kill``."""
+
+    def __init__(self, placement: Placement, recipe: bytes, timeout: float | None) -> None:
+        self._placement, self._recipe, self._timeout = placement, recipe, timeout
+        self._worker: _Worker | None = None
+        self._killed = False
+        self._starting = threading.Lock()  # so that ``kill`` cannot miss a worker just started
+
+    def run(self, trial: Trial) -> Trial:
+        """Run a trial in this slot's worker; start one if there is none alive."""
+        start = time.perf_counter()
+        try:
+            ended = self._ready().run(trial, self._timeout)
+        except _WorkerLost as lost:
+            self.end()
+            reason = _CLOSED if self._killed else str(lost)
+            return trial.failed(reason, time.perf_counter() - start)
+        if ended.state is TrialState.FAILED and self._placement.device != "cpu":
+            # An illegal memory access poisons the CUDA context, and with it every later trial.
+            self.end()
+        return ended
+
+    def _ready(self) -> _Worker:
+        if self._worker and self._worker.alive:
+            return self._worker
+        self.end()
+        with self._starting:
+            if self._killed:
+                raise _WorkerLost(_CLOSED)
+            self._worker = _Worker(self._placement, self._recipe)
+        self._worker.await_ready()
+        return self._worker
+
+    def kill(self) -> None:
+        """End the worker now, and never start another."""
+        with self._starting:
+            self._killed = True
+        if worker := self._worker:
+            worker.kill()
+
+    def dismiss(self) -> None:
+        """Tell an idle worker to leave."""
+        if worker := self._worker:
+            worker.dismiss()
+
+    def end(self, grace: float = 0.0) -> None:
+        """Make sure that no worker is left."""
+        if worker := self._worker:
+            worker.end(grace)
+        self._worker = None
+
+
+class _Worker:
+    """One worker process, seen from the parent. What passes between the two is JSON."""
+
+    def __init__(self, placement: Placement, recipe: bytes) -> None:
+        self._connection, theirs = _SPAWN.Pipe()
+        # Not a daemon process: those may not have children, and a DataLoader has.
+        self._process = _SPAWN.Process(target=_work, args=(theirs, placement, recipe))
+        self._reaped = False
+        try:
+            with _CHILDREN:
+                _block_interrupts()
+                self._process.start()
+        except OSError as error:
+            raise _WorkerLost(f"worker did not start: {error}") from error
+        finally:
+            theirs.close()  # else the end of the worker would not close the connection
+
+    @property
+    def alive(self) -> bool:
+        return not wait([self._process.sentinel], timeout=0)
+
+    def await_ready(self) -> None:
+        if reason := self._receive(_START):
+            raise _WorkerLost(reason.decode())
+
+    def run(self, trial: Trial, timeout: float | None) -> Trial:
+        try:
+            self._connection.send_bytes(json.dumps(trial.to_json()).encode())
+        except OSError as error:
+            raise _WorkerLost(self._obituary()) from error
+        return Trial.from_json(json.loads(self._receive(timeout)))
+
+    def _receive(self, timeout: float | None) -> bytes:
+        ready = wait([self._connection, self._process.sentinel], timeout)
+        if not ready:
+            raise _WorkerLost(f"timeout: not done after {timeout:g} seconds")
+        if self._connection in ready:
+            with suppress(EOFError, OSError):
+                return self._connection.recv_bytes()
+        raise _WorkerLost(self._obituary())
+
+    def _obituary(self) -> str:
+        self.end(_GRACE)
+        code = self._process.exitcode
+        if code is None or code >= 0:
+            return f"worker died: exit code {code}"
+        hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+        return f"worker died: killed by {_signal_name(-code)}{hint}"
+
+    def dismiss(self) -> None:
+        self._connection.close()
+
+    def end(self, grace: float) -> None:
+        """Wait for the process to leave, kill what is left of it, and reap it."""
+        if self._reaped:
+            return
+        wait([self._process.sentinel], grace)
+        self.kill()
+        with _CHILDREN:
+            self._process.join(_GRACE)
+        self._reaped = True
+
+    def kill(self) -> None:
+        """Kill the process and its group, which it may not have founded yet."""
+        pid = self._process.pid
+        if pid is None or self._reaped:  # the number may belong to somebody else by now
+            return
+        self._process.kill()
+        with suppress(ProcessLookupError, PermissionError):  # macOS refuses a group of zombies
+            os.killpg(pid, signal.SIGKILL)
+
+
+def _block_interrupts() -> None:
+    """Have the processes that this thread starts begin deaf to Ctrl-C: the parent decides."""
+    resource_tracker.ensure_running()  # when it is started, it unblocks signals
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def _signal_name(number: int) -> str:
+    return next((s.name for s in signal.Signals if s == number), f"signal {number}")
+
+
+# From here on: what runs in the worker.
+
+
+def _work(connection: Connection, placement: Placement, recipe: bytes) -> None:
+    """Say that the evaluator is built, or why not; then answer every trial with its final event."""
+    _settle(placement)
+    try:
+        # Unpickled only now: it may import torch, which reads the environment.
+        evaluator = pickle.loads(recipe)(placement.device)
+    # Anybody's code, as in ``run_trial``: what it raises is the reason why the trial failed.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+        connection.send_bytes(reason.encode())
+        return
+    # The parent's main module is imported before the environment is set, and may import torch.
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(placement.threads)
+    connection.send_bytes(b"")
+    for trial in _trials(connection):
+        connection.send_bytes(json.dumps(run_trial(evaluator, trial).to_json()).encode())
+
+
+def _settle(placement: Placement) -> None:
+    os.setpgid(0, 0)  # a group of its own, to be killed with all it started
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # see _block_interrupts
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    os.environ.update(placement.env, OMP_NUM_THREADS=str(placement.threads))
+
+
+def _die_with_parent() -> None:
+    """Even a busy worker must not outlive a killed parent, and hold a GPU for nobody."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.killpg(0, signal.SIGKILL)
+
+
+def _trials(connection: Connection) -> Iterator[Trial]:
+    while True:
+        try:
+            message = connection.recv_bytes()
+        except EOFError:  # the parent closed its end: no more trials
+            return
+        yield Trial.from_json(json.loads(message))

@@ -1,0 +1,83 @@
+"""The run's winner, trained for good and kept: what a user takes away."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evonas.errors import StorageError
+from evonas.evaluators.base import Evaluator, Final
+from evonas.trial import Trial
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from evonas.task import Task
+
+FINAL = "final.json"
+FOLDER = "incumbent"
+
+
+def conclude(evaluator: Evaluator, trial: Trial, run_dir: Path) -> dict[str, float]:
+    """Measure the winner for good, once: a run that has its ``final.json`` keeps it.
+
+    Writes ``final.json`` and, if there is a network, ``incumbent/`` with ``architecture.json``,
+    ``weights.safetensors`` and ``network.pt2``, a torch.export program that needs torch alone.
+
+    Returns:
+        The final metrics, the test split's among them; empty if the evaluator has none to add.
+    """
+    path = run_dir / FINAL
+    if path.exists():
+        stored = json.loads(path.read_text())
+        if stored["trial"] == trial.number:
+            return dict(stored["metrics"])
+    final = evaluator.finish(trial, lambda step, metrics: None)
+    if final is None:
+        return {}
+    try:
+        _keep(final, trial, run_dir, evaluator)
+        record = {"trial": trial.number, "metrics": dict(final.metrics), "curve": final.curve}
+        _replace(path, json.dumps(record, default=dict))
+    except OSError as error:
+        raise StorageError(f"{run_dir}: {error.strerror}; evonas resume does it again") from error
+    return dict(final.metrics)
+
+
+def _keep(final: Final, trial: Trial, run_dir: Path, evaluator: Evaluator) -> None:
+    folder = run_dir / FOLDER
+    folder.mkdir(exist_ok=True)
+    described: Mapping[str, object] = {
+        **trial.architecture.to_json(),
+        "trial": trial.number,
+        "metrics": dict(final.metrics),
+    }
+    _replace(folder / "architecture.json", json.dumps(described, indent=2))
+    if final.network is not None and evaluator.context.data is not None:
+        _keep_network(final.network, evaluator.context.data.task, folder)
+
+
+def _keep_network(network: nn.Module, task: Task, folder: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    network.eval()
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_file(state, folder / "weights.safetensors")
+    example = torch.zeros(2, *task.input_shape)
+    batch = {"input": {0: torch.export.Dim("batch")}}
+    program = torch.export.export(network, (example,), dynamic_shapes=tuple(batch.values()))
+    torch.export.save(program, folder / "network.pt2")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write whole or not at all."""
+    draft = path.with_suffix(".tmp")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)

@@ -1,0 +1,66 @@
+"""A component's options, checked against the signature of its constructor.
+
+A component declares its options as annotated arguments with defaults, and nothing else; what
+evonas hands over itself (the space, the context, …) is left out of them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, create_model
+
+from evonas.errors import PluginError, RecipeError
+from evonas.recipe import Component, explain
+
+_HANDED_OVER = {"self", "space", "objectives", "context", "make_evaluator", "devices"}
+
+
+def check(cls: type[Any], options: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """Validate options and fill in the defaults.
+
+    Args:
+        cls: The component's class.
+        options: What the recipe says.
+        section: Its key path, for error messages.
+
+    Returns:
+        Keyword arguments for the constructor. A wrapped component (``of``) stays a ``Component``.
+
+    Raises:
+        RecipeError: Unknown option, missing one, or wrong type.
+        PluginError: The constructor's annotations cannot be read.
+    """
+    model = _model(cls)
+    try:
+        checked = model.model_validate(dict(options))
+    except ValidationError as error:
+        raise RecipeError(explain(error, model, f"{section}.")) from error
+    return {name: getattr(checked, name) for name in model.model_fields}
+
+
+def _model(cls: type[Any]) -> type[BaseModel]:
+    constructor = cls.__init__
+    if constructor is object.__init__:
+        return create_model(cls.__name__, __config__=_CONFIG)
+    try:
+        hints = typing.get_type_hints(constructor, include_extras=True)
+    except (NameError, TypeError) as error:
+        raise PluginError(f"{cls.__module__}: annotations of {cls.__name__}: {error}") from error
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(constructor).parameters.items():
+        if name in _HANDED_OVER or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        required = parameter.default is inspect.Parameter.empty
+        annotation = Component if name == "of" else hints.get(name, Any)
+        if annotation is Path:
+            annotation = Annotated[Path, AfterValidator(Path.absolute)]
+        fields[name] = (annotation, ... if required else parameter.default)
+    return create_model(cls.__name__, __config__=_CONFIG, **fields)
+
+
+_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)

@@ -1,0 +1,290 @@
+"""One run from start to end: search, history, trackers, final training, report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import yaml
+
+from evonas import __version__, history, incumbents, recipe
+from evonas.assemble import Assembly, assemble
+from evonas.errors import HistoryError, RunInUse, StorageError, TooManyFailures
+from evonas.history import History
+from evonas.recipe import Recipe
+from evonas.registry import Registry
+from evonas.report import page
+from evonas.search import search
+from evonas.trackers.base import Report, RunInfo, Tracker
+from evonas.trial import Trial, TrialState
+
+RECIPE = "recipe.yaml"
+_GROWS = ("budget.", "executor.", "tracking.")  # what a resumed run may change
+_MAIN_PACKAGES = ("torch", "torchvision", "deap", "optuna", "mlflow", "numpy")
+
+
+class Interruption:
+    """SIGINT or SIGTERM, once: finish what runs. A second one: stop now.
+
+    Attributes:
+        signal: The signal that came, or None.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __call__(self) -> bool:
+        """Whether to stop proposing."""
+        return self.signal is not None
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Handle the two signals; the handlers of before are put back."""
+        before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        first, self.signal = self.signal is None, number
+        if not first:
+            raise KeyboardInterrupt
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left.
+
+    Attributes:
+        run_dir: The run folder.
+        report: What is known at its end.
+        info: What the trackers were told.
+    """
+
+    run_dir: Path
+    report: Report
+    info: RunInfo
+
+
+def start(
+    given: Recipe,
+    registry: Registry,
+    run_dir: Path | None = None,
+    listeners: Sequence[Tracker] = (),
+    stopping: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Run a recipe.
+
+    Args:
+        given: The recipe.
+        registry: Where its components come from.
+        run_dir: The run folder; default: a new one under ``mlruns``.
+        listeners: Trackers beside the recipe's own, such as the console.
+        stopping: See ``search``.
+
+    Raises:
+        EvonasError: Before anything is written if the recipe, its data or plugins are at fault.
+    """
+    assembly = assemble(given, registry)
+    folder = _new_folder(given, run_dir, assembly)
+    with _journal(folder) as journal:
+        if journal.header:
+            raise RunInUse(f"{folder} holds a run already; go on with: evonas resume {folder}")
+        _write(folder / RECIPE, yaml.safe_dump(assembly.recipe.dump(), sort_keys=False))
+        _write(folder / "environment.txt", _installed(assembly))
+        journal.begin(
+            {
+                "version": __version__,
+                "recipe": assembly.recipe.digest,
+                "data": assembly.fingerprint,
+                "plugins": [str(path.absolute()) for path in registry.plugins],
+            }
+        )
+        return _execute(assembly, folder, journal, listeners, stopping)
+
+
+def resume(
+    run_dir: Path,
+    overrides: Sequence[str] = (),
+    listeners: Sequence[Tracker] = (),
+    stopping: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Go on with a run; only budget, executor and tracking may be changed.
+
+    Raises:
+        HistoryError: If the folder holds no run, or recipe or data are not those of the run.
+    """
+    header, _ = history.read(run_dir)
+    for override in overrides:
+        if not override.startswith(_GROWS):
+            raise HistoryError(f"--set {override}: a resumed run may change {', '.join(_GROWS)}… only")
+    registry = Registry(tuple(Path(path) for path in header.get("plugins", ())))
+    assembly = assemble(recipe.load(run_dir / RECIPE, overrides), registry)
+    with _journal(run_dir) as journal:
+        if not journal.header:
+            raise HistoryError(f"{run_dir} holds no run: its first record was never written")
+        if journal.header["recipe"] != assembly.recipe.digest:
+            raise HistoryError(f"{run_dir} is a run of another recipe than its {RECIPE} says")
+        if journal.header["data"] != assembly.fingerprint:
+            raise HistoryError(f"{run_dir}: the data set is not the one that the run began with")
+        return _execute(assembly, run_dir, journal, listeners, stopping)
+
+
+def _execute(
+    assembly: Assembly,
+    folder: Path,
+    journal: History,
+    listeners: Sequence[Tracker],
+    stopping: Callable[[], bool],
+) -> Outcome:
+    info = RunInfo(
+        assembly.recipe.name,
+        folder,
+        assembly.recipe.dump(),
+        assembly.objectives,
+        environment(assembly.devices),
+        resumed=bool(journal.events),
+    )
+    trackers = (*listeners, assembly.tracker())
+    for tracker in trackers:
+        tracker.start(info, tuple(journal.events))
+    failure: TooManyFailures | None = None
+    try:
+        with assembly.executor() as executor:
+            earlier = tuple(journal.events)
+            for trial in search(
+                assembly.strategy(), executor, assembly.budget, assembly.recipe.seed, earlier, stopping
+            ):
+                journal.append(trial)
+                for tracker in trackers:
+                    tracker.record(trial)
+    except TooManyFailures as error:
+        failure = error
+    report = _conclude(assembly, folder, journal.events, stopping(), failure)
+    for tracker in trackers:
+        tracker.close(report)
+    if failure is not None:
+        raise failure
+    return Outcome(folder, report, info)
+
+
+def _conclude(
+    assembly: Assembly,
+    folder: Path,
+    events: Sequence[Trial],
+    interrupted: bool,
+    failure: TooManyFailures | None,
+) -> Report:
+    """Train the winner for good, unless that was done before, and write the report."""
+    final: dict[str, float] = {}
+    best = history.incumbent(events, assembly.objectives)
+    status, reason = _why(assembly, events, interrupted, failure)
+    if best is not None and status == "finished":
+        final = incumbents.conclude(assembly.evaluator, best, folder)
+    report = summary(assembly, events, status, reason, final)
+    page.write(folder, assembly.recipe.name, assembly.objectives, events, report)
+    return report
+
+
+def summary(
+    assembly: Assembly,
+    events: Sequence[Trial],
+    status: str,
+    reason: str,
+    final: dict[str, float],
+) -> Report:
+    """The report of a run in its present state."""
+    return Report(
+        status,
+        reason,
+        Counter(str(trial.state) for trial in history.latest(events)),
+        max((trial.elapsed for trial in events), default=0.0),
+        history.incumbent(events, assembly.objectives),
+        history.pareto_front(events, assembly.objectives),
+        final,
+        assembly.acceptance,
+    )
+
+
+def _why(
+    assembly: Assembly, events: Sequence[Trial], interrupted: bool, failure: TooManyFailures | None
+) -> tuple[str, str]:
+    """Status and reason of the end."""
+    trials = history.latest(events)
+    if failure is not None:
+        return "failed", str(failure).splitlines()[0]
+    if assembly.budget.spent(len(trials), max((t.elapsed for t in events), default=0.0)):
+        status = "finished" if all(t.state is not TrialState.RUNNING for t in trials) else "interrupted"
+        return status, "the budget is spent"
+    if interrupted:
+        return "interrupted", "interrupted; the run can be resumed"
+    return "finished", f"the space is exhausted: no architecture is left after {len(trials)} trials"
+
+
+def _new_folder(given: Recipe, run_dir: Path | None, assembly: Assembly) -> Path:
+    """Make the run folder; one that holds another recipe's run is refused."""
+    if run_dir is None:
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        run_dir = Path("mlruns") / f"{given.name.replace(' ', '_')}-{stamp}-{os.getpid()}"
+    elif (run_dir / history.FILE).exists():
+        header, _ = history.read(run_dir)
+        if header and header.get("recipe") != assembly.recipe.digest:
+            raise HistoryError(f"{run_dir} holds a run of another recipe; choose another --run-dir")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"run folder {run_dir}: {error.strerror}") from error
+    return run_dir
+
+
+@contextmanager
+def _journal(folder: Path) -> Iterator[History]:
+    with History(folder) as journal:
+        if journal.dropped:
+            print(f"{journal.path}: dropped a torn last line of {journal.dropped} bytes")
+        yield journal
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from error
+
+
+def environment(devices: Sequence[str]) -> dict[str, str]:
+    """Versions and devices that a result depends on."""
+    versions = {name: importlib.metadata.version(name) for name in _MAIN_PACKAGES}
+    return {
+        "evonas": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": str(os.cpu_count()),
+        "devices": ", ".join(devices),
+        **versions,
+    }
+
+
+def _installed(assembly: Assembly) -> str:
+    """The environment and every installed distribution, one a line."""
+    head = [f"# {name}: {value}" for name, value in environment(assembly.devices).items()]
+    found = {f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions()}
+    return "\n".join([*head, *sorted(found, key=str.lower)]) + "\n"
+
+
+def read_final(run_dir: Path) -> dict[str, float]:
+    """Metrics of the final training; empty if it has not been done."""
+    path = run_dir / incumbents.FINAL
+    return dict(json.loads(path.read_text())) if path.exists() else {}

@@ -1,0 +1,69 @@
+"""Stages of simplified MBConv blocks: the family of the CIFAR-100 study's better networks."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
+from evonas.errors import RecipeError
+from evonas.spaces.base import SearchSpace
+from evonas.spaces.operations import MBConv as Block
+from evonas.spaces.operations import classifier, conv_bn_relu, stages_with_pooling
+from evonas.task import Task
+
+
+class MBConv(SearchSpace):
+    """A 1×1 stem and four stages of MBConv blocks, max-pooling between the stages.
+
+    The choices are ``stem`` channels and, per stage, ``depth``, ``channels`` and ``expansion``
+    (inner channels per input channel of a block). The points ``model4``…``model8`` are the
+    study's networks, exact to the parameter.
+
+    Args:
+        max_depth: Most blocks of a stage.
+        max_width: Most channels of a stage; in steps of 4, sampled log-uniformly.
+    """
+
+    def __init__(self, max_depth: int = 4, max_width: int = 256) -> None:
+        if max_depth < 1:
+            raise RecipeError(f"space.max_depth: must be at least 1, not {max_depth}")
+        if max_width < 8:
+            raise RecipeError(f"space.max_width: must be at least 8, not {max_width}")
+        self.domains: dict[str, Domain] = {
+            "stem": Integer(8, min(64, max_width), step=4, log=True, role="width")
+        }
+        for i in range(1, 5):
+            self.domains[f"depth{i}"] = Integer(1, max_depth, role="depth")
+            self.domains[f"channels{i}"] = Integer(8, max_width, step=4, log=True, role="width")
+            self.domains[f"expansion{i}"] = Categorical((1, 2, 3, 4, 6))
+        if max_depth >= 2 and max_width >= 256:
+            self.points = {
+                "model4": _point(16, (1, 16), (1, 32), (1, 32), (1, 100)),
+                "model5": _point(32, (1, 32), (1, 32), (1, 64), (1, 100)),
+                "model6": _point(32, (1, 32), (1, 64), (1, 128), (1, 256)),
+                "model7": _point(32, (1, 32), (1, 64), (2, 128), (1, 256)),
+                "model8": _point(32, (1, 32), (2, 64), (2, 128), (2, 256)),
+            }
+
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        """Build the network."""
+        choices = {name: int(value) for name, value in architecture.choices.items()}
+        channels, stages = choices["stem"], []
+        stem = conv_bn_relu(task.channels, channels)
+        for i in range(1, 5):
+            stage: list[nn.Module] = []
+            for _ in range(choices[f"depth{i}"]):
+                outputs, inner = choices[f"channels{i}"], channels * choices[f"expansion{i}"]
+                stage.append(Block(channels, outputs, inner))
+                channels = outputs
+            stages.append(stage)
+        layers = stages_with_pooling(stages, min(task.height, task.width))
+        return nn.Sequential(stem, *layers, *classifier(channels, task.classes))
+
+
+def _point(stem: int, *stages: tuple[int, int]) -> dict[str, Value]:
+    """Choices from (depth, channels) per stage; the study's expansion is always 4."""
+    choices: dict[str, Value] = {"stem": stem}
+    for i, (depth, channels) in enumerate(stages, start=1):
+        choices |= {f"depth{i}": depth, f"channels{i}": channels, f"expansion{i}": 4}
+    return choices

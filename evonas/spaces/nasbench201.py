@@ -1,0 +1,111 @@
+"""The cell space of NAS-Bench-201 (Dong and Yang, ICLR 2020)."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import torch
+from torch import nn
+
+from evonas.architecture import Architecture, Categorical
+from evonas.errors import RecipeError
+from evonas.spaces.base import SearchSpace
+from evonas.task import Task
+
+OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # from node, to node
+
+
+class NASBench201(SearchSpace):
+    """A cell of four nodes with one of five operations on each of its six edges: 15,625 cells.
+
+    The choices are ``edge_0_1``…``edge_2_3``, named by the nodes that the edge leads from and to.
+    Cells are not identified up to isomorphism: the benchmark trained each of them by itself.
+
+    Args:
+        channels: Of the first stage; the second and third have two and four times as many.
+        cells: Per stage.
+    """
+
+    def __init__(self, channels: int = 16, cells: int = 5) -> None:
+        for name, value in (("channels", channels), ("cells", cells)):
+            if value < 1:
+                raise RecipeError(f"space.{name}: must be at least 1, not {value}")
+        self._channels, self._cells = channels, cells
+        self.domains = {f"edge_{i}_{j}": Categorical(OPERATIONS) for i, j in EDGES}
+
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        """Build the network: stem, three stages of cells with reduction blocks between, head."""
+        operations = {(i, j): str(architecture.choices[f"edge_{i}_{j}"]) for i, j in EDGES}
+        channels = self._channels
+        layers: list[nn.Module] = [
+            nn.Conv2d(task.channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+        ]
+        for stage in range(3):
+            if stage:
+                layers.append(_Reduction(channels, 2 * channels))
+                channels *= 2
+            layers += [_Cell(operations, channels) for _ in range(self._cells)]
+        head = [nn.BatchNorm2d(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        return nn.Sequential(*layers, *head, nn.Linear(channels, task.classes))
+
+
+class _Zero(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(x)
+
+
+def _relu_conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.ReLU(),
+        nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+    )
+
+
+def _operation(name: str, channels: int) -> nn.Module:
+    match name:
+        case "none":
+            return _Zero()
+        case "skip_connect":
+            return nn.Identity()
+        case "avg_pool_3x3":
+            return nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+        case _:
+            return _relu_conv_bn(channels, channels, kernel=3 if name == "nor_conv_3x3" else 1)
+
+
+class _Cell(nn.Module):
+    """Every node is the sum of its incoming edges; the last node is the output."""
+
+    def __init__(self, operations: dict[tuple[int, int], str], channels: int) -> None:
+        super().__init__()
+        self.edges = nn.ModuleDict(
+            {f"{i}_{j}": _operation(name, channels) for (i, j), name in operations.items()}
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        nodes = [x]
+        for j in range(1, 4):
+            incoming = [self.edges[f"{i}_{j}"](nodes[i]) for i in range(j)]
+            nodes.append(reduce(torch.add, incoming))
+        return nodes[-1]
+
+
+class _Reduction(nn.Module):
+    """Residual block that halves the size and changes the number of channels."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            _relu_conv_bn(inputs, outputs, kernel=3, stride=2),
+            _relu_conv_bn(outputs, outputs, kernel=3),
+        )
+        self.shortcut = nn.Sequential(
+            nn.AvgPool2d(2, stride=2, ceil_mode=True), nn.Conv2d(inputs, outputs, 1, bias=False)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.body(x) + self.shortcut(x)
+        return out

@@ -1,0 +1,49 @@
+"""Plain convolutional networks: the family that the CIFAR-100 study searched first."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from evonas.architecture import Architecture, Integer
+from evonas.errors import RecipeError
+from evonas.spaces.base import SearchSpace
+from evonas.spaces.operations import classifier, conv_bn_relu, stages_with_pooling
+from evonas.task import Task
+
+
+class PlainCNN(SearchSpace):
+    """Four blocks of k 3×3 convolutions with c channels, max-pooling between them.
+
+    Every convolution has a bias, batch normalisation and ReLU; average pooling and a linear layer
+    end the network. The choices are ``k1``…``k4`` and ``c1``…``c4``; ``small`` is the study's
+    third network.
+
+    Args:
+        max_depth: Largest k.
+        max_width: Largest c; c goes in steps of 4 and is sampled log-uniformly.
+    """
+
+    def __init__(self, max_depth: int = 3, max_width: int = 128) -> None:
+        if max_depth < 1:
+            raise RecipeError(f"space.max_depth: must be at least 1, not {max_depth}")
+        if max_width < 4:
+            raise RecipeError(f"space.max_width: must be at least 4, not {max_width}")
+        depth = Integer(1, max_depth, role="depth")
+        width = Integer(4, max_width, step=4, log=True, role="width")
+        self.domains = {f"k{i}": depth for i in range(1, 5)} | {f"c{i}": width for i in range(1, 5)}
+        ones = dict.fromkeys(("k1", "k2", "k3", "k4"), 1)
+        if max_width >= 32:
+            self.points = {"small": ones | {"c1": 4, "c2": 8, "c3": 16, "c4": 32}}
+
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        """Build the network."""
+        choices = architecture.choices
+        channels, blocks = task.channels, []
+        for i in range(1, 5):
+            block: list[nn.Module] = []
+            for _ in range(int(choices[f"k{i}"])):
+                block.append(conv_bn_relu(channels, int(choices[f"c{i}"]), kernel=3))
+                channels = int(choices[f"c{i}"])
+            blocks.append(block)
+        layers = stages_with_pooling(blocks, min(task.height, task.width))
+        return nn.Sequential(*layers, *classifier(channels, task.classes))

@@ -1,0 +1,203 @@
+"""Images in memory as uint8: what every loader returns and what the training loop reads."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.model_selection import train_test_split
+from torch.nn import functional as F
+
+from evonas.errors import DataError
+from evonas.task import Task
+
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and their labels.
+
+    Attributes:
+        images: uint8, (N, height, width, channels).
+        labels: int64, (N,).
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: str) -> Split:
+        """A copy on the device; itself if it is there."""
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set in its three splits.
+
+    Attributes:
+        train: What networks are trained on.
+        val: What the search compares them on.
+        test: What the winner is measured on, once; None where nobody may look.
+        classes: Their names; the position is the label.
+        fingerprint: Hash of images, labels and split.
+    """
+
+    train: Split
+    val: Split
+    test: Split | None
+    classes: tuple[str, ...]
+    fingerprint: str
+
+    @property
+    def task(self) -> Task:
+        """What a network must fit."""
+        _, height, width, channels = self.train.images.shape
+        return Task(channels, height, width, len(self.classes))
+
+    def channel_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation per channel of the training images, in 0…255."""
+        pixels = self.train.images[:10_000].float()
+        std, mean = torch.std_mean(pixels, dim=(0, 1, 2), correction=0)
+        return mean, std.clamp_min(1.0)
+
+    def subset(self, share: float, seed: int) -> Data:
+        """A stratified share of the training images; validation is whole, the test split gone."""
+        if share >= 1:
+            return replace(self, test=None)
+        labels = self.train.labels.numpy()
+        keep, _ = _stratified(labels, 1 - share, seed, "evaluation.data")
+        return replace(self, train=_take(self.train, keep), test=None)
+
+    def resized(self, resolution: int) -> Data:
+        """Training and validation images at resolution × resolution pixels, the test split gone."""
+        return replace(
+            self,
+            train=_resize(self.train, resolution),
+            val=_resize(self.val, resolution),
+            test=None,
+        )
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """What a loader read, before it is checked and split.
+
+    Attributes:
+        train: Images (uint8, NHWC or NHW) and labels (integers, N).
+        test: The same.
+        val: The same, if the source has its own validation split.
+        classes: Their names, or None: as many as the largest training label says.
+    """
+
+    train: tuple[Images, Labels]
+    test: tuple[Images, Labels]
+    val: tuple[Images, Labels] | None = None
+    classes: Sequence[str] | None = None
+
+
+def split(arrays: Arrays, validation: float, seed: int, source: str) -> Data:
+    """Check what was read, and split off the validation images, stratified by class.
+
+    Args:
+        arrays: What a loader read.
+        validation: Share of the training images, unless the source has its own split.
+        seed: Seed of the split.
+        source: Where it came from, for error messages.
+
+    Raises:
+        DataError: If shapes, types or labels do not fit.
+    """
+    classes = arrays.classes
+    if classes is None:
+        labels = np.asarray(arrays.train[1])
+        _require(labels.dtype.kind in "iu" and labels.size > 0, source, "y_train must be integers")
+        classes = [str(label) for label in range(int(labels.max()) + 1)]
+    _require(len(classes) >= 2, source, "at least two classes are needed")
+    train = _checked(arrays.train, "train", len(classes), source)
+    test = _checked(arrays.test, "test", len(classes), source)
+    if arrays.val is not None:
+        val = _checked(arrays.val, "val", len(classes), source)
+        indices = np.arange(len(train))
+    else:
+        everything = train.labels.numpy()
+        indices, held_out = _stratified(everything, validation, seed, f"{source}: dataset.validation")
+        train, val = _take(train, indices), _take(train, held_out)
+    for name, part in (("test", test), ("val", val)):
+        same = part.images.shape[1:] == train.images.shape[1:]
+        _require(same, source, f"{name} images differ in shape from the training images")
+    return Data(train, val, test, tuple(classes), _fingerprint(indices, (train, val, test)))
+
+
+def _checked(arrays: tuple[Images, Labels], name: str, classes: int, source: str) -> Split:
+    images, labels = (np.asarray(a) for a in arrays)
+    if images.ndim == 3:
+        images = images[..., None]
+    _require(images.dtype == np.uint8, source, f"x_{name} must be uint8, not {images.dtype}")
+    _require(
+        images.ndim == 4 and images.shape[-1] in (1, 3) and images.size > 0,
+        source,
+        f"x_{name} must be (N, height, width, 1 or 3 channels), not {images.shape}",
+    )
+    labels = labels.reshape(-1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    _require(
+        labels.dtype.kind in "iu" and labels.shape == images.shape[:1],
+        source,
+        f"y_{name} must be {len(images)} integers, not {labels.dtype} of shape {labels.shape}",
+    )
+    low, high = int(labels.min()), int(labels.max())
+    _require(
+        low >= 0 and high < classes,
+        source,
+        f"y_{name} has labels {low}…{high}, out of range for {classes} classes",
+    )
+    return Split(
+        torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels.astype(np.int64))
+    )
+
+
+def _require(condition: bool, source: str, message: str) -> None:
+    if not condition:
+        raise DataError(f"{source}: {message}")
+
+
+def _stratified(labels: Labels, share: float, seed: int, what: str) -> tuple[Labels, Labels]:
+    """Indices of (rest, share), both sorted, each class in proportion."""
+    try:
+        rest, taken = train_test_split(
+            np.arange(len(labels)), test_size=share, stratify=labels, random_state=seed
+        )
+    except ValueError as error:
+        raise DataError(f"{what}: cannot split {len(labels)} images by class: {error}") from error
+    return np.sort(rest), np.sort(taken)
+
+
+def _take(part: Split, indices: Labels) -> Split:
+    index = torch.from_numpy(indices)
+    return Split(part.images[index], part.labels[index])
+
+
+def _resize(part: Split, resolution: int) -> Split:
+    size = (resolution, resolution)
+    chunks = [
+        F.interpolate(chunk.permute(0, 3, 1, 2).float(), size, mode="bilinear", antialias=True)
+        for chunk in part.images.split(4096)
+    ]
+    images = torch.cat([chunk.round().clamp(0, 255).to(torch.uint8) for chunk in chunks])
+    return Split(images.permute(0, 2, 3, 1).contiguous(), part.labels)
+
+
+def _fingerprint(indices: Labels, parts: Sequence[Split]) -> str:
+    digest = hashlib.sha256(indices.tobytes())
+    for part in parts:
+        digest.update(part.images.numpy().data)
+        digest.update(part.labels.numpy().data)
+    return digest.hexdigest()[:16]

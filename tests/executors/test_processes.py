@@ -1,0 +1,253 @@
+import functools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from workers_helper import Obedient, alive, gone, trial, unbuildable, unstartable, wait_for
+
+from evonas.errors import RecipeError
+from evonas.executors.processes import Processes
+from evonas.trial import TrialState
+
+SECONDS = 30.0  # far more than anything here takes: a hang fails the test, and does not stop it
+
+
+def processes(workers=1, make_evaluator=Obedient, devices=("cpu",), **settings):
+    return Processes(make_evaluator, devices, workers, **settings)
+
+
+def test_results_come_back_and_the_worker_is_kept():
+    told = replace(trial(7), elapsed=1.5)
+    with processes(workers=2) as executor:
+        first = executor.submit(told).result(SECONDS)
+        second = executor.submit(trial(8)).result(SECONDS)
+    assert first == replace(
+        told,
+        state=TrialState.COMPLETE,
+        metrics=first.metrics,
+        curve=((1, {"loss": 0.5}),),
+        seconds=first.seconds,
+    )
+    assert first.metrics["pid"] == second.metrics["pid"] != os.getpid()
+    assert gone([int(first.metrics["pid"])], 0)
+
+
+def test_trials_run_at_once(tmp_path):
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    with processes(workers=2) as executor:
+        assert executor.workers == 2
+        futures = [
+            executor.submit(trial(0, "meet", mine=a, other=b)),
+            executor.submit(trial(1, "meet", mine=b, other=a)),
+        ]
+        assert [f.result(SECONDS).state for f in futures] == [TrialState.COMPLETE] * 2
+
+
+def test_more_trials_than_workers_wait_for_their_turn():
+    with processes() as executor:
+        futures = [executor.submit(trial(n)) for n in range(4)]
+    assert [f.result(0).number for f in futures] == [0, 1, 2, 3]
+
+
+def test_each_worker_has_its_gpu_and_its_share_of_the_cores(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    monkeypatch.setattr("evonas.executors.processes.cores", lambda: 6)
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    with processes(workers=None, devices=("cuda:0", "cuda:1")) as executor:
+        futures = [
+            executor.submit(trial(0, "meet", mine=a, other=b)),
+            executor.submit(trial(1, "meet", mine=b, other=a)),
+        ]
+        seen = [f.result(SECONDS).metrics for f in futures]
+    assert {m["gpu"] for m in seen} == {4, 5}
+    assert all(m["threads"] == 3 and m["on_gpu"] for m in seen)
+    assert {m["torch_threads"] for m in seen} == {-1}, "torch was imported before it was needed"
+
+
+def test_a_failed_trial_keeps_a_cpu_worker_but_not_a_gpu_worker():
+    for device, kept in (("cpu", True), ("cuda:0", False)):
+        with processes(devices=(device,)) as executor:
+            before = executor.submit(trial(0)).result(SECONDS)
+            failed = executor.submit(trial(1, "fail")).result(SECONDS)
+            after = executor.submit(trial(2)).result(SECONDS)
+        assert failed.state is TrialState.FAILED
+        assert failed.error.startswith("ValueError: as told\nTraceback")
+        assert (before.metrics["pid"] == after.metrics["pid"]) is kept
+
+
+def test_a_killed_worker_costs_its_trial_only(tmp_path):
+    with processes(workers=2) as executor:
+        hanging = executor.submit(trial(0, "hang", file=str(tmp_path / "pid")))
+        other = executor.submit(
+            trial(1, "meet", mine=str(tmp_path / "b"), other=str(tmp_path / "a"))
+        )
+        os.kill(int(wait_for(tmp_path / "pid")), signal.SIGKILL)
+        killed = hanging.result(SECONDS)
+        following = executor.submit(trial(2)).result(SECONDS)
+        assert not other.done()
+        (tmp_path / "a").touch()
+        assert other.result(SECONDS).state is TrialState.COMPLETE
+    assert killed.state is TrialState.FAILED
+    assert killed.error == "worker died: killed by SIGKILL (out of memory?)"
+    assert following.state is TrialState.COMPLETE
+
+
+def test_a_worker_killed_between_trials_costs_nothing():
+    with processes() as executor:
+        pid = int(executor.submit(trial(0)).result(SECONDS).metrics["pid"])
+        os.kill(pid, signal.SIGKILL)
+        assert gone([pid])
+        assert executor.submit(trial(1)).result(SECONDS).state is TrialState.COMPLETE
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_worker_that_leaves_fails_its_trial(code):
+    with processes() as executor:
+        ended = executor.submit(trial(0, "leave", code=code)).result(SECONDS)
+        assert ended.error == f"worker died: exit code {code}"
+        assert executor.submit(trial(1)).result(SECONDS).state is TrialState.COMPLETE
+
+
+def test_an_evaluator_that_cannot_be_built_fails_the_trial():
+    with processes(make_evaluator=unbuildable) as executor:
+        for number in range(2):
+            ended = executor.submit(trial(number)).result(SECONDS)
+            assert ended.state is TrialState.FAILED
+            assert ended.error.startswith("ValueError: no data on cpu\nTraceback")
+
+
+def test_a_worker_that_dies_at_once_fails_the_trial():
+    with processes(make_evaluator=unstartable) as executor:
+        assert executor.submit(trial()).result(SECONDS).error == "worker died: exit code 4"
+
+
+def test_what_cannot_be_pickled_is_refused_at_once():
+    with pytest.raises((AttributeError, TypeError)):
+        processes(make_evaluator=functools.partial(lambda device: None))
+
+
+def test_a_trial_that_takes_too_long_is_killed_with_all_it_started(tmp_path):
+    with processes(timeout=1) as executor:
+        ended = executor.submit(trial(0, "hang_with_child", file=str(tmp_path / "pids")))
+        pids = [int(pid) for pid in wait_for(tmp_path / "pids").split()]
+        assert len(pids) == 2
+        assert ended.result(SECONDS).error == "timeout: not done after 1 seconds"
+        assert 1 <= ended.result().seconds < 5
+        assert gone(pids, 1)
+        assert executor.submit(trial(1)).result(SECONDS).state is TrialState.COMPLETE
+
+
+def test_close_with_kill_waits_for_nobody(tmp_path):
+    executor = processes()
+    running = executor.submit(trial(0, "hang", file=str(tmp_path / "pid")))
+    waiting = executor.submit(trial(1))
+    pid = int(wait_for(tmp_path / "pid"))
+    start = time.monotonic()
+    executor.close(kill=True)
+    assert time.monotonic() - start < 3
+    assert running.result(0).error == "killed: the executor was closed"
+    assert waiting.cancelled()
+    assert not alive(pid)
+    assert not multiprocessing.active_children()
+    executor.close()  # again: nothing left to do
+    with pytest.raises(RuntimeError, match="after close"):
+        executor.submit(trial(2))
+
+
+def test_close_during_the_start_of_a_worker_leaves_none():
+    executor = processes(workers=2)
+    futures = [executor.submit(trial(n)) for n in range(2)]
+    executor.close(kill=True)
+    assert all(f.cancelled() or f.result(0).state is TrialState.FAILED for f in futures)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("setting", ["workers", "per_device", "timeout"])
+def test_numbers_smaller_than_one_are_refused(setting):
+    with pytest.raises(RecipeError, match=rf"executor\.{setting} is 0, but must be at least 1"):
+        Processes(Obedient, ("cpu",), **{setting: 0})
+
+
+# A main program of its own, run in a session of its own, to be killed and interrupted.
+
+PROGRAM = """
+import signal, sys, time
+from workers_helper import Obedient, trial
+from evonas.executors.processes import Processes
+
+def start(*trials, workers=2):
+    executor = Processes(Obedient, ("cpu",), workers)
+    return executor, [executor.submit(t) for t in trials]
+
+if __name__ == "__main__":
+    folder = sys.argv[1]
+    {body}
+"""
+
+
+def run_program(folder, body, imports=""):
+    script = folder / "program.py"
+    script.write_text(imports + PROGRAM.replace("{body}", body))
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    return subprocess.Popen(
+        [sys.executable, str(script), str(folder)],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_workers_die_with_a_killed_parent(tmp_path):
+    body = """executor, (idle, _) = start(
+        trial(0, "meet", mine=folder + "/here", other=folder + "/pids"),
+        trial(1, "hang_with_child", file=folder + "/pids"),
+    )
+    print(int(idle.result().metrics["pid"]), flush=True)
+    time.sleep(60)"""
+    program = run_program(tmp_path, body)
+    pids = [int(program.stdout.readline()), *map(int, wait_for(tmp_path / "pids").split())]
+    assert len(pids) == 3
+    assert all(map(alive, pids))
+    program.kill()
+    program.wait()
+    assert gone(pids, 5)
+
+
+def test_the_interpreter_exits_though_trials_run(tmp_path):
+    body = """start(trial(0, "hang", file=folder + "/pid"), trial(1), trial(2), workers=1)
+    while not __import__("os").path.exists(folder + "/pid"): time.sleep(0.01)"""
+    program = run_program(tmp_path, body)
+    pid = int(wait_for(tmp_path / "pid"))
+    assert program.communicate(timeout=5)[0] == ""
+    assert program.returncode == 0
+    assert not alive(pid)
+
+
+def test_torch_keeps_to_its_share_though_the_main_program_imports_it(tmp_path):
+    body = """executor, futures = start(trial(0), workers=os.cpu_count())
+    print(futures[0].result().metrics["torch_threads"])
+    executor.close()"""
+    program = run_program(tmp_path, body, imports="import os, torch")
+    assert program.communicate(timeout=SECONDS)[0] == "1.0\n"
+
+
+def test_ctrl_c_reaches_the_parent_only(tmp_path):
+    body = """signal.signal(signal.SIGINT, lambda *_: None)
+    print("ready", flush=True)
+    executor, (future,) = start(trial(0, "sleep", seconds=0.5), workers=1)
+    print(future.result().state)
+    executor.close()"""
+    program = run_program(tmp_path, body)
+    assert program.stdout.readline() == "ready\n"
+    while program.poll() is None:
+        os.killpg(program.pid, signal.SIGINT)
+        time.sleep(0.01)
+    assert program.communicate()[0] == "complete\n"

@@ -1,0 +1,114 @@
+"""Evaluators for test_processes.py, in a module of their own so that spawned workers find them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from evonas.architecture import Architecture
+from evonas.evaluators.base import Evaluator, Reporter
+from evonas.trial import Proposal, Trial
+
+
+def trial(number: int = 0, do: str = "nothing", **choices: int | float | str) -> Trial:
+    """A trial that does as it is told."""
+    return Trial(number, Proposal(Architecture("test", {"do": do, **choices})))
+
+
+class Obedient(Evaluator):
+    """Does what the architecture says, and tells about its process."""
+
+    metrics = ("pid",)
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
+        report(1, {"loss": 0.5})
+        getattr(self, trial.architecture.choices["do"])(trial.architecture.choices)
+        return {
+            "pid": os.getpid(),
+            "threads": float(os.environ["OMP_NUM_THREADS"]),
+            "gpu": float(os.environ["CUDA_VISIBLE_DEVICES"] or -1),
+            "on_gpu": self.device == "cuda",
+            "torch_threads": self.torch_threads(),
+        }
+
+    def torch_threads(self) -> int:
+        """Threads that torch uses; -1 if nobody imported it."""
+        torch = sys.modules.get("torch")
+        return torch.get_num_threads() if torch else -1
+
+    def nothing(self, choices) -> None:
+        pass
+
+    def sleep(self, choices) -> None:
+        time.sleep(choices["seconds"])
+
+    def hang(self, choices) -> None:
+        """Write down who hangs, and stay busy for ever."""
+        write(choices["file"], str(os.getpid()))
+        while True:
+            pass
+
+    def hang_with_child(self, choices) -> None:
+        child = subprocess.Popen(["sleep", "300"])
+        write(choices["file"], f"{os.getpid()} {child.pid}")
+        while True:
+            pass
+
+    def meet(self, choices) -> None:
+        """End only when the other one has come, too."""
+        write(choices["mine"], "here")
+        wait_for(choices["other"])
+
+    def leave(self, choices) -> None:
+        os._exit(choices["code"])
+
+    def fail(self, choices) -> None:
+        raise ValueError("as told")
+
+
+def unbuildable(device: str) -> Evaluator:
+    raise ValueError(f"no data on {device}")
+
+
+def unstartable(device: str) -> Evaluator:
+    os._exit(4)
+
+
+def write(path: str, text: str) -> None:
+    """Write a file that appears only when it is complete."""
+    Path(path + ".part").write_text(text)
+    os.rename(path + ".part", path)
+
+
+def wait_for(path: str | Path, seconds: float = 10.0) -> str:
+    """The text of a file that somebody is about to write."""
+    deadline = time.monotonic() + seconds
+    while not Path(path).exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.01)
+    return Path(path).read_text()
+
+
+def alive(pid: int) -> bool:
+    """Whether a thread of the process still runs; a zombie that nobody reaps does not."""
+    try:
+        os.kill(pid, 0)
+        states = [stat.read_text() for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+    return not states or any(") Z " not in state for state in states)
+
+
+def gone(pids: list[int], seconds: float = 5.0) -> bool:
+    """Whether all of the processes end within ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not any(map(alive, pids))
