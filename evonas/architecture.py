@@ -116,7 +116,9 @@ class Integer:
 
     def neighbours(self, value: Value) -> tuple[int, ...]:
         """The values one step below and above."""
-        return tuple(v for v in (int(value) - self.step, int(value) + self.step) if self.contains(v))
+        return tuple(
+            v for v in (int(value) - self.step, int(value) + self.step) if self.contains(v)
+        )
 
     def mutate(self, value: Value, rng: Random) -> int:
         """Draw another value from the domain's distribution; the same if there is no other."""

@@ -36,6 +36,7 @@ class EvaluatorFactory:
     registry: Registry
 
     def __call__(self, device: str) -> Evaluator:
+        """Build it; the first call loads the data."""
         context = Context(self.space, self.data, device, self.recipe.seed)
         return _evaluator(self.registry, self.recipe.evaluation, "evaluation", context)
 
@@ -215,7 +216,7 @@ def _constrained(factory: EvaluatorFactory) -> SearchSpace:
         return space
     if factory.data is None:
         raise RecipeError("constraints: counting needs a dataset section, for the input's shape")
-    limits = {
+    limits: dict[str, Limit] = {
         name: Limit(**section.model_dump(exclude_none=True)) for name, section in sections.items()
     }
     task, names = factory.data.task, tuple(limits)

@@ -6,11 +6,11 @@ EvonasError                       exit code
 ├── UnknownComponent              2   no component of that name
 ├── InvalidArchitecture           2   a choice outside its domain, or a rule of the space broken
 ├── DataError                     2   data missing, broken or unusable
-├── HistoryError                  2   the run folder does not fit: another recipe's, or other data
+├── HistoryError                  2   the run folder is another recipe's, or the data changed
 ├── TooManyFailures               3   trials fail one after another
-├── RunInUse                      4   another process holds the run folder, or it holds a run already
+├── RunInUse                      4   the run folder is held, or holds a run already
 ├── StorageError                  5   a disk that is full, read-only or corrupt
-└── PluginError                   6   a component that does not load, or the environment lacks something
+└── PluginError                   6   a component does not load, or the environment lacks something
 
 Every error of this tree is shown to the user as one line, and ``exit_code`` is what the process
 returns. Anything else that reaches the top is a bug of ours and exits with 1.

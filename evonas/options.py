@@ -53,7 +53,10 @@ def _model(cls: type[Any]) -> type[BaseModel]:
         raise PluginError(f"{cls.__module__}: annotations of {cls.__name__}: {error}") from error
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(constructor).parameters.items():
-        if name in _HANDED_OVER or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+        if name in _HANDED_OVER or parameter.kind in (
+            parameter.VAR_KEYWORD,
+            parameter.VAR_POSITIONAL,
+        ):
             continue
         required = parameter.default is inspect.Parameter.empty
         annotation = Component if name == "of" else hints.get(name, Any)

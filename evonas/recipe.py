@@ -273,7 +273,7 @@ _Loader.add_implicit_resolver(  # YAML 1.1 reads 1e-3 as text
 def parse_yaml(text: str, source: str) -> Any:
     """Read YAML with the safe loader; anything wrong is one line."""
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+        return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise RecipeError(f"{source}: not YAML: {' '.join(reason.split())}") from error
@@ -281,4 +281,3 @@ def parse_yaml(text: str, source: str) -> Any:
 
 def _kind(value: Any) -> str:
     return "empty" if value is None else type(value).__name__
-

@@ -129,7 +129,9 @@ def resume(
     header, _ = history.read(run_dir)
     for override in overrides:
         if not override.startswith(_GROWS):
-            raise HistoryError(f"--set {override}: a resumed run may change {', '.join(_GROWS)}… only")
+            raise HistoryError(
+                f"--set {override}: a resumed run may change {', '.join(_GROWS)}… only"
+            )
     registry = Registry(tuple(Path(path) for path in header.get("plugins", ())))
     assembly = assemble(recipe.load(run_dir / RECIPE, overrides), registry)
     with _journal(run_dir) as journal:
@@ -157,7 +159,8 @@ def _execute(
         environment(assembly.devices),
         resumed=bool(journal.events),
     )
-    trackers = (*listeners, assembly.tracker())
+    own = assembly.tracker()
+    trackers = (*listeners, *([] if type(own) in map(type, listeners) else [own]))
     for tracker in trackers:
         tracker.start(info, tuple(journal.events))
     failure: TooManyFailures | None = None
@@ -165,7 +168,12 @@ def _execute(
         with assembly.executor() as executor:
             earlier = tuple(journal.events)
             for trial in search(
-                assembly.strategy(), executor, assembly.budget, assembly.recipe.seed, earlier, stopping
+                assembly.strategy(),
+                executor,
+                assembly.budget,
+                assembly.recipe.seed,
+                earlier,
+                stopping,
             ):
                 journal.append(trial)
                 for tracker in trackers:
@@ -226,7 +234,9 @@ def _why(
     if failure is not None:
         return "failed", str(failure).splitlines()[0]
     if assembly.budget.spent(len(trials), max((t.elapsed for t in events), default=0.0)):
-        status = "finished" if all(t.state is not TrialState.RUNNING for t in trials) else "interrupted"
+        status = (
+            "finished" if all(t.state is not TrialState.RUNNING for t in trials) else "interrupted"
+        )
         return status, "the budget is spent"
     if interrupted:
         return "interrupted", "interrupted; the run can be resumed"

@@ -66,14 +66,14 @@ def search(
         TooManyFailures: After ``budget.max_failures`` failed trials in a row.
     """
     latest: dict[int, Trial] = {}
-    for trial in history:
-        strategy.tell(trial)
-        latest[trial.number] = trial
+    for told in history:
+        strategy.tell(told)
+        latest[told.number] = told
     start = time.monotonic() - max((trial.elapsed for trial in history), default=0.0)
     running: dict[Future[Trial], int] = {}
-    for trial in latest.values():
-        if trial.state is TrialState.RUNNING:
-            running[executor.submit(trial)] = trial.number
+    for left in latest.values():
+        if left.state is TrialState.RUNNING:
+            running[executor.submit(left)] = left.number
     count, failures = len(latest), 0
 
     def asked() -> Trial | None:

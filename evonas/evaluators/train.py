@@ -52,7 +52,11 @@ class Train(Evaluator):
         augmentation: Augmentation = "standard",
     ) -> None:
         super().__init__(context)
-        for name, value in (("epochs", epochs), ("final_epochs", final_epochs), ("batch_size", batch_size)):
+        for name, value in (
+            ("epochs", epochs),
+            ("final_epochs", final_epochs),
+            ("batch_size", batch_size),
+        ):
             if value is not None and value < 1:
                 raise RecipeError(f"evaluation.{name}: must be at least 1, not {value}")
         rate = _LEARNING_RATES[optimizer] if learning_rate is None else learning_rate
@@ -91,7 +95,9 @@ class Train(Evaluator):
         network = nn.Sequential(self._normalize, network).cpu()
         return Final({**metrics, "test_accuracy": accuracy, "seconds": seconds}, done, network)
 
-    def _train(self, trial: Trial, epochs: int, report: Reporter) -> tuple[nn.Module, dict[str, float]]:
+    def _train(
+        self, trial: Trial, epochs: int, report: Reporter
+    ) -> tuple[nn.Module, dict[str, float]]:
         architecture, device = trial.architecture, self.context.device
         counted = cost.count(self.context.space, architecture, self._data.task)
         seed = zlib.crc32(f"{self.context.seed}/{trial.number}".encode())

@@ -8,7 +8,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from evonas.evaluators.base import Evaluator
@@ -49,22 +49,20 @@ class Executor(ABC):
         self.close(kill=kind is not None)
 
 
-@dataclass(frozen=True)
 class BadResult(Exception):
     """An evaluator returned something that is not a set of finite metrics."""
-
-    reason: str
-
-    def __str__(self) -> str:
-        return self.reason
 
 
 def run_trial(evaluator: Evaluator, trial: Trial) -> Trial:
     """Evaluate a trial; whatever it raises, or a metric that is not finite, makes it FAILED."""
     curve: list[tuple[int, Mapping[str, float]]] = []
+
+    def report(step: int, metrics: Mapping[str, float]) -> None:
+        curve.append((int(step), {str(name): float(value) for name, value in metrics.items()}))
+
     start = time.perf_counter()
     try:
-        result = evaluator.evaluate(trial, lambda step, metrics: curve.append((step, dict(metrics))))
+        result = evaluator.evaluate(trial, report)
         metrics = _checked(result, evaluator.metrics)
     # A trial runs anybody's code: everything it raises is data, and recorded with its traceback.
     except Exception as error:

@@ -77,7 +77,7 @@ class SearchSpace(ABC):
         """The reference architecture of that name; KeyError if there is none."""
         return self.architecture(self.points[name])
 
-    def validate(self, architecture: Architecture) -> None:
+    def validate(self, architecture: Architecture) -> None:  # noqa: B027  (no rules is fine)
         """Raise InvalidArchitecture if a rule between choices is broken. Default: no such rules."""
 
     def sample(self, rng: Random) -> Architecture:

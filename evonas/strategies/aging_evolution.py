@@ -53,7 +53,10 @@ class AgingEvolution(Strategy):
         tournament_size: int = 10,
     ) -> None:
         super().__init__(space, objectives)
-        for name, value in (("population_size", population_size), ("tournament_size", tournament_size)):
+        for name, value in (
+            ("population_size", population_size),
+            ("tournament_size", tournament_size),
+        ):
             if value < 1:
                 raise RecipeError(f"strategy.{name}: must be at least 1, not {value}")
         if population_size < tournament_size:
@@ -70,7 +73,10 @@ class AgingEvolution(Strategy):
 
     def ask(self, rng: Random) -> Proposal | None:
         """A random architecture until the population is full, then a mutated tournament winner."""
-        if not self._population or len(self._population) + len(self._running) < self._population_size:
+        if (
+            not self._population
+            or len(self._population) + len(self._running) < self._population_size
+        ):
             architecture = self._unseen(lambda: self.space.sample(rng), rng)
             return Proposal(architecture) if architecture else None
         parent = self._population[0].trial
@@ -99,7 +105,7 @@ class AgingEvolution(Strategy):
 
 @contextmanager
 def _global_random(rng: Random) -> Iterator[None]:
-    """Let DEAP, which draws from the module ``random``, draw from ``rng``; restore it afterwards."""
+    """Let DEAP, which draws from the module ``random``, draw from ``rng``."""
     outside = random.getstate()
     random.setstate(rng.getstate())
     try:

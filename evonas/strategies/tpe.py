@@ -11,7 +11,8 @@ sampler's hidden state, is what makes a resumed run propose what it would have p
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from random import Random
 from typing import Any
 
@@ -132,13 +133,10 @@ def _distribution(domain: Domain) -> BaseDistribution:
     return IntDistribution(domain.low, high, step=domain.step)
 
 
-class _quiet(warnings.catch_warnings):
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Optuna without its experimental warnings and its log lines about the study in memory."""
-
-    def __init__(self) -> None:
-        super().__init__()
-
-    def __enter__(self) -> None:
-        super().__enter__()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        yield

@@ -37,7 +37,10 @@ COSTS: Mapping[str, Callable[[nn.Module, Task], float]] = {"params": params, "fl
 
 
 def count(
-    space: SearchSpace, architecture: Architecture, task: Task, names: tuple[str, ...] = tuple(COSTS)
+    space: SearchSpace,
+    architecture: Architecture,
+    task: Task,
+    names: tuple[str, ...] = tuple(COSTS),
 ) -> dict[str, float]:
     """Cost of an architecture before it is built for real: a few milliseconds each."""
     with torch.device("meta"):

@@ -129,7 +129,9 @@ def split(arrays: Arrays, validation: float, seed: int, source: str) -> Data:
         indices = np.arange(len(train))
     else:
         everything = train.labels.numpy()
-        indices, held_out = _stratified(everything, validation, seed, f"{source}: dataset.validation")
+        indices, held_out = _stratified(
+            everything, validation, seed, f"{source}: dataset.validation"
+        )
         train, val = _take(train, indices), _take(train, held_out)
     for name, part in (("test", test), ("val", val)):
         same = part.images.shape[1:] == train.images.shape[1:]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 import shutil
+import socket
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -88,7 +88,7 @@ _NPZ_KEYS = {"x_train", "y_train", "x_val", "y_val", "x_test", "y_test", "names"
 
 
 def image_folder(name: str, source: Source) -> Arrays:
-    """A user's own images: ``train/CLASS/*`` and, if there, ``val`` and ``test``; or ``CLASS/*``."""
+    """A user's own images: ``CLASS/*``, or ``train/CLASS/*`` with ``val`` and ``test`` if there."""
     root = source.path
     if not root.is_dir():
         raise DataError(f"dataset {name}: no folder {root}; --set dataset.path=FOLDER")
@@ -246,7 +246,7 @@ def _labels(part: object) -> Labels:
 
 @contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    """torchvision downloads without a time limit; the default is put back afterwards."""
+    """Let no download hang: torchvision sets no time limit of its own."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

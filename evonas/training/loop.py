@@ -65,6 +65,7 @@ class Normalize(nn.Module):
         self.register_buffer("std", std.view(1, -1, 1, 1).clone())
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalise a batch (N, C, H, W) of any dtype."""
         return (images.float() - self.mean) / self.std
 
 
@@ -96,7 +97,7 @@ def fit(
     """
     device = train.images.device
     rng = torch.Generator(device).manual_seed(seed)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)
     optimizer = _optimizer(network, settings)
     precision, scaler = _autocast(device)
     batch_size = min(settings.batch_size, len(train))

@@ -1,0 +1,220 @@
+"""The command line: parse and print, nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from evonas import __version__, errors
+
+
+class _Group(click.Group):
+    """Turns errors into one line and the exit code of their class."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except errors.EvonasError as error:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            first, *rest = str(error).splitlines() or [type(error).__name__]
+            click.echo(f"evonas: {first}", err=True)
+            if rest and isinstance(error, errors.TooManyFailures):
+                click.echo("\n".join(rest), err=True)
+            ctx.exit(error.exit_code)
+        except BrokenPipeError:  # | head
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (the interpreter flushes it at exit)
+            ctx.exit(0)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def main(debug: bool) -> None:
+    """Neural architecture search by evolution and its rivals."""
+    sys.path.append(os.getcwd())  # so that module:Class finds modules of the working directory
+
+
+_PLUGINS = click.option(
+    "--plugins",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Folder with spaces/NAME.py and so on; default: ./plugins.",
+)
+_SET = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key."
+)
+
+
+def _registry(plugins: tuple[Path, ...]) -> Any:
+    from evonas.registry import Registry
+
+    for folder in plugins:
+        if not folder.is_dir():
+            raise errors.RecipeError(f"--plugins {folder}: no such folder")
+    default = Path("plugins")
+    return Registry(plugins or ((default,) if default.is_dir() else ()))
+
+
+@main.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@_SET
+@click.option("--run-dir", type=click.Path(path_type=Path), help="Default: a new one in mlruns.")
+@_PLUGINS
+@click.pass_context
+def run(
+    ctx: click.Context,
+    recipe: Path,
+    overrides: tuple[str, ...],
+    run_dir: Path | None,
+    plugins: tuple[Path, ...],
+) -> None:
+    """Run RECIPE: search, train the winner, test it, log everything."""
+    from evonas import recipe as recipes
+    from evonas import run as runs
+
+    given, registry = recipes.load(recipe, overrides), _registry(plugins)
+    _execute(
+        ctx,
+        lambda stopping, listeners: runs.start(given, registry, run_dir, listeners, stopping),
+    )
+
+
+@main.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@_SET
+@click.pass_context
+def resume(ctx: click.Context, run_dir: Path, overrides: tuple[str, ...]) -> None:
+    """Go on with the run in RUN_DIR; --set may change budget, executor and tracking."""
+    from evonas import run as runs
+
+    _execute(ctx, lambda stopping, listeners: runs.resume(run_dir, overrides, listeners, stopping))
+
+
+def _execute(ctx: click.Context, begin: Callable[[Any, Any], Any]) -> None:
+    """Run with the two signals watched, print what came out, exit with its code."""
+    from evonas.run import Interruption
+    from evonas.trackers.console import Console
+
+    interruption = Interruption()
+    try:
+        with interruption.watching():
+            outcome = begin(interruption, (Console(),))
+    except KeyboardInterrupt:
+        click.echo("stopped; go on with: evonas resume RUN_DIR", err=True)
+        _exit_on_signal(ctx, interruption.signal)
+        return
+    _print_outcome(outcome)
+    if outcome.report.status == "interrupted":
+        _exit_on_signal(ctx, interruption.signal)
+    ctx.exit(0 if outcome.report.incumbent is not None else errors.TooManyFailures.exit_code)
+
+
+def _exit_on_signal(ctx: click.Context, number: int | None) -> None:
+    ctx.exit(128 + (number or signal.SIGINT))
+
+
+def _print_outcome(outcome: Any) -> None:
+    report, folder = outcome.report, outcome.run_dir
+    counts = ", ".join(f"{count} {state}" for state, count in report.trials.items())
+    click.echo(f"\n{report.status}: {report.reason} ({counts}; {report.seconds:.0f} s of search)")
+    if report.acceptance is not None:
+        click.echo(f"  accepted     {report.acceptance:.1%} of random architectures met the limits")
+    if report.incumbent is not None:
+        _print_incumbent(report)
+    click.echo(f"  run folder   {folder}   (report.html, history.jsonl)")
+    if (folder / "incumbent" / "network.pt2").exists():
+        click.echo(f"  network      {folder}/incumbent/network.pt2   (torch.export.load)")
+    if report.status == "interrupted":
+        click.echo(f"  go on with   evonas resume {folder}")
+    click.echo("  compare runs evonas ui")
+
+
+def _print_incumbent(report: Any) -> None:
+    trial = report.incumbent
+    click.echo(f"  incumbent    trial {trial.number}, architecture {trial.architecture.id}")
+    for name, value in trial.architecture.choices.items():
+        click.echo(f"               {name} = {value}")
+    for name, value in trial.metrics.items():
+        click.echo(f"  {name:<12} {value:,.6g}   (search)")
+    for name, value in report.final.items():
+        click.echo(f"  {name:<12} {value:,.6g}   (final training)")
+    if len(report.front) > 1:
+        click.echo(f"  Pareto front of {len(report.front)} trials:")
+        for member in report.front:
+            shown = ", ".join(f"{k} {v:,.6g}" for k, v in member.metrics.items())
+            click.echo(f"               trial {member.number}: {shown}")
+
+
+@main.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+def sync(run_dir: Path) -> None:
+    """Send to MLflow what it lacks of the run in RUN_DIR."""
+    from evonas import run as runs
+
+    sent = runs.sync(run_dir)
+    click.echo(f"sent {sent} trials of {run_dir}")
+
+
+@main.command("list")
+@click.argument("kind", required=False)
+@_PLUGINS
+def list_components(kind: str | None, plugins: tuple[Path, ...]) -> None:
+    """List components: space, strategy, evaluator, executor, tracker, or all."""
+    from evonas import catalogue
+
+    registry = _registry(plugins)
+    for kind_shown, rows in catalogue.components(registry, kind).items():
+        click.echo(f"{kind_shown}:")
+        for row in rows:
+            size = f"{row.size:.3g} points" if row.size is not None else ""
+            click.echo(
+                f"  {row.name:<18} {row.summary}  [{', '.join(filter(None, (size, row.origin)))}]"
+            )
+
+
+@main.command()
+@click.argument("reference", metavar="SPACE/NAME")
+@click.option("--input", "shape", default="3x32x32", help="Channels x height x width.")
+@click.option("--classes", default=100, type=click.IntRange(min=1))
+@_PLUGINS
+def show(reference: str, shape: str, classes: int, plugins: tuple[Path, ...]) -> None:
+    """Print layers, parameters and FLOPs of a named architecture; SPACE alone lists its choices."""
+    from evonas import catalogue
+
+    click.echo(catalogue.show(_registry(plugins), reference, shape, classes))
+
+
+@main.command()
+@click.argument("kind")
+@click.argument("name")
+@_PLUGINS
+@click.pass_context
+def check(ctx: click.Context, kind: str, name: str, plugins: tuple[Path, ...]) -> None:
+    """Run the public contract kit on a component, for example: check space my_space."""
+    from evonas import catalogue
+
+    problems = catalogue.check(_registry(plugins), kind, name)
+    for problem in problems:
+        click.echo(f"{kind} {name}: {problem}")
+    click.echo(f"{kind} {name}: {'FAILED' if problems else 'ok'}")
+    ctx.exit(errors.PluginError.exit_code if problems else 0)
+
+
+@main.command()
+@click.option("--port", default=5000, type=click.IntRange(1, 65535))
+@click.option("--uri", help="Default: MLFLOW_TRACKING_URI, else sqlite:///mlruns/mlflow.db.")
+def ui(port: int, uri: str | None) -> None:
+    """Start MLflow's UI on the right store, on this machine only."""
+    from evonas.trackers.mlflow import MLflow
+
+    store = MLflow(uri).uri
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store]
+    os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port)])

@@ -1,0 +1,199 @@
+"""The public contract kit: what every component must keep, told in sentences.
+
+Each function returns a list of problems, empty if there are none::
+
+    def test_my_space():
+        assert check_space(MySpace()) == []
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from random import Random
+
+import torch
+from torch import nn
+
+from evonas.architecture import Architecture, Categorical
+from evonas.errors import InvalidArchitecture
+from evonas.evaluators.base import Evaluator
+from evonas.executors.base import run_trial
+from evonas.executors.serial import Serial
+from evonas.search import Budget, search
+from evonas.spaces.base import SearchSpace
+from evonas.strategies.base import Strategy
+from evonas.task import Task
+from evonas.trial import Proposal, Trial, TrialState
+
+TASK = Task(channels=3, height=16, width=16, classes=10)
+
+
+def check_space(space: SearchSpace, task: Task = TASK, points: int = 8, seed: int = 0) -> list[str]:
+    """Check a search space: domains, sampling, mutation, crossover, JSON and building.
+
+    Args:
+        space: The space.
+        task: What its networks are built for.
+        points: How many random points are built and run forward and backward.
+        seed: Seed of the points.
+    """
+    if not getattr(space, "domains", None):
+        return ["domains: the space declares none; set self.domains in __init__"]
+    problems: list[str] = []
+    for n in range(points):
+        rng = Random(f"{seed}/{n}")
+        architecture = space.sample(rng)
+        problems += _check_point(space, architecture, rng)
+        problems += _check_network(space, architecture, task)
+        if problems:
+            return problems
+    if space.sample(Random(seed)) != space.sample(Random(seed)):
+        problems.append("sample: two generators of one seed give different architectures")
+    for name in space.points:
+        try:
+            space.point(name)
+        except InvalidArchitecture as error:
+            problems.append(f"points: {name!r} is not in the space: {error}")
+    return problems
+
+
+def _check_point(space: SearchSpace, parent: Architecture, rng: Random) -> Iterator[str]:
+    copy = Architecture.from_json(json.loads(json.dumps(parent.to_json())))
+    if copy != parent or copy.id != parent.id:
+        yield f"JSON: {dict(parent.choices)} does not survive the round trip"
+    if dict(space.canonical(parent.choices)) != dict(parent.choices):
+        yield "canonical: applied twice it gives something else than applied once"
+    if space.size() > 1:
+        child = space.mutate(parent, rng)
+        if child.id == parent.id:
+            yield f"mutate: the child equals its parent {dict(parent.choices)}"
+        yield from _belongs(space, child, "mutate")
+        yield from _belongs(space, space.crossover(parent, child, rng), "crossover")
+    yield from _belongs(space, parent, "sample")
+
+
+def _belongs(space: SearchSpace, architecture: Architecture, method: str) -> Iterator[str]:
+    try:
+        again = space.architecture(architecture.choices)
+    except InvalidArchitecture as error:
+        yield f"{method}: gives an architecture outside the space: {error}"
+    else:
+        if again.id != architecture.id:
+            yield f"{method}: gives an architecture that is not canonical; use self.architecture()"
+
+
+def _check_network(space: SearchSpace, architecture: Architecture, task: Task) -> Iterator[str]:
+    choices = dict(architecture.choices)
+    try:
+        network = space.build(architecture, task)
+    # The space under test is anybody's code: what it raises is the finding.
+    except Exception as error:
+        yield f"build: {choices} raises {type(error).__name__}: {error}"
+        return
+    if not isinstance(network, nn.Module):
+        yield f"build: returns {type(network).__name__}, not a torch module"
+        return
+    try:
+        logits = network(torch.randn(2, *task.input_shape))
+    # As above.
+    except Exception as error:
+        yield f"forward: {choices} raises {type(error).__name__}: {error}"
+        return
+    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (2, task.classes):
+        yield f"forward: {choices} must give logits of shape (2, {task.classes})"
+        return
+    if not any(p.requires_grad for p in network.parameters()):
+        yield f"build: {choices} has no parameter to train"
+        return
+    logits.sum().backward()
+    if all(p.grad is None for p in network.parameters()):
+        yield f"backward: no parameter of {choices} gets a gradient"
+
+
+class _Grid(SearchSpace):
+    """A space of integers for checking strategies; nothing is built."""
+
+    def __init__(self, dimensions: int, options: int) -> None:
+        self.domains = {f"x{i}": Categorical(range(options)) for i in range(dimensions)}
+
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        return nn.Identity()
+
+
+class _Sum(Evaluator):
+    """The sum of the choices; every seventh architecture fails."""
+
+    metrics = ("value",)
+
+    def __init__(self) -> None:
+        pass  # it lives in no world
+
+    def evaluate(self, trial: Trial, report: object) -> Mapping[str, float]:
+        if int(trial.architecture.id, 16) % 7 == 0:
+            raise RuntimeError("this architecture fails on purpose")
+        return {"value": float(sum(int(v) for v in trial.architecture.choices.values()))}
+
+
+def check_strategy(
+    make: Callable[[SearchSpace], Strategy], trials: int = 60, seed: int = 0
+) -> list[str]:
+    """Check a strategy: a fold over events, no repetition, exhaustion, failed trials.
+
+    Args:
+        make: Makes a fresh strategy for a space; it is told the metric ``value``, to be maximised.
+        trials: Length of the searches.
+        seed: Seed of the searches.
+    """
+    space = _Grid(dimensions=5, options=4)
+    events = list(_run(make(space), trials, seed))
+    if [e.to_json() for e in _run(make(space), trials, seed)] != [e.to_json() for e in events]:
+        return ["ask: two searches of one seed differ; use only the generator that ask is handed"]
+    problems: list[str] = []
+    for cut in (1, len(events) // 3, len(events) // 2, len(events) - 1):
+        resumed = [*events[:cut], *_run(make(space), trials, seed, events[:cut])]
+        if _keys(resumed) != _keys(events):
+            problems.append(f"tell: told {cut} events of a history, it goes on differently")
+    keys = [e.proposal.key for e in events if e.state is TrialState.RUNNING]
+    if len(set(keys)) < len(keys):
+        problems.append("ask: the same architecture is proposed twice")
+    small = [
+        e.proposal.key for e in _run(make(_Grid(2, 3)), 50, seed) if e.state is TrialState.RUNNING
+    ]
+    if len(set(small)) < 9:
+        problems.append(f"ask: of a space of 9 points only {len(set(small))} are proposed")
+    if len(small) > len(set(small)):
+        problems.append("ask: in an exhausted space it repeats itself and does not return None")
+    return problems
+
+
+def _run(
+    strategy: Strategy, trials: int, seed: int, history: list[Trial] | tuple[Trial, ...] = ()
+) -> Iterator[Trial]:
+    with Serial(lambda device: _Sum(), ("cpu",)) as executor:
+        for event in search(strategy, executor, Budget(trials, max_failures=trials), seed, history):
+            yield Trial(
+                event.number,
+                event.proposal,
+                event.state,
+                event.metrics,
+                event.curve,
+                0.0,
+                event.error,
+            )
+
+
+def _keys(events: list[Trial]) -> list[tuple[int, Proposal, TrialState]]:
+    return [(e.number, e.proposal, e.state) for e in events]
+
+
+def check_evaluator(evaluator: Evaluator, architecture: Architecture) -> list[str]:
+    """Check an evaluator: promised metrics, finite numbers, the same result for the same trial."""
+    trial = Trial(0, Proposal(architecture))
+    first, second = (run_trial(evaluator, trial) for _ in range(2))
+    if first.state is not TrialState.COMPLETE:
+        return [f"evaluate: {first.error}"]
+    timeless = [{k: v for k, v in t.metrics.items() if k != "seconds"} for t in (first, second)]
+    if timeless[0] != timeless[1]:
+        return [f"evaluate: one trial gives {timeless[0]} and then {timeless[1]}"]
+    return []
