@@ -105,12 +105,6 @@ class Assembly:
         executor: Executor = cls(self._make_evaluator, self.devices, **arguments)
         return executor
 
-    def tracker(self) -> Tracker:
-        """A fresh tracker."""
-        cls, arguments = _checked(self.registry, "tracker", self.recipe.tracking, "tracking")
-        tracker: Tracker = cls(**arguments)
-        return tracker
-
     @property
     def acceptance(self) -> float | None:
         """Share of random architectures that met the constraints so far; None without any."""
@@ -144,10 +138,17 @@ def assemble(given: Recipe, registry: Registry) -> Assembly:
         raise RecipeError(
             f"objectives: strategy {resolved.strategy.name!r} takes one, not {len(objectives)}"
         )
-    assembly.tracker()
+    tracker_of(resolved, registry)
     assembly.executor().close()
     assembly.space.sample(Random(f"{resolved.seed}/feasible"))
     return assembly
+
+
+def tracker_of(given: Recipe, registry: Registry) -> Tracker:
+    """A fresh tracker for a recipe; nothing else of the recipe is looked at."""
+    cls, arguments = _checked(registry, "tracker", given.tracking, "tracking")
+    tracker: Tracker = cls(**arguments)
+    return tracker
 
 
 def _checked(

@@ -22,7 +22,7 @@ FOLDER = "incumbent"
 
 
 def conclude(evaluator: Evaluator, trial: Trial, run_dir: Path) -> dict[str, float]:
-    """Measure the winner for good, once: a run that has its ``final.json`` keeps it.
+    """Measure the winner for good, once: what ``final.json`` says of this trial is kept.
 
     Writes ``final.json`` and, if there is a network, ``incumbent/`` with ``architecture.json``,
     ``weights.safetensors`` and ``network.pt2``, a torch.export program that needs torch alone.
@@ -30,21 +30,25 @@ def conclude(evaluator: Evaluator, trial: Trial, run_dir: Path) -> dict[str, flo
     Returns:
         The final metrics, the test split's among them; empty if the evaluator has none to add.
     """
-    path = run_dir / FINAL
-    if path.exists():
-        stored = json.loads(path.read_text())
-        if stored["trial"] == trial.number:
-            return dict(stored["metrics"])
+    if (metrics := stored(run_dir, trial.number)) is not None:
+        return metrics
     final = evaluator.finish(trial, lambda step, metrics: None)
     if final is None:
         return {}
     try:
         _keep(final, trial, run_dir, evaluator)
         record = {"trial": trial.number, "metrics": dict(final.metrics), "curve": final.curve}
-        _replace(path, json.dumps(record, default=dict))
+        _replace(run_dir / FINAL, json.dumps(record, default=dict))
     except OSError as error:
         raise StorageError(f"{run_dir}: {error.strerror}; evonas resume does it again") from error
     return dict(final.metrics)
+
+
+def stored(run_dir: Path, trial: int) -> dict[str, float] | None:
+    """Final metrics of an earlier session, if it measured this trial."""
+    path = run_dir / FINAL
+    record = json.loads(path.read_text()) if path.exists() else {}
+    return dict(record["metrics"]) if record.get("trial") == trial else None
 
 
 def _keep(final: Final, trial: Trial, run_dir: Path, evaluator: Evaluator) -> None:

@@ -9,18 +9,20 @@ import platform
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import yaml
 
 from evonas import __version__, history, incumbents, recipe
-from evonas.assemble import Assembly, assemble
+from evonas.assemble import Assembly, assemble, tracker_of
 from evonas.errors import HistoryError, RunInUse, StorageError, TooManyFailures
 from evonas.history import History
+from evonas.objective import Objective
 from evonas.recipe import Recipe
 from evonas.registry import Registry
 from evonas.report import page
@@ -29,6 +31,7 @@ from evonas.trackers.base import Report, RunInfo, Tracker
 from evonas.trial import Trial, TrialState
 
 RECIPE = "recipe.yaml"
+REPORT = "report.json"  # what of the report the history does not say
 _GROWS = ("budget.", "executor.", "tracking.")  # what a resumed run may change
 _MAIN_PACKAGES = ("torch", "torchvision", "deap", "optuna", "mlflow", "numpy")
 
@@ -107,6 +110,7 @@ def start(
         journal.begin(
             {
                 "version": __version__,
+                "started": time.time(),
                 "recipe": assembly.recipe.digest,
                 "data": assembly.fingerprint,
                 "plugins": [str(path.absolute()) for path in registry.plugins],
@@ -157,9 +161,10 @@ def _execute(
         assembly.recipe.dump(),
         assembly.objectives,
         environment(assembly.devices),
+        journal.header["started"],
         resumed=bool(journal.events),
     )
-    own = assembly.tracker()
+    own = tracker_of(assembly.recipe, assembly.registry)
     trackers = (*listeners, *([] if type(own) in map(type, listeners) else [own]))
     for tracker in trackers:
         tracker.start(info, tuple(journal.events))
@@ -196,33 +201,60 @@ def _conclude(
     failure: TooManyFailures | None,
 ) -> Report:
     """Train the winner for good, unless that was done before, and write the report."""
-    final: dict[str, float] = {}
+    final: Mapping[str, float] = {}
     best = history.incumbent(events, assembly.objectives)
     status, reason = _why(assembly, events, interrupted, failure)
     if best is not None and status == "finished":
         final = incumbents.conclude(assembly.evaluator, best, folder)
-    report = summary(assembly, events, status, reason, final)
+    said: dict[str, Any] = {"status": status, "reason": reason, "acceptance": assembly.acceptance}
+    _write(folder / REPORT, json.dumps(said))
+    report = _summary(assembly.objectives, events, final, **said)
     page.write(folder, assembly.recipe.name, assembly.objectives, events, report)
     return report
 
 
-def summary(
-    assembly: Assembly,
+def sync(run_dir: Path) -> int:
+    """Send to the run's tracker what it lacks; returns the number of trials sent.
+
+    Raises:
+        HistoryError: If the folder holds no run.
+        PluginError: If the tracker's store cannot be reached.
+    """
+    header, events = history.read(run_dir)
+    if not header:
+        raise HistoryError(f"{run_dir} holds no run: its first record was never written")
+    stored = recipe.load(run_dir / RECIPE)
+    registry = Registry(tuple(Path(path) for path in header["plugins"]))
+    objectives = tuple(Objective(metric, way) for metric, way in stored.objectives.items())
+    info = RunInfo(
+        stored.name, run_dir, stored.dump(), objectives, environment(()), header["started"]
+    )
+    report = None
+    if (run_dir / REPORT).exists():
+        said = json.loads((run_dir / REPORT).read_text())
+        best = history.incumbent(events, objectives)
+        final = incumbents.stored(run_dir, best.number) if best else None
+        report = _summary(objectives, events, final or {}, **said)
+    return tracker_of(stored, registry).sync(info, tuple(events), report)
+
+
+def _summary(
+    objectives: Sequence[Objective],
     events: Sequence[Trial],
+    final: Mapping[str, float],
     status: str,
     reason: str,
-    final: dict[str, float],
+    acceptance: float | None,
 ) -> Report:
-    """The report of a run in its present state."""
     return Report(
         status,
         reason,
         Counter(str(trial.state) for trial in history.latest(events)),
         max((trial.elapsed for trial in events), default=0.0),
-        history.incumbent(events, assembly.objectives),
-        history.pareto_front(events, assembly.objectives),
+        history.incumbent(events, objectives),
+        history.pareto_front(events, objectives),
         final,
-        assembly.acceptance,
+        acceptance,
     )
 
 
@@ -292,9 +324,3 @@ def _installed(assembly: Assembly) -> str:
     head = [f"# {name}: {value}" for name, value in environment(assembly.devices).items()]
     found = {f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions()}
     return "\n".join([*head, *sorted(found, key=str.lower)]) + "\n"
-
-
-def read_final(run_dir: Path) -> dict[str, float]:
-    """Metrics of the final training; empty if it has not been done."""
-    path = run_dir / incumbents.FINAL
-    return dict(json.loads(path.read_text())) if path.exists() else {}

@@ -22,6 +22,7 @@ class RunInfo:
         recipe: The resolved recipe as plain data.
         objectives: What the run optimises.
         environment: Installed versions and devices.
+        started: Unix time at which the run first started.
         resumed: Whether the run goes on from a history.
     """
 
@@ -30,6 +31,7 @@ class RunInfo:
     recipe: Mapping[str, Any]
     objectives: tuple[Objective, ...]
     environment: Mapping[str, str]
+    started: float
     resumed: bool = False
 
 
@@ -76,3 +78,15 @@ class Tracker(ABC):
     @abstractmethod
     def close(self, report: Report) -> None:
         """The run ended; the run folder is complete. May wait a bounded time."""
+
+    def sync(
+        self, run: RunInfo, history: tuple[Trial, ...] = (), report: Report | None = None
+    ) -> int:
+        """Send now whatever was missed of a run; returns the number of trials sent.
+
+        A tracker that keeps nothing has nothing to send.
+
+        Raises:
+            PluginError: If the tracker's store cannot be reached.
+        """
+        return 0

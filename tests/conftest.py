@@ -1,0 +1,55 @@
+"""Small real things that many tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+# Libraries that pytest imports first may have read the number of cores already; this holds for
+# the processes that tests start.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+ROOT = Path(__file__).parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every test runs in a folder of its own, so that nothing is left in the checkout."""
+    monkeypatch.chdir(tmp_path)
+    yield
+    torch.set_default_device(None)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Callable[..., Path]:
+    """Write an .npz of random images with a trace of their class in them."""
+
+    def write(
+        classes: int = 3, size: int = 8, channels: int = 3, train: int = 60, test: int = 12
+    ) -> Path:
+        rng = np.random.default_rng(0)
+        arrays = {}
+        for part, count in (("train", train), ("test", test)):
+            labels = np.arange(count) % classes
+            noise = rng.integers(0, 128, (count, size, size, channels), dtype=np.uint8)
+            noise[:, 0, 0, 0] = labels * 60
+            arrays |= {f"x_{part}": noise, f"y_{part}": labels}
+        path = tmp_path / "images.npz"
+        np.savez(path, **arrays)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder with real data; tests that need it are skipped without it."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"needs the real data in {SHARED_DATA}")
+    return SHARED_DATA
