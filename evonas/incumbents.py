@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,7 +75,9 @@ def _keep_network(network: nn.Module, task: Task, folder: Path) -> None:
     example = torch.zeros(2, *task.input_shape)
     batch = {"input": {0: torch.export.Dim("batch")}}
     program = torch.export.export(network, (example,), dynamic_shapes=tuple(batch.values()))
-    torch.export.save(program, folder / "network.pt2")
+    with warnings.catch_warnings():  # about tensors that share storage; they are saved all the same
+        warnings.simplefilter("ignore", UserWarning)
+        torch.export.save(program, folder / "network.pt2")
 
 
 def _replace(path: Path, text: str) -> None:

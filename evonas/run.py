@@ -145,6 +145,7 @@ def resume(
             raise HistoryError(f"{run_dir} is a run of another recipe than its {RECIPE} says")
         if journal.header["data"] != assembly.fingerprint:
             raise HistoryError(f"{run_dir}: the data set is not the one that the run began with")
+        _write(run_dir / RECIPE, yaml.safe_dump(assembly.recipe.dump(), sort_keys=False))
         return _execute(assembly, run_dir, journal, listeners, stopping)
 
 

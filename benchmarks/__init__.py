@@ -1,0 +1,1 @@
+"""One runnable module per claim about performance: ``python -m benchmarks.NAME --help``."""

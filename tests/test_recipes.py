@@ -1,0 +1,82 @@
+"""Every recipe of the folder runs two tiny trials, through the same code as the command line."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from evonas import recipe, run
+from evonas.registry import Registry
+from evonas.spaces.nasbench201 import OPERATIONS
+
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+TINY = ("budget.trials=2", "executor.name=serial", "tracking.name=console")
+TINY_TRAINING = ("epochs=1", "final_epochs=1")
+
+
+def overrides(path: Path, images: Callable[..., Path], folder: Path) -> list[str]:
+    """What makes a recipe tiny: its own components, on data made here."""
+    given = recipe.load(path)
+    sets = [*TINY, "space.max_width=16", "space.max_depth=2"]
+    if given.evaluation.name == "tabular":
+        return [*TINY, f"evaluation.path={table(folder)}"]
+    wrapped = "evaluation.of." if "of" in given.evaluation.options else "evaluation."
+    sets += [wrapped + option for option in TINY_TRAINING]
+    if given.dataset is not None and given.dataset.name == "image_folder":
+        sets += [f"dataset.path={image_folder(folder)}", "dataset.size=8"]
+    elif given.dataset is not None and given.dataset.name != "digits":
+        sets.append(f"dataset.path={images()}")
+    return sets
+
+
+def table(folder: Path) -> Path:
+    """A table with the columns of the NAS-Bench-201 file and a row for every cell."""
+    path = folder / "table.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["architecture", "valid_12ep", "test_200ep", "params_M"])
+        for a, b, c, d, e, f in itertools.product(OPERATIONS, repeat=6):
+            key = f"|{a}~0|+|{b}~0|{c}~1|+|{d}~0|{e}~1|{f}~2|"
+            writer.writerow([key, len(key), len(key) + 1, 0.5])
+    return path
+
+
+def image_folder(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name, n in itertools.product(("cat", "dog"), range(20)):
+        (folder / "pictures" / name).mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 255, (10, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "pictures" / name / f"{n}.png")
+    return folder / "pictures"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_two_tiny_trials(path: Path, images: Callable[..., Path], tmp_path: Path) -> None:
+    given = recipe.load(path, overrides(path, images, tmp_path))
+    outcome = run.start(given, Registry(), tmp_path / "run")
+    assert outcome.report.trials == {"complete": 2}
+    assert outcome.report.incumbent is not None
+    assert "test_accuracy" in outcome.report.final
+    for name in ("recipe.yaml", "history.jsonl", "environment.txt", "report.html"):
+        assert (tmp_path / "run" / name).stat().st_size > 0
+    assert (tmp_path / "run" / "figures" / "progress.png").exists()
+    trained = given.evaluation.name != "tabular"
+    assert (tmp_path / "run" / "incumbent" / "network.pt2").exists() == trained
+
+
+def test_the_resolved_recipe_runs_the_same(images: Callable[..., Path], tmp_path: Path) -> None:
+    path = ROOT / "recipes" / "digits_evo.yaml"
+    given = recipe.load(path, overrides(path, images, tmp_path))
+    one = run.start(given, Registry(), tmp_path / "one")
+    again = run.start(recipe.load(tmp_path / "one" / "recipe.yaml"), Registry(), tmp_path / "two")
+    assert one.report.incumbent is not None
+    assert again.report.incumbent is not None
+    assert one.report.incumbent.metrics == again.report.incumbent.metrics
+    assert one.report.final["test_accuracy"] == again.report.final["test_accuracy"]
