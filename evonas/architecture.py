@@ -156,6 +156,9 @@ class Architecture:
         text = json.dumps([self.space, dict(self.choices)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Architecture) and self.id == other.id
+
     def __hash__(self) -> int:
         return hash(self.id)
 

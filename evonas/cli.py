@@ -103,18 +103,19 @@ def _execute(ctx: click.Context, begin: Callable[[Any, Any], Any]) -> None:
     from evonas.run import Interruption
     from evonas.trackers.console import Console
 
-    interruption = Interruption()
+    interruption, console = Interruption(), Console()
     try:
         with interruption.watching():
-            outcome = begin(interruption, (Console(),))
+            outcome = begin(interruption, (console,))
     except KeyboardInterrupt:
-        click.echo("stopped; go on with: evonas resume RUN_DIR", err=True)
+        click.echo(f"stopped; go on with: evonas resume {console.run_dir}", err=True)
         _exit_on_signal(ctx, interruption.signal)
         return
     _print_outcome(outcome)
     if outcome.report.status == "interrupted":
         _exit_on_signal(ctx, interruption.signal)
-    ctx.exit(0 if outcome.report.incumbent is not None else errors.TooManyFailures.exit_code)
+    good = outcome.report.status == "finished" and outcome.report.incumbent is not None
+    ctx.exit(0 if good else errors.TooManyFailures.exit_code)
 
 
 def _exit_on_signal(ctx: click.Context, number: int | None) -> None:

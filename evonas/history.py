@@ -112,6 +112,16 @@ def read(run_dir: Path) -> tuple[dict[str, Any], list[Trial]]:
     return _replay(path, records)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file wholly or not at all: after a crash it is the old one or the new one."""
+    draft = path.with_suffix(".tmp")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
 def latest(events: Iterable[Trial]) -> list[Trial]:
     """The last event of every trial, in order of number."""
     return [trial for _, trial in sorted({t.number: t for t in events}.items())]

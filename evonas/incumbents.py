@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evonas import history
 from evonas.errors import StorageError
 from evonas.evaluators.base import Evaluator, Final
 from evonas.trial import Trial
@@ -22,7 +22,9 @@ FINAL = "final.json"
 FOLDER = "incumbent"
 
 
-def conclude(evaluator: Evaluator, trial: Trial, run_dir: Path) -> dict[str, float]:
+def conclude(
+    evaluator: Evaluator, trial: Trial, run_dir: Path, note: Callable[[str], None]
+) -> dict[str, float]:
     """Measure the winner for good, once: what ``final.json`` says of this trial is kept.
 
     Writes ``final.json`` and, if there is a network, ``incumbent/`` with ``architecture.json``,
@@ -33,13 +35,18 @@ def conclude(evaluator: Evaluator, trial: Trial, run_dir: Path) -> dict[str, flo
     """
     if (metrics := stored(run_dir, trial.number)) is not None:
         return metrics
-    final = evaluator.finish(trial, lambda step, metrics: None)
+    note(f"the search is over; measuring trial {trial.number} for good")
+
+    def report(step: int, metrics: Mapping[str, float]) -> None:
+        note(f"  step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()))
+
+    final = evaluator.finish(trial, report)
     if final is None:
         return {}
     try:
         _keep(final, trial, run_dir, evaluator)
         record = {"trial": trial.number, "metrics": dict(final.metrics), "curve": final.curve}
-        _replace(run_dir / FINAL, json.dumps(record, default=dict))
+        history.write_whole(run_dir / FINAL, json.dumps(record, default=dict))
     except OSError as error:
         raise StorageError(f"{run_dir}: {error.strerror}; evonas resume does it again") from error
     return dict(final.metrics)
@@ -60,7 +67,7 @@ def _keep(final: Final, trial: Trial, run_dir: Path, evaluator: Evaluator) -> No
         "trial": trial.number,
         "metrics": dict(final.metrics),
     }
-    _replace(folder / "architecture.json", json.dumps(described, indent=2))
+    history.write_whole(folder / "architecture.json", json.dumps(described, indent=2))
     if final.network is not None and evaluator.context.data is not None:
         _keep_network(final.network, evaluator.context.data.task, folder)
 
@@ -78,13 +85,3 @@ def _keep_network(network: nn.Module, task: Task, folder: Path) -> None:
     with warnings.catch_warnings():  # about tensors that share storage; they are saved all the same
         warnings.simplefilter("ignore", UserWarning)
         torch.export.save(program, folder / "network.pt2")
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write whole or not at all."""
-    draft = path.with_suffix(".tmp")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

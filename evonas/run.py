@@ -21,14 +21,15 @@ import yaml
 from evonas import __version__, history, incumbents, recipe
 from evonas.assemble import Assembly, assemble, tracker_of
 from evonas.errors import HistoryError, RunInUse, StorageError, TooManyFailures
+from evonas.executors.base import Executor
 from evonas.history import History
 from evonas.objective import Objective
 from evonas.recipe import Recipe
 from evonas.registry import Registry
 from evonas.report import page
-from evonas.search import search
+from evonas.search import End, search
 from evonas.trackers.base import Report, RunInfo, Tracker
-from evonas.trial import Trial, TrialState
+from evonas.trial import Trial
 
 RECIPE = "recipe.yaml"
 REPORT = "report.json"  # what of the report the history does not say
@@ -102,7 +103,7 @@ def start(
     """
     assembly = assemble(given, registry)
     folder = _new_folder(given, run_dir, assembly)
-    with _journal(folder) as journal:
+    with _journal(folder, listeners) as journal:
         if journal.header:
             raise RunInUse(f"{folder} holds a run already; go on with: evonas resume {folder}")
         _write(folder / RECIPE, yaml.safe_dump(assembly.recipe.dump(), sort_keys=False))
@@ -138,7 +139,7 @@ def resume(
             )
     registry = Registry(tuple(Path(path) for path in header.get("plugins", ())))
     assembly = assemble(recipe.load(run_dir / RECIPE, overrides), registry)
-    with _journal(run_dir) as journal:
+    with _journal(run_dir, listeners) as journal:
         if not journal.header:
             raise HistoryError(f"{run_dir} holds no run: its first record was never written")
         if journal.header["recipe"] != assembly.recipe.digest:
@@ -169,28 +170,27 @@ def _execute(
     trackers = (*listeners, *([] if type(own) in map(type, listeners) else [own]))
     for tracker in trackers:
         tracker.start(info, tuple(journal.events))
-    failure: TooManyFailures | None = None
+    end: End | TooManyFailures = End.STOPPED
+
+    def followed(executor: Executor) -> Iterator[Trial]:
+        nonlocal end
+        earlier = tuple(journal.events)
+        seed, budget = assembly.recipe.seed, assembly.budget
+        end = yield from search(assembly.strategy(), executor, budget, seed, earlier, stopping)
+
     try:
         with assembly.executor() as executor:
-            earlier = tuple(journal.events)
-            for trial in search(
-                assembly.strategy(),
-                executor,
-                assembly.budget,
-                assembly.recipe.seed,
-                earlier,
-                stopping,
-            ):
+            for trial in followed(executor):
                 journal.append(trial)
                 for tracker in trackers:
                     tracker.record(trial)
     except TooManyFailures as error:
-        failure = error
-    report = _conclude(assembly, folder, journal.events, stopping(), failure)
+        end = error
+    report = _conclude(assembly, folder, journal.events, end, trackers)
     for tracker in trackers:
         tracker.close(report)
-    if failure is not None:
-        raise failure
+    if isinstance(end, TooManyFailures):
+        raise end
     return Outcome(folder, report, info)
 
 
@@ -198,16 +198,32 @@ def _conclude(
     assembly: Assembly,
     folder: Path,
     events: Sequence[Trial],
-    interrupted: bool,
-    failure: TooManyFailures | None,
+    end: End | TooManyFailures,
+    trackers: Sequence[Tracker],
 ) -> Report:
     """Train the winner for good, unless that was done before, and write the report."""
+
+    def note(message: str) -> None:
+        for tracker in trackers:
+            tracker.note(message)
+
     final: Mapping[str, float] = {}
     best = history.incumbent(events, assembly.objectives)
-    status, reason = _why(assembly, events, interrupted, failure)
-    if best is not None and status == "finished":
-        final = incumbents.conclude(assembly.evaluator, best, folder)
-    said: dict[str, Any] = {"status": status, "reason": reason, "acceptance": assembly.acceptance}
+    status, reason = "finished", str(end).splitlines()[0]
+    if isinstance(end, TooManyFailures):
+        status = "failed"
+    elif end is End.STOPPED:
+        status = "interrupted"
+    elif best is not None:
+        try:
+            final = incumbents.conclude(assembly.evaluator, best, folder, note)
+        except RuntimeError as error:  # diverged, or out of memory
+            status, reason = "failed", f"the final training failed: {error}".splitlines()[0]
+    said: dict[str, Any] = {
+        "status": status,
+        "reason": reason,
+        "acceptance": assembly.acceptance,
+    }
     _write(folder / REPORT, json.dumps(said))
     report = _summary(assembly.objectives, events, final, **said)
     page.write(folder, assembly.recipe.name, assembly.objectives, events, report)
@@ -219,9 +235,15 @@ def sync(run_dir: Path) -> int:
 
     Raises:
         HistoryError: If the folder holds no run.
+        RunInUse: If the run is still going on; it sends for itself.
         PluginError: If the tracker's store cannot be reached.
     """
-    header, events = history.read(run_dir)
+    history.read(run_dir)
+    with History(run_dir) as journal:  # held, so that a running search does not send the same
+        return _send(run_dir, journal.header, journal.events)
+
+
+def _send(run_dir: Path, header: Mapping[str, Any], events: Sequence[Trial]) -> int:
     if not header:
         raise HistoryError(f"{run_dir} holds no run: its first record was never written")
     stored = recipe.load(run_dir / RECIPE)
@@ -259,23 +281,6 @@ def _summary(
     )
 
 
-def _why(
-    assembly: Assembly, events: Sequence[Trial], interrupted: bool, failure: TooManyFailures | None
-) -> tuple[str, str]:
-    """Status and reason of the end."""
-    trials = history.latest(events)
-    if failure is not None:
-        return "failed", str(failure).splitlines()[0]
-    if assembly.budget.spent(len(trials), max((t.elapsed for t in events), default=0.0)):
-        status = (
-            "finished" if all(t.state is not TrialState.RUNNING for t in trials) else "interrupted"
-        )
-        return status, "the budget is spent"
-    if interrupted:
-        return "interrupted", "interrupted; the run can be resumed"
-    return "finished", f"the space is exhausted: no architecture is left after {len(trials)} trials"
-
-
 def _new_folder(given: Recipe, run_dir: Path | None, assembly: Assembly) -> Path:
     """Make the run folder; one that holds another recipe's run is refused."""
     if run_dir is None:
@@ -293,16 +298,18 @@ def _new_folder(given: Recipe, run_dir: Path | None, assembly: Assembly) -> Path
 
 
 @contextmanager
-def _journal(folder: Path) -> Iterator[History]:
+def _journal(folder: Path, listeners: Sequence[Tracker]) -> Iterator[History]:
     with History(folder) as journal:
         if journal.dropped:
-            print(f"{journal.path}: dropped a torn last line of {journal.dropped} bytes")
+            for listener in listeners:
+                size = journal.dropped
+                listener.note(f"{journal.path}: dropped a torn last line of {size} bytes")
         yield journal
 
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text, encoding="utf-8")
+        history.write_whole(path, text)
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from random import Random
 
 from evonas.errors import TooManyFailures
@@ -37,6 +38,14 @@ class Budget:
         )
 
 
+class End(StrEnum):
+    """Why a search ended, in words."""
+
+    BUDGET = "the budget is spent"
+    EXHAUSTED = "the space is exhausted: no new architecture is left to propose"
+    STOPPED = "interrupted; the run can be resumed"
+
+
 def search(
     strategy: Strategy,
     executor: Executor,
@@ -44,7 +53,7 @@ def search(
     seed: int,
     history: Sequence[Trial] = (),
     stopping: Callable[[], bool] = lambda: False,
-) -> Iterator[Trial]:
+) -> Generator[Trial, None, End]:
     """Search until the budget is spent, or the strategy asks for nothing while nothing runs.
 
     Every proposal is yielded as RUNNING before it is submitted, and again when it ended; who
@@ -62,6 +71,9 @@ def search(
     Yields:
         Trial events in the order in which the strategy is told.
 
+    Returns:
+        Why the search ended.
+
     Raises:
         TooManyFailures: After ``budget.max_failures`` failed trials in a row.
     """
@@ -76,20 +88,26 @@ def search(
             running[executor.submit(left)] = left.number
     count, failures = len(latest), 0
 
-    def asked() -> Trial | None:
-        if stopping() or budget.spent(count, time.monotonic() - start):
-            return None
+    def asked() -> Trial | End:
+        if budget.spent(count, time.monotonic() - start):
+            return End.BUDGET
+        if stopping():
+            return End.STOPPED
         proposal = strategy.ask(Random(f"{seed}/{count}"))
-        return Trial(count, proposal, elapsed=time.monotonic() - start) if proposal else None
+        if proposal is None:
+            return End.EXHAUSTED
+        return Trial(count, proposal, elapsed=time.monotonic() - start)
 
     while True:
-        while len(running) < executor.workers and (trial := asked()) is not None:
+        trial: Trial | End | None = None
+        while len(running) < executor.workers and isinstance(trial := asked(), Trial):
             count += 1
             strategy.tell(trial)
             yield trial
             running[executor.submit(trial)] = trial.number
         if not running:
-            return
+            assert isinstance(trial, End), "a worker is free, so the strategy was asked"
+            return trial
         done, _ = wait(running, timeout=_POLL, return_when=FIRST_COMPLETED)
         for future in sorted(done, key=running.__getitem__):
             del running[future]

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-# Libraries that pytest imports first may have read the number of cores already; this holds for
-# the processes that tests start.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # also for the processes tests start
+torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"

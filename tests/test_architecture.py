@@ -63,7 +63,7 @@ def test_every_value_is_sampled_both_ends_included(domain: Domain) -> None:
 def test_log_sampling_gives_every_octave_its_share() -> None:
     domain, rng = Integer(1, 1024, log=True), Random(0)
     drawn = Counter(round(math.log2(domain.sample(rng))) for _ in range(10_000))
-    inner = [drawn[octave] for octave in range(1, 10)]
+    inner = [drawn[octave] for octave in range(3, 10)]  # of more than a few values each
     assert min(inner) > 0.75 * max(inner)
     assert drawn[0] > 1000  # the lower end keeps its share: ln 3 / ln 2049 of the draws
     assert drawn[10] > 300
@@ -115,6 +115,7 @@ def test_one_and_true_and_one_point_zero_are_three_choices() -> None:
     architectures = {Architecture("s", {"a": value}) for value in (1, True, 1.0, "1")}
     assert len(architectures) == 4
     assert len({a.id for a in architectures}) == 4
+    assert Architecture("s", {"a": 1}) != Architecture("s", {"a": True})
 
 
 def test_the_id_is_of_the_content_and_never_changes() -> None:

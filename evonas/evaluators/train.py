@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import zlib
 from collections.abc import Mapping
@@ -92,7 +93,7 @@ class Train(Evaluator):
         accuracy = evaluate(network, test, self._normalize)
         seconds = time.perf_counter() - start
         done: Curve = tuple(curve)
-        network = nn.Sequential(self._normalize, network).cpu()
+        network = nn.Sequential(copy.deepcopy(self._normalize), network).cpu()
         return Final({**metrics, "test_accuracy": accuracy, "seconds": seconds}, done, network)
 
     def _train(

@@ -4,14 +4,14 @@ Bergstra, Bardenet, Bengio and Kégl, Algorithms for hyper-parameter optimizatio
 Watanabe, Tree-structured Parzen estimator, 2023. Measured figures: docs/results.md.
 
 The study lives in memory and is a mirror of the trial events, so it never needs to be stored. The
-sampler is made anew for every ask from the generator that the search hands out: that, and not a
-sampler's hidden state, is what makes a resumed run propose what it would have proposed.
+sampler is made anew for every suggestion from the generator that the search hands out, and only
+what was told stays in the model: that makes a resumed run propose what it would have proposed.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
 from typing import Any
@@ -26,20 +26,21 @@ from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
 from evonas.trial import Proposal, Trial, TrialState
 
-_SUGGESTIONS = 25  # asks of the sampler before the space itself is sampled
+_SUGGESTIONS = 25  # of the sampler, before the space itself is sampled
 
 
 class TPE(Strategy):
     """Sample where good trials are dense and bad ones are not.
 
     Failed trials are told to Optuna as FAIL, which it leaves out of its model. A suggestion that
-    the constraints refuse is told the same way and asked again, so that the limits stay hard.
+    was tried before or that the constraints refuse is asked again, each time with half the
+    candidates: the sampler turns from the best of the good region to any point of it.
 
     Args:
         space: What to search.
         objectives: One or more.
         startup_trials: Random trials before the model is used.
-        candidates: Points that the acquisition function compares per ask.
+        candidates: Points that the acquisition function compares for a suggestion.
     """
 
     multi_objective = True
@@ -55,25 +56,20 @@ class TPE(Strategy):
         for name, value in (("startup_trials", startup_trials), ("candidates", candidates)):
             if value < 1:
                 raise RecipeError(f"strategy.{name}: must be at least 1, not {value}")
-        self._settings = {"n_startup_trials": startup_trials, "n_ei_candidates": candidates}
+        self._startup_trials, self._candidates = startup_trials, candidates
         self._distributions = {name: _distribution(d) for name, d in space.domains.items()}
         with _quiet():
             self._study = optuna.create_study(directions=["maximize"] * len(objectives))
         self._mirrored: dict[int, int] = {}  # our number of a trial → Optuna's
-        self._asked: tuple[Architecture, int] | None = None
 
     def ask(self, rng: Random) -> Proposal | None:
         """The sampler's first suggestion that is new and allowed."""
         with _quiet():
-            seed = rng.getrandbits(32)
-            self._study.sampler = _Sampler(self._distributions, seed=seed, **self._settings)
-            for _ in range(_SUGGESTIONS):
-                suggestion = self._study.ask(fixed_distributions=self._distributions)
-                architecture = self._accept(suggestion.params)
+            for attempt in range(_SUGGESTIONS):
+                candidates = max(1, self._candidates >> attempt)
+                architecture = self._suggest(rng.getrandbits(32), candidates)
                 if architecture is not None:
-                    self._asked = architecture, suggestion.number
                     return Proposal(architecture)
-                self._study.tell(suggestion.number, state=optuna.trial.TrialState.FAIL)
         sampled = self._unseen(lambda: self.space.sample(rng), rng)
         return Proposal(sampled) if sampled else None
 
@@ -82,7 +78,7 @@ class TPE(Strategy):
         super().tell(trial)
         with _quiet():
             if trial.state is TrialState.RUNNING:
-                self._mirrored[trial.number] = self._start(trial.architecture)
+                self._mirrored[trial.number] = self._add(trial.architecture)
             elif trial.state is TrialState.COMPLETE:
                 values = [objective.key(trial.metrics) for objective in self.objectives]
                 self._study.tell(self._mirrored[trial.number], values)
@@ -90,17 +86,25 @@ class TPE(Strategy):
                 number = self._mirrored[trial.number]
                 self._study.tell(number, state=optuna.trial.TrialState.FAIL)
 
-    def _accept(self, params: Mapping[str, Any]) -> Architecture | None:
+    def _suggest(self, seed: int, candidates: int) -> Architecture | None:
+        """A suggestion of a fresh sampler; None if it was tried before or is not allowed."""
+        self._study.sampler = _Sampler(
+            self._distributions,
+            seed=seed,
+            n_startup_trials=self._startup_trials,
+            n_ei_candidates=candidates,
+        )
+        suggestion = self._study.ask(fixed_distributions=self._distributions)
+        # Out of the model again: it enters, in canonical form, when the trial is told to run.
+        self._study.tell(suggestion.number, state=optuna.trial.TrialState.FAIL)
         try:
-            architecture = self.space.architecture(params)
+            architecture = self.space.architecture(suggestion.params)
         except InvalidArchitecture:
             return None
         return architecture if self._is_new(architecture) else None
 
-    def _start(self, architecture: Architecture) -> int:
-        """Optuna's number of the running trial: the one it suggested, or one added for it."""
-        if self._asked is not None and self._asked[0] == architecture:
-            return self._asked[1]
+    def _add(self, architecture: Architecture) -> int:
+        """Add a running trial; returns Optuna's number of it."""
         self._study.add_trial(
             optuna.create_trial(
                 state=optuna.trial.TrialState.RUNNING,

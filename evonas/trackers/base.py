@@ -79,6 +79,9 @@ class Tracker(ABC):
     def close(self, report: Report) -> None:
         """The run ended; the run folder is complete. May wait a bounded time."""
 
+    def note(self, message: str) -> None:  # noqa: B027  (who tells nobody ignores it)
+        """Something that a person wants to know happened; may come before ``start``."""
+
     def sync(
         self, run: RunInfo, history: tuple[Trial, ...] = (), report: Report | None = None
     ) -> int:

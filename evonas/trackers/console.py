@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -33,9 +34,11 @@ class Console(Tracker):
         self._done = self._failed = self._earlier = 0
         self._best: Trial | None = None
         self._start = time.monotonic()
+        self.run_dir: Path | None = None
 
     def start(self, run: RunInfo, history: tuple[Trial, ...] = ()) -> None:
         """Say what runs, and start the live line."""
+        self.run_dir = run.run_dir
         versions = ", ".join(f"{k} {run.environment[k]}" for k in ("evonas", "python", "torch"))
         self._say(f"{run.name}: {versions}, on {run.environment['devices']}; in {run.run_dir}")
         budget = run.recipe["budget"]
@@ -65,6 +68,10 @@ class Console(Tracker):
         elif not self._live and self._done % 10 == 0:
             self._say(f"{self._done} trials done, {self._state(trial.elapsed)}")
         self._show(trial.elapsed)
+
+    def note(self, message: str) -> None:
+        """Print it."""
+        self._say(message)
 
     def close(self, report: Report) -> None:
         """End the live line."""

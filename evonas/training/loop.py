@@ -26,7 +26,7 @@ _WARM_UP = 0.1  # share of all steps
 _EVALUATION_BATCH = 512
 
 
-class Diverged(Exception):
+class Diverged(RuntimeError):
     """The training loss is not finite."""
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Mapping
 from random import Random
+from typing import ClassVar
 
 import pytest
 from torch import nn
@@ -19,7 +20,9 @@ from evonas.task import Task
 class Free(SearchSpace):
     """Any combination is a network of its own."""
 
-    points = {"small": {"width": 8, "depth": 1, "act": "relu", "skip": False, "one": 1}}
+    points: ClassVar[Mapping[str, Mapping[str, Value]]] = {
+        "small": {"width": 8, "depth": 1, "act": "relu", "skip": False, "one": 1}
+    }
 
     def __init__(self) -> None:
         self.domains: Mapping[str, Domain] = {
@@ -186,7 +189,7 @@ def test_neighbours_take_one_step_along_an_ordered_choice() -> None:
 def test_rules_hold() -> None:
     with pytest.raises(InvalidArchitecture, match="must ascend"):
         Layers().architecture({"depth": 2, "kernel_1": 5, "kernel_2": 3, "kernel_3": 3})
-    with pytest.raises(InvalidArchitecture, match="1000 candidates in a row.*good enough"):
+    with pytest.raises(InvalidArchitecture, match=r"1000 candidates in a row.*good enough"):
         Impossible().sample(Random(0))
 
 
