@@ -12,7 +12,7 @@ import torch
 
 from evonas import options, testing
 from evonas.architecture import Architecture
-from evonas.errors import PluginError, RecipeError, UnknownComponent
+from evonas.errors import RecipeError, UnknownComponent
 from evonas.objective import Objective
 from evonas.registry import PLURALS, Registry
 from evonas.spaces.base import SearchSpace
@@ -62,7 +62,8 @@ def _row(registry: Registry, kind: str, name: str, origin: str) -> Row:
     try:
         cls = registry.find(kind, name)
         size = make_space(registry, name).size() if kind == "space" else None
-    except (PluginError, RecipeError) as error:
+    # Making a space runs anybody's code: whatever it raises, the other components are listed.
+    except Exception as error:
         return Row(name, origin, f"does not load: {error}")
     return Row(name, origin, (inspect.getdoc(cls) or "").partition("\n")[0], size)
 
@@ -103,10 +104,10 @@ def _layers(space: SearchSpace, architecture: Architecture, task: Task) -> str:
         network = space.build(architecture, task).eval()
     rows: list[str] = []
 
-    def hook(name: str) -> Callable[[Any, Any, torch.Tensor], None]:
-        def note(module: Any, inputs: Any, output: torch.Tensor) -> None:
+    def hook(name: str) -> Callable[[Any, Any, Any], None]:
+        def note(module: Any, inputs: Any, output: Any) -> None:
             params = sum(p.numel() for p in module.parameters())
-            size = "×".join(map(str, output.shape[1:]))
+            size = "×".join(map(str, output.shape[1:])) if torch.is_tensor(output) else ""
             rows.append(f"{name:<28} {type(module).__name__:<20} {size:<14} {params:>10,}")
 
         return note

@@ -102,11 +102,12 @@ class Feasible(SearchSpace):
             if nearest is None or violation < nearest[0]:
                 nearest = violation, drawn
         assert nearest is not None
+        repaired = []
         for _ in range(_REPAIRS):
-            repaired = self._repair(nearest[1], rng)
-            if self._violation(repaired) == 0:
-                return repaired
-        raise InfeasibleConstraints(self._explain(repaired))
+            repaired.append(self._repair(nearest[1], rng))
+            if self._violation(repaired[-1]) == 0:
+                return repaired[-1]
+        raise InfeasibleConstraints(self._explain(min(repaired, key=self._violation)))
 
     def mutate(self, parent: Architecture, rng: Random) -> Architecture:
         """The space's own mutation, again until the limits are met; else a random architecture."""

@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import inspect
 import typing
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    PydanticUserError,
+    ValidationError,
+    create_model,
+)
 
 from evonas.errors import PluginError, RecipeError
 from evonas.recipe import Component, explain
@@ -33,7 +41,7 @@ def check(cls: type[Any], options: Mapping[str, Any], section: str) -> dict[str,
 
     Raises:
         RecipeError: Unknown option, missing one, or wrong type.
-        PluginError: The constructor's annotations cannot be read.
+        PluginError: The constructor's annotations cannot be read, or are no types of options.
     """
     model = _model(cls)
     try:
@@ -49,7 +57,8 @@ def _model(cls: type[Any]) -> type[BaseModel]:
         return create_model(cls.__name__, __config__=_CONFIG)
     try:
         hints = typing.get_type_hints(constructor, include_extras=True)
-    except (NameError, TypeError) as error:
+    # Annotations are text until now, and anybody's.
+    except (NameError, TypeError, AttributeError, SyntaxError) as error:
         raise PluginError(f"{cls.__module__}: annotations of {cls.__name__}: {error}") from error
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(constructor).parameters.items():
@@ -63,7 +72,13 @@ def _model(cls: type[Any]) -> type[BaseModel]:
         if annotation is Path:
             annotation = Annotated[Path, AfterValidator(Path.absolute)]
         fields[name] = (annotation, ... if required else parameter.default)
-    return create_model(cls.__name__, __config__=_CONFIG, **fields)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an option may be called "copy", as pydantic's method
+            return create_model(cls.__name__, __config__=_CONFIG, **fields)
+    except PydanticUserError as error:
+        reason = str(error).partition("\n")[0]
+        raise PluginError(f"{cls.__module__}: options of {cls.__name__}: {reason}") from error
 
 
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)

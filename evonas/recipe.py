@@ -16,6 +16,7 @@ from evonas.errors import RecipeError, did_you_mean
 
 _MAX_BYTES = 1_000_000
 _MAX_ALIASES = 16
+_OWN = {"executor": {"device"}}  # keys that are the section's, whatever component it names
 
 Cost = Literal["params", "flops"]
 
@@ -169,18 +170,19 @@ def validate(content: Mapping[str, Any], source: str) -> Recipe:
 def apply(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return a copy of the content with ``KEY=VALUE`` overrides; the value is read as YAML.
 
-    Naming another component (``strategy.name=random``) drops the options of the one it replaces.
+    Naming another component (``strategy.name=random``) drops the options of the one it replaces,
+    but not what belongs to the section (``executor.device``).
     """
     try:
         content = json.loads(json.dumps(content, default=str))
     except ValueError as error:
-        raise RecipeError(f"the recipe contains itself: {error}") from error
+        raise RecipeError(f"the recipe is not plain data: {error}") from error
     for override in overrides:
         key, equals, text = override.partition("=")
         path = key.strip().split(".")
         if not equals or not all(path):
             raise RecipeError(f"--set {override!r}: must be KEY=VALUE, such as seed=1")
-        value = parse_yaml(text, f"--set {override}")
+        value = parse_yaml(text, f"--set {override!r}")
         section = content
         for depth, part in enumerate(path[:-1]):
             inner = section.get(part)
@@ -189,12 +191,13 @@ def apply(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             if inner is None or isinstance(inner, str):
                 inner = {}
             if not isinstance(inner, dict):
-                raise RecipeError(f"--set {override}: {'.'.join(path[: depth + 1])} has no keys")
+                raise RecipeError(f"--set {override!r}: {'.'.join(path[: depth + 1])} has no keys")
             section[part] = inner
             section = inner
         renamed = path[-1] == "name" and len(path) > 1 and path[0] != "dataset"
         if renamed and section.get("name") != value:
-            section.clear()
+            for name in section.keys() - _OWN.get(path[0], set()):
+                del section[name]
         section[path[-1]] = value
     return content
 
@@ -206,12 +209,12 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
 
 def _explain_one(item: Any, model: type[BaseModel], prefix: str) -> str:
     location = [part for part in item["loc"] if part != "[key]"]
-    path = prefix + ".".join(str(part) for part in location)
+    path = prefix + ".".join(_shown(str(part)) for part in location)
     match item["type"]:
         case "extra_forbidden":
             known = _fields(model, location[:-1])
             hint = did_you_mean(str(location[-1]), known)
-            return f"{path}: unknown key{hint} Known: {', '.join(known)}"
+            return f"{path}: unknown key{hint} Known: {', '.join(known) or 'none'}"
         case "missing":
             return f"{path}: is missing"
         case "literal_error":
@@ -224,6 +227,10 @@ def _explain_one(item: Any, model: type[BaseModel], prefix: str) -> str:
             shown = repr(item["input"])
             shown = shown if len(shown) <= 60 else f"{shown[:57]}…"
             return f"{path or 'recipe'}: {item['msg']}, not {shown}"
+
+
+def _shown(key: str) -> str:
+    return key if key.isprintable() else repr(key)
 
 
 def _fields(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
@@ -254,12 +261,14 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        seen: set[str] = set()
         for key in keys:
             if not isinstance(key, str):
                 line = node.start_mark.line + 1
                 raise yaml.YAMLError(f"line {line}: key {key!r} must be text; put it in quotes")
-            if keys.count(key) > 1:
+            if key in seen:
                 raise yaml.YAMLError(f"key {key!r} is there twice")
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -274,7 +283,8 @@ def parse_yaml(text: str, source: str) -> Any:
     """Read YAML with the safe loader; anything wrong is one line."""
     try:
         return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    # The last two: PyYAML's own, from ``!!bool maybe`` and ``!!timestamp soon``.
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise RecipeError(f"{source}: not YAML: {' '.join(reason.split())}") from error
 

@@ -63,7 +63,7 @@ class Registry:
         for entry in importlib.metadata.entry_points(group=f"evonas.{plural}"):
             found.setdefault(entry.name, []).append(f"entry point {entry.value}")
         for folder in self.plugins:
-            for path in sorted((folder / plural).glob("[!_]*.py")):
+            for path in sorted((folder.absolute() / plural).glob("[!_.]*.py")):
                 found.setdefault(path.stem, []).append(str(path))
         return found
 
@@ -99,7 +99,7 @@ class Registry:
         try:
             found = getattr(importlib.import_module(module_name), class_name)
         # Importing runs anybody's code: whatever it raises is that plugin's fault, and is named.
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(f"{origin}: {type(error).__name__}: {error}") from error
         if not (isinstance(found, type) and issubclass(found, CONTRACTS[kind])):
             raise PluginError(f"{origin}: not a {CONTRACTS[kind].__name__}")
@@ -117,7 +117,7 @@ def _load(name: str, path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     # As above: anybody's code.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise PluginError(f"{path}: {type(error).__name__}: {error}") from error
     return module

@@ -106,7 +106,8 @@ def _check_network(space: SearchSpace, architecture: Architecture, task: Task) -
     if not any(p.requires_grad for p in network.parameters()):
         yield f"build: {choices} has no parameter to train"
         return
-    logits.sum().backward()
+    if logits.requires_grad:
+        logits.sum().backward()
     if all(p.grad is None for p in network.parameters()):
         yield f"backward: no parameter of {choices} gets a gradient"
 

@@ -49,7 +49,7 @@ class Tabular(Evaluator):
         some = {name: domain.values()[0] for name, domain in context.space.domains.items()}
         try:
             template.format_map(some)
-        except (KeyError, ValueError, IndexError, AttributeError) as error:
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
             known = ", ".join(some)
             raise RecipeError(
                 f"evaluation.template: {error!r} in {template!r}; choices are {known}"

@@ -16,7 +16,7 @@ from evonas.errors import RecipeError
 from evonas.evaluators.base import Context, Evaluator, Final, Reporter
 from evonas.training import cost
 from evonas.training.augmentation import Augmentation
-from evonas.training.data import Data, Split
+from evonas.training.data import Split
 from evonas.training.loop import Normalize, Settings, evaluate, fit, seeded
 from evonas.trial import Curve, Trial
 
@@ -53,6 +53,8 @@ class Train(Evaluator):
         augmentation: Augmentation = "standard",
     ) -> None:
         super().__init__(context)
+        if context.data is None:
+            raise RecipeError("evaluation.name: train needs a dataset section")
         for name, value in (
             ("epochs", epochs),
             ("final_epochs", final_epochs),
@@ -66,6 +68,7 @@ class Train(Evaluator):
         for name, share in (("weight_decay", weight_decay), ("label_smoothing", label_smoothing)):
             if not 0 <= share < 1:
                 raise RecipeError(f"evaluation.{name}: must be in [0, 1), not {share}")
+        self._data = context.data
         self._final_epochs = final_epochs or epochs
         self._settings = Settings(
             epochs, batch_size, optimizer, rate, weight_decay, label_smoothing, augmentation
@@ -108,12 +111,6 @@ class Train(Evaluator):
             network = self.context.space.build(architecture, self._data.task).to(device)
             accuracy = fit(network, train, val, self._normalize, settings, seed, report)
         return network, {"val_accuracy": accuracy, **counted}
-
-    @property
-    def _data(self) -> Data:
-        if self.context.data is None:
-            raise RecipeError("evaluation.name: train needs a dataset section")
-        return self.context.data
 
     @cached_property
     def _splits(self) -> tuple[Split, Split]:

@@ -120,7 +120,9 @@ def split(arrays: Arrays, validation: float, seed: int, source: str) -> Data:
     if classes is None:
         labels = np.asarray(arrays.train[1])
         _require(labels.dtype.kind in "iu" and labels.size > 0, source, "y_train must be integers")
-        classes = [str(label) for label in range(int(labels.max()) + 1)]
+        most = int(labels.max())
+        _require(most < labels.size, source, f"y_train has label {most}; number classes from 0")
+        classes = [str(label) for label in range(most + 1)]
     _require(len(classes) >= 2, source, "at least two classes are needed")
     train = _checked(arrays.train, "train", len(classes), source)
     test = _checked(arrays.test, "test", len(classes), source)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -51,7 +52,11 @@ def load(name: str, source: Source, validation: float) -> Data:
         DataError: If it is missing, broken or does not fit, in one line.
     """
     loader = npz if source.path.suffix == ".npz" else LOADERS[name]
-    return split(loader(name, source), validation, source.seed, f"dataset {name}")
+    try:
+        arrays = loader(name, source)
+    except OSError as error:  # a folder that may not be read, a name that is too long
+        raise DataError(f"dataset {name}: {source.path}: {error.strerror}") from error
+    return split(arrays, validation, source.seed, f"dataset {name}")
 
 
 def digits(name: str, source: Source) -> Arrays:
@@ -67,10 +72,13 @@ def npz(name: str, source: Source) -> Arrays:
     if not path.is_file():
         raise DataError(f"dataset {name}: no file {path}; --set dataset.path=FILE.npz")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise DataError(f"dataset {name}: {path} holds one array without a name; use np.savez")
+        with file:
             stored = {key: file[key] for key in file.files if key in _NPZ_KEYS}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"dataset {name}: {path} cannot be read: {error}") from error
+    except _UNREADABLE as error:
+        raise DataError(f"dataset {name}: {path} cannot be read: {_line(error)}") from error
     needed = [f"{axis}_{part}" for part in ("train", "test") for axis in "xy"]
     if missing := [key for key in needed if key not in stored]:
         raise DataError(f"dataset {name}: {path} lacks {', '.join(missing)}")
@@ -80,10 +88,21 @@ def npz(name: str, source: Source) -> Arrays:
         (stored["x_train"], stored["y_train"]),
         (stored["x_test"], stored["y_test"]),
         (stored["x_val"], stored["y_val"]) if "x_val" in stored else None,
-        [str(n) for n in stored["names"]] if "names" in stored else None,
+        [str(n) for n in stored["names"].ravel()] if "names" in stored else None,
     )
 
 
+# NotImplementedError and MemoryError: a damaged header that claims an unknown compression or an
+# enormous array.
+_UNREADABLE = (
+    ValueError,
+    OSError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    MemoryError,
+)
 _NPZ_KEYS = {"x_train", "y_train", "x_val", "y_val", "x_test", "y_test", "names"}
 
 
@@ -115,7 +134,9 @@ def torchvision(name: str, source: Source) -> Arrays:
 
     spec = _TORCHVISION[name]
     make = getattr(datasets, spec.cls)
-    known = source.path.exists()
+    root = source.path.absolute()
+    made = [root / spec.cls / "raw", root / spec.cls, root, *root.parents]
+    absent = [folder for folder in made if not folder.exists()]
     try:
         try:
             parts = [make(source.path, download=False, **arguments) for arguments in spec.splits]
@@ -123,10 +144,11 @@ def torchvision(name: str, source: Source) -> Arrays:
             with _socket_timeout(_CONNECT_SECONDS):
                 parts = [make(source.path, download=True, **arguments) for arguments in spec.splits]
     except (OSError, RuntimeError) as error:
-        if not known:
-            shutil.rmtree(source.path, ignore_errors=True)
+        for folder in absent:
+            with suppress(OSError):  # not empty: what was downloaded stays
+                folder.rmdir()
         raise DataError(
-            f"dataset {name}: not in {source.path.absolute()}, and the download failed ({error}). "
+            f"dataset {name}: not in {root}, and the download failed ({_line(error)}). "
             f"Put {spec.file} there, or point elsewhere with --set dataset.path=FOLDER "
             "(or an .npz file)"
         ) from error
@@ -182,7 +204,7 @@ def _files(folder: Path, classes: list[str]) -> tuple[list[Path], Labels]:
     if strange := set(_subfolders(folder)) - set(classes):
         raise DataError(f"{folder / min(strange)}: no such class among the training images")
     for label, name in enumerate(classes):
-        images = [p for p in sorted((folder / name).glob("*")) if p.suffix.lower() in known]
+        images = [p for p in sorted((folder / name).glob("[!.]*")) if p.suffix.lower() in known]
         if not images:
             raise DataError(f"{folder / name}: the class folder holds no images")
         paths += images
@@ -197,7 +219,7 @@ def _format(paths: list[Path], size: int | None) -> tuple[tuple[int, int], str]:
     for path in paths:
         with _opened(path) as image:
             sizes.add(image.size)
-            grey = grey and image.mode in ("1", "L", "LA", "I", "I;16")
+            grey = grey and image.mode in ("1", "L", "LA", "I", "I;16", "I;16B")
     mode = "L" if grey else "RGB"
     if size is not None:
         return (size, size), mode
@@ -211,8 +233,15 @@ def _decode(paths: list[Path], size: tuple[int, int], mode: str) -> Images:
     images = []
     for path in paths:
         with _opened(path) as image:
-            images.append(np.asarray(_fitted(image.convert(mode), size), np.uint8))
+            images.append(np.asarray(_fitted(_eight_bits(image).convert(mode), size), np.uint8))
     return np.stack(images)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A 16-bit image scaled to 8 bits; Pillow's own conversion would clip it to white."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
 
 
 def _fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -231,8 +260,24 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
             yield image
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: not a readable image ({error})") from error
+    except _BROKEN_IMAGE as error:
+        raise DataError(f"{path}: not a readable image ({_line(error)})") from error
+
+
+_BROKEN_IMAGE = (  # what Pillow raises, over its many formats
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+
+def _line(error: BaseException) -> str:
+    """An error's message in one line."""
+    return " ".join(str(error).split())
 
 
 def _nhwc(images: Images) -> Images:

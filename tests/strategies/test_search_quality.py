@@ -43,7 +43,7 @@ def test_on_a_table_every_strategy_beats_random(tmp_path: Path) -> None:
             key = "+".join(f"|{node}|" for node in nodes)
             writer.writerow([key, sum(WORTH[operation] for operation in edge.values())])
     worth = ("--objective", "worth", "--report", "worth")
-    figures = measured("--table", str(table), *worth, "--seeds", "3", "--trials", "120")
+    figures = measured("--table", str(table), *worth, "--seeds", "2", "--trials", "120")
     chance = figures.pop("random")["120"]["mean"]
     assert set(figures) == {"aging_evolution 50/10", "aging_evolution 20/5", "tpe"}
     for row in figures.values():

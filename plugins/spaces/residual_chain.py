@@ -1,0 +1,79 @@
+"""A space with a mutation of its own: a list of blocks that grows, shrinks and changes.
+
+The list has a variable length, the domains do not: ``depth`` says how many of the blocks are there,
+and ``canonical`` gives the others a fixed value, so that equal networks are one architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from random import Random
+
+import torch
+from torch import nn
+
+from evonas.architecture import Architecture, Categorical, Integer, Value
+from evonas.errors import RecipeError
+from evonas.spaces.base import SearchSpace
+from evonas.spaces.operations import classifier, conv_bn_relu, stages_with_pooling
+from evonas.task import Task
+
+
+class ResidualChain(SearchSpace):
+    """A stem and a chain of residual blocks, max-pooling between them.
+
+    Args:
+        max_blocks: Length of the longest chain.
+    """
+
+    def __init__(self, max_blocks: int = 6) -> None:
+        if max_blocks < 2:
+            raise RecipeError(f"space.max_blocks: must be at least 2, not {max_blocks}")
+        self._kernel = Categorical((3, 5, 7))
+        self._blocks = [f"block{i}" for i in range(1, max_blocks + 1)]
+        self.domains = {
+            "channels": Integer(8, 64, step=8, log=True, role="width"),
+            "depth": Integer(1, max_blocks, role="depth"),
+            **dict.fromkeys(self._blocks, self._kernel),
+        }
+
+    def canonical(self, choices: Mapping[str, Value]) -> Mapping[str, Value]:
+        """Blocks beyond ``depth`` have no effect: their kernel is 3."""
+        return {**choices, **dict.fromkeys(self._blocks[int(choices["depth"]) :], 3)}
+
+    def mutate(self, parent: Architecture, rng: Random) -> Architecture:
+        """Insert or remove a block anywhere, or do as every space does and change one choice."""
+        chain = self._chain(parent)
+        match rng.choice(("insert", "remove", "change")):
+            case "insert" if len(chain) < len(self._blocks):
+                chain.insert(rng.randint(0, len(chain)), self._kernel.sample(rng))
+            case "remove" if len(chain) > 1:
+                del chain[rng.randrange(len(chain))]
+            case _:
+                return super().mutate(parent, rng)
+        blocks = dict(zip(self._blocks, chain, strict=False))
+        return self.architecture({**parent.choices, "depth": len(chain), **blocks})
+
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        """Build the network."""
+        channels = int(architecture.choices["channels"])
+        stages: list[list[nn.Module]] = [[conv_bn_relu(task.channels, channels)]]
+        stages += [[_Residual(channels, int(kernel))] for kernel in self._chain(architecture)]
+        layers = stages_with_pooling(stages, min(task.height, task.width))
+        return nn.Sequential(*layers, *classifier(channels, task.classes))
+
+    def _chain(self, architecture: Architecture) -> list[Value]:
+        """Kernel sizes of the blocks that are there."""
+        depth = int(architecture.choices["depth"])
+        return [architecture.choices[name] for name in self._blocks[:depth]]
+
+
+class _Residual(nn.Module):
+    """The input plus a convolution of it."""
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__()
+        self.body = conv_bn_relu(channels, channels, kernel)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.add(x, self.body(x))

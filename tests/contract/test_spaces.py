@@ -1,0 +1,213 @@
+"""Every space through the public contract kit, and the kit on spaces that break the contract."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from random import Random
+
+import pytest
+import torch
+from conftest import ROOT
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from evonas.architecture import Architecture, Categorical, Integer, Value
+from evonas.errors import InvalidArchitecture
+from evonas.registry import Registry
+from evonas.spaces.base import SearchSpace
+from evonas.task import Task
+from evonas.testing import check_space
+
+REGISTRY = Registry((ROOT / "plugins",))
+SMALL = {
+    "plain_cnn": {"max_depth": 2, "max_width": 16},
+    "mbconv": {"max_depth": 2, "max_width": 16},
+    "nasbench201": {"channels": 4, "cells": 1},
+}
+NAMES = sorted(REGISTRY.origins("space"))
+TASKS = (
+    Task(channels=1, height=8, width=8, classes=2),
+    Task(channels=3, height=32, width=32, classes=10),
+    Task(channels=1, height=28, width=28, classes=10),
+    Task(channels=3, height=5, width=9, classes=4),
+)
+each_space = pytest.mark.parametrize("name", NAMES)
+each_task = pytest.mark.parametrize("task", TASKS, ids=lambda t: "x".join(map(str, t.input_shape)))
+
+
+def make(name: str) -> SearchSpace:
+    space: SearchSpace = REGISTRY.find("space", name)(**SMALL.get(name, {}))
+    return space
+
+
+@each_task
+@each_space
+def test_every_space_keeps_the_contract(name: str, task: Task) -> None:
+    assert check_space(make(name), task, points=3) == []
+
+
+@each_space
+def test_the_defaults_keep_the_contract(name: str) -> None:
+    space: SearchSpace = REGISTRY.find("space", name)()
+    assert check_space(space, Task(1, 8, 8, 10), points=1) == []
+
+
+@each_task
+@each_space
+def test_networks_make_no_tensors_of_their_own_on_the_cpu(name: str, task: Task) -> None:
+    """On a fake GPU, which computes shapes and devices alone."""
+    space = make(name)
+    for seed in range(3):
+        with FakeTensorMode():
+            with torch.device("cuda"):
+                network = space.build(space.sample(Random(seed)), task)
+                images = torch.empty(2, *task.input_shape)
+            logits = network(images)
+            assert logits.shape == (2, task.classes)
+            assert logits.device.type == "cuda"
+
+
+@each_space
+def test_the_space_is_called_like_its_file(name: str) -> None:
+    assert make(name).sample(Random(0)).space == name
+
+
+@each_space
+def test_whatever_is_drawn_is_of_the_space(name: str) -> None:
+    space = make(name)
+    for seed in range(200):
+        rng = Random(seed)
+        a, b = space.sample(rng), space.sample(rng)
+        child, crossed = space.mutate(a, rng), space.crossover(a, b, rng)
+        assert child.id != a.id
+        for drawn in (a, child, crossed, *list(space.neighbours(a))[:5]):
+            assert space.architecture(drawn.choices).id == drawn.id
+
+
+class Good(SearchSpace):
+    """A linear network of a chosen width; the spaces below each break one promise."""
+
+    def __init__(self) -> None:
+        self.domains = {"width": Integer(1, 8), "activation": Categorical(("relu", "gelu"))}
+
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        width = int(architecture.choices["width"])
+        inputs = task.channels * task.height * task.width
+        return nn.Sequential(nn.Flatten(), nn.Linear(inputs, width), nn.Linear(width, task.classes))
+
+
+class NoDomains(Good):
+    def __init__(self) -> None:
+        pass
+
+
+class Raises(Good):
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        raise ZeroDivisionError("no such network")
+
+
+class NotAModule(Good):
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        return super().build(architecture, task).forward  # type: ignore[return-value]
+
+
+class WrongShape(Good):
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        return nn.Sequential(super().build(architecture, task), nn.Linear(task.classes, 7))
+
+
+class FixedInput(Good):
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(7, task.classes))
+
+
+class Frozen(Good):
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        return super().build(architecture, task).requires_grad_(False)
+
+
+class Detached(Good):
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        return nn.Sequential(super().build(architecture, task), Detach())
+
+
+class Detach(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.detach()
+
+
+class LazyMutation(Good):
+    def mutate(self, parent: Architecture, rng: Random) -> Architecture:
+        return parent
+
+
+class WildMutation(Good):
+    def mutate(self, parent: Architecture, rng: Random) -> Architecture:
+        return Architecture(self.name, {**parent.choices, "width": 99})
+
+
+class WildCrossover(Good):
+    def crossover(self, a: Architecture, b: Architecture, rng: Random) -> Architecture:
+        return Architecture(self.name, {"width": a.choices["width"]})
+
+
+class NeverSettles(Good):
+    def canonical(self, choices: Mapping[str, Value]) -> Mapping[str, Value]:
+        other = "gelu" if choices["activation"] == "relu" else "relu"
+        return {**choices, "activation": other}
+
+
+class RawSample(Good):
+    """Makes its architectures directly, past its own canonical form."""
+
+    def canonical(self, choices: Mapping[str, Value]) -> Mapping[str, Value]:
+        return {**choices, "activation": "relu"}
+
+    def sample(self, rng: Random) -> Architecture:
+        return Architecture(self.name, {"width": rng.randint(1, 8), "activation": "gelu"})
+
+
+class OwnRandomness(Good):
+    def sample(self, rng: Random) -> Architecture:
+        return super().sample(Random())
+
+
+class BadPoint(Good):
+    points = {"huge": {"width": 9, "activation": "relu"}}  # noqa: RUF012
+
+
+BROKEN = {
+    NoDomains: "domains: the space declares none",
+    Raises: r"build: .* raises ZeroDivisionError: no such network",
+    NotAModule: "build: returns method, not a torch module",
+    WrongShape: r"forward: .* must give logits of shape \(2, 10\)",
+    FixedInput: "forward: .* raises RuntimeError",
+    Frozen: "build: .* has no parameter to train",
+    Detached: "backward: no parameter of .* gets a gradient",
+    LazyMutation: "mutate: the child equals its parent",
+    WildMutation: "mutate: gives an architecture outside the space: .*'width'.*99",
+    WildCrossover: "crossover: gives an architecture outside the space: .*'activation' is missing",
+    NeverSettles: "canonical: applied twice",
+    RawSample: "sample: gives an architecture that is not canonical",
+    OwnRandomness: "sample: two generators of one seed",
+    BadPoint: "points: 'huge' is not in the space: .*'width'",
+}
+
+
+def test_the_kit_accepts_a_good_space() -> None:
+    assert check_space(Good()) == []
+
+
+@pytest.mark.parametrize(("space", "sentence"), BROKEN.items(), ids=lambda v: getattr(v, "__name__", ""))
+def test_the_kit_names_what_is_broken(space: type[SearchSpace], sentence: str) -> None:
+    problems = check_space(space())
+    assert problems
+    for problem in problems:
+        assert "\n" not in problem.strip()
+    assert any(re.search(sentence, problem) for problem in problems), problems
+
+
+def test_a_point_outside_the_domains_cannot_be_made() -> None:
+    with pytest.raises(InvalidArchitecture, match="width"):
+        BadPoint().point("huge")

@@ -1,0 +1,64 @@
+"""Pinned parameters and FLOPs: a network that changes by one parameter is another network."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from evonas.architecture import Architecture
+from evonas.registry import Registry
+from evonas.spaces.nasbench201 import EDGES, NASBench201
+from evonas.task import Task
+from evonas.training import cost
+
+COSTS = json.loads((Path(__file__).parent / "costs.json").read_text())
+POINTS, CELLS = COSTS["points"], COSTS["nasbench201"]
+TASK = Task(channels=3, height=32, width=32, classes=100)
+# The table's multiply-adds are those of a head of 10 classes, whatever the data set.
+OF_90_CLASSES = 64 * 90
+
+
+def cell(text: str) -> Architecture:
+    """The architecture of a string such as ``|none~0|+|none~0|none~1|+|…``."""
+    operations = re.findall(r"(\w+)~(\d)", text)
+    by_target = sorted(EDGES, key=lambda edge: (edge[1], edge[0]))
+    assert [int(source) for _, source in operations] == [i for i, _ in by_target]
+    choices = {f"edge_{i}_{j}": op for (i, j), (op, _) in zip(by_target, operations, strict=True)}
+    return NASBench201().architecture(choices)
+
+
+def check_cell(text: str, params_m: float, macs_m: float) -> None:
+    counted = cost.count(NASBench201(), cell(text), TASK)
+    assert counted["params"] / 1e6 == params_m
+    assert counted["flops"] / 2e6 == pytest.approx(macs_m, rel=1e-3)
+    assert counted["flops"] / 2 - OF_90_CLASSES == pytest.approx(macs_m * 1e6, abs=1)
+
+
+@pytest.mark.parametrize("reference", POINTS)
+def test_named_points_cost_what_they_always_did(reference: str) -> None:
+    space_name, point = reference.split("/")
+    space = Registry().find("space", space_name)()
+    assert cost.count(space, space.point(point), TASK) == POINTS[reference]
+
+
+def test_every_named_point_is_pinned() -> None:
+    registry = Registry()
+    spaces = [registry.find("space", name)() for name in registry.origins("space")]
+    assert {f"{space.name}/{point}" for space in spaces for point in space.points} == set(POINTS)
+
+
+@pytest.mark.parametrize("text", CELLS)
+def test_cells_cost_what_the_benchmark_says(text: str) -> None:
+    check_cell(text, CELLS[text]["params_M"], CELLS[text]["macs_M"])
+
+
+def test_random_rows_of_the_benchmark(shared_data: Path) -> None:
+    with (shared_data / "nasbench201_cifar100.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in Random(0).sample(rows, 20):
+        check_cell(row["architecture"], float(row["params_M"]), float(row["macs_M"]))
