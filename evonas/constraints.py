@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from evonas.task import Task
 
 _TRIES = 50  # random points before the search for a feasible one turns to repairing
-_STEPS = 400  # mutations of a repair
-_REPAIRS = 3
+_REPAIRS = 10  # of the nearest random points
+_STEPS = 120  # mutations of a repair
+_DETOURS = 0.05  # share of the mutations that may increase the violation: the way out of dead ends
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class Limit:
 class Feasible(SearchSpace):
     """A space without the architectures that exceed the limits.
 
-    Sampling draws again until the limits are met. If fifty draws in a row fail, the
-    nearest of them is repaired by mutations that reduce the violation, so that a tight limit
-    costs a second and not the run.
+    Sampling draws again until the limits are met. If fifty draws in a row fail, the nearest of them
+    are repaired by mutations that reduce the violation, so that a tight limit costs a second and
+    not the run.
 
     Args:
         space: The space to constrain.
@@ -91,20 +92,16 @@ class Feasible(SearchSpace):
         Raises:
             InfeasibleConstraints: If neither drawing nor repairing finds an architecture.
         """
-        nearest: tuple[float, Architecture] | None = None
+        drawn: list[Architecture] = []
         for _ in range(_TRIES):
-            drawn = self.space.sample(rng)
-            violation = self._violation(drawn)
+            drawn.append(self.space.sample(rng))
             self.drawn += 1
-            if violation == 0:
+            if self._violation(drawn[-1]) == 0:
                 self.accepted += 1
-                return drawn
-            if nearest is None or violation < nearest[0]:
-                nearest = violation, drawn
-        assert nearest is not None
-        repaired = []
-        for _ in range(_REPAIRS):
-            repaired.append(self._repair(nearest[1], rng))
+                return drawn[-1]
+        repaired: list[Architecture] = []
+        for start in sorted(drawn, key=self._violation)[:_REPAIRS]:
+            repaired.append(self._repair(start, rng))
             if self._violation(repaired[-1]) == 0:
                 return repaired[-1]
         raise InfeasibleConstraints(self._explain(min(repaired, key=self._violation)))
@@ -149,16 +146,17 @@ class Feasible(SearchSpace):
             )
         return self._violations[architecture.id]
 
-    def _repair(self, architecture: Architecture, rng: Random) -> Architecture:
-        """Walk from an architecture by mutations that do not increase the violation."""
+    def _repair(self, start: Architecture, rng: Random) -> Architecture:
+        """Walk by mutations that seldom increase the violation; the nearest point on the way."""
+        here = nearest = start
         for _ in range(_STEPS):
-            violation = self._violation(architecture)
-            if violation == 0:
+            if self._violation(nearest) == 0:
                 break
-            child = self.space.mutate(architecture, rng)
-            if self._violation(child) <= violation:
-                architecture = child
-        return architecture
+            child = self.space.mutate(here, rng)
+            if self._violation(child) <= self._violation(here) or rng.random() < _DETOURS:
+                here = child
+            nearest = min(nearest, here, key=self._violation)
+        return nearest
 
     def _explain(self, nearest: Architecture) -> str:
         costs = self._measure(nearest)

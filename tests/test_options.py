@@ -42,7 +42,7 @@ class Forgetful:
 
 
 class Misspelt:
-    def __init__(self, path: Path.nothing = 1) -> None:  # type: ignore[name-defined]
+    def __init__(self, path: Path.nothing = 1) -> None:
         pass
 
 

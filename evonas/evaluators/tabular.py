@@ -57,6 +57,8 @@ class Tabular(Evaluator):
         first = next(iter(self._rows.values()), None)
         if first is None:
             raise DataError(f"{path}: the table has no rows")
+        if not isinstance(first, Mapping):
+            raise DataError(f"{path}: a row must be an object of columns, not {first!r}")
         for column in (*self._columns.values(), *self._final.values()):
             if column not in first:
                 raise DataError(f"{path}: no column {column!r}; there are {', '.join(first)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -92,16 +93,17 @@ def npz(name: str, source: Source) -> Arrays:
     )
 
 
-# NotImplementedError and MemoryError: a damaged header that claims an unknown compression or an
-# enormous array.
-_UNREADABLE = (
-    ValueError,
+_UNREADABLE = (  # what NumPy and zipfile raise, wherever a file is damaged
     OSError,
     EOFError,
+    ValueError,
+    RuntimeError,  # an unknown compression, or encryption
+    MemoryError,  # a header that claims an enormous array
+    OverflowError,
+    SyntaxError,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
-    NotImplementedError,
-    MemoryError,
 )
 _NPZ_KEYS = {"x_train", "y_train", "x_val", "y_val", "x_test", "y_test", "names"}
 

@@ -199,7 +199,9 @@ def test_the_kit_accepts_a_good_space() -> None:
     assert check_space(Good()) == []
 
 
-@pytest.mark.parametrize(("space", "sentence"), BROKEN.items(), ids=lambda v: getattr(v, "__name__", ""))
+@pytest.mark.parametrize(
+    ("space", "sentence"), BROKEN.items(), ids=lambda v: getattr(v, "__name__", "")
+)
 def test_the_kit_names_what_is_broken(space: type[SearchSpace], sentence: str) -> None:
     problems = check_space(space())
     assert problems

@@ -1,0 +1,53 @@
+"""A small learnable data set, and a world to evaluate in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from evonas.evaluators.base import Context, Evaluator
+from evonas.spaces.base import SearchSpace
+from evonas.spaces.plain_cnn import PlainCNN
+from evonas.training.data import Arrays, Data, Images, Labels, split
+from evonas.trial import Proposal, Trial
+
+SPACE = PlainCNN(1, 8)
+CLASSES = 3
+
+
+def _part(count: int, size: int, seed: int) -> tuple[Images, Labels]:
+    """Noise, brighter in the channel that is the class."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % CLASSES
+    images = rng.integers(0, 120, (count, size, size, 3), dtype=np.uint8)
+    images += (80 * np.eye(CLASSES, dtype=np.uint8))[labels][:, None, None, :]
+    return images, labels
+
+
+def data(train: int = 75, size: int = 8) -> Data:
+    """A fifth of the training images is the validation split."""
+    arrays = Arrays(_part(train, size, 0), _part(30, size, 1))
+    return split(arrays, validation=0.2, seed=0, source="made up")
+
+
+def context(space: SearchSpace = SPACE, seed: int = 0, **changes: Any) -> Context:
+    """A world on the CPU."""
+    return replace(Context(space, data(), "cpu", seed), **changes)
+
+
+def trial(number: int = 0, fidelity: float = 1.0, space: SearchSpace = SPACE) -> Trial:
+    """A trial of some architecture."""
+    return Trial(number, Proposal(space.sample(Random(0)), fidelity))
+
+
+def evaluate(
+    evaluator: Evaluator, given: Trial
+) -> tuple[Mapping[str, float], list[tuple[int, Mapping[str, float]]]]:
+    """Metrics and curve."""
+    curve: list[tuple[int, Mapping[str, float]]] = []
+    metrics = evaluator.evaluate(given, lambda step, metrics: curve.append((step, metrics)))
+    return metrics, curve

@@ -1,0 +1,494 @@
+"""Bad input: one line, the exit code of its kind, and nothing written."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from evonas import history
+from evonas.cli import main
+from evonas.history import History
+
+RECIPE = """
+name: tiny
+dataset: {name: digits, validation: 0.2}
+space: {name: plain_cnn, max_depth: 1, max_width: 8}
+strategy: {name: random}
+evaluation: {name: train, epochs: 1, batch_size: 256}
+budget: {trials: 1}
+executor: {name: serial, device: cpu}
+tracking: {name: console}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _recipe() -> None:
+    Path("r.yaml").write_text(RECIPE)
+
+
+def evonas(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def run(*overrides: str, more: Sequence[str | Path] = ()) -> Result:
+    return evonas("run", "r.yaml", *more, *(a for o in overrides for a in ("--set", o)))
+
+
+@contextmanager
+def nothing_written() -> Iterator[None]:
+    """Everything under the working directory is as it was: names, sizes and times of change.
+
+    Whoever holds a run folder writes its number into ``lock``; that changes nothing.
+    """
+
+    def seen() -> dict[str, tuple[int, int]]:
+        found = {str(p): p.stat() for p in Path().rglob("*") if "__pycache__" not in p.parts}
+        timeless = {p for p in found if Path(p).is_dir() or Path(p).name == "lock"}
+        return {
+            p: (0, 0) if p in timeless else (s.st_size, s.st_mtime_ns) for p, s in found.items()
+        }
+
+    before = seen()
+    yield
+    assert seen() == before
+
+
+def refused(result: Result, code: int, complaint: str) -> None:
+    """One line for the user and nothing else."""
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == code, result.output
+    lines = result.output.splitlines()
+    assert len(lines) == 1, result.output
+    assert lines[0].startswith("evonas: ")
+    assert complaint in lines[0]
+    assert result.stderr == result.output, "it belongs on stderr"
+
+
+# --- the recipe -----------------------------------------------------------------------------------
+
+
+def evolution(population: int, tournament: int) -> str:
+    options = f"population_size: {population}, tournament_size: {tournament}"
+    return f"strategy={{name: aging_evolution, {options}}}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["seeed=1"], "r.yaml: seeed: unknown key. Did you mean 'seed'?"),
+        (["budget.trails=1"], "budget.trails: unknown key. Did you mean 'trials'?"),
+        (["strategy.name=radnom"], "unknown strategy 'radnom'. Did you mean 'random'?"),
+        (["space.name=plain_cn"], "unknown space 'plain_cn'. Did you mean 'plain_cnn'?"),
+        (["evaluation.name=trian"], "unknown evaluator 'trian'. Did you mean 'train'?"),
+        (["evaluation={name: reduced, of: trian}"], "Did you mean 'train'?"),
+        (["executor.name=serail"], "unknown executor 'serail'. Did you mean 'serial'?"),
+        (["tracking.name=mlfow"], "unknown tracker 'mlfow'. Did you mean 'mlflow'?"),
+        (["dataset.name=digit"], "unknown data set 'digit'. Did you mean 'digits'?"),
+        (["objectives={val_acuracy: max}"], "Did you mean 'val_accuracy'?"),
+        (["objectives.val_accuracy=up"], "objectives.val_accuracy"),
+        (["objectives={}"], "objectives"),
+        (["evaluation.epoch=1"], "evaluation.epoch: unknown key. Did you mean 'epochs'?"),
+        (["evaluation={name: reduced, of: {name: train, epoch: 1}}"], "evaluation.of.epoch"),
+        (["evaluation={name: reduced}"], "evaluation.of: is missing"),
+        (["executor.workers=3"], "executor.workers: unknown key"),
+        (["seed=many"], "seed: Input should be a valid integer"),
+        (["budget.trials=few"], "budget.trials: Input should be a valid integer"),
+        (["evaluation.epochs=1.5"], "evaluation.epochs"),
+        (["space.max_depth=deep"], "space.max_depth"),
+        (["executor.device=3"], "executor.device"),
+        (["executor.device=gpu"], "device 'gpu' is not one of"),
+        (["name=a/b"], "name"),
+        (["evaluation.epochs=0"], "evaluation.epochs: must be at least 1"),
+        (["evaluation.batch_size=-1"], "evaluation.batch_size"),
+        (["evaluation.learning_rate=0"], "evaluation.learning_rate"),
+        (["evaluation.optimizer=adma"], "evaluation.optimizer"),
+        (["space.max_depth=0"], "space.max_depth"),
+        ([evolution(2, 3)], "population_size: 2 is smaller than strategy.tournament_size 3"),
+        ([evolution(0, 0)], "strategy.population_size: must be at least 1"),
+        ([evolution(5, 2), "objectives={val_accuracy: max, params: min}"], "takes one, not 2"),
+        (["budget.trials=0"], "budget.trials"),
+        (["budget.trials=-3"], "budget.trials"),
+        (["budget={minutes: 0}"], "budget.minutes"),
+        (["budget.trials=null"], "budget: give trials, minutes or both"),
+        (["constraints.params={min: 5, max: 3}"], "min 5 is greater than max 3"),
+        (["constraints.parms.max=5"], "Did you mean 'params'?"),
+        (["constraints.params={}"], "give min, max or both"),
+        (["constraints.params.max=10"], "params at most 10 (nearest found: "),
+        (["constraints.flops.min=1e15"], "flops at least 1,000,000,000,000,000 (nearest found: "),
+        (["dataset=null", "evaluation={name: train}"], "dataset"),
+        (["dataset.validation=0"], "dataset.validation"),
+        (["dataset.validation=0.0001"], "dataset.validation: cannot split"),
+        (["tracking={name: mlflow, uri: file:///x}"], "tracking.uri"),
+        (["seed"], "must be KEY=VALUE"),
+        (["=1"], "must be KEY=VALUE"),
+        (["budget.trials.x=1"], "budget.trials has no keys"),
+        (["budget.trials=["], "not YAML"),
+        (["a\nb=["], "not YAML"),
+        (["se\ned=1"], "unknown key"),
+        (["sed=1", "budget.trials=0", "space=null"], "; "),
+    ],
+)
+def test_wrong_recipes(overrides: list[str], complaint: str) -> None:
+    with nothing_written():
+        refused(run(*overrides), 2, complaint)
+
+
+def test_the_recipe_itself_is_right() -> None:
+    """Else the tests above would prove little."""
+    result = run(more=["--run-dir", "out"])
+    assert result.exit_code == 0, result.output
+    assert len(history.read(Path("out"))[1]) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "not empty"),
+        (b"- a\n- b", "not list"),
+        (b"a: [b", "not YAML"),
+        (b"name: x\n\tseed: 1", "not YAML"),
+        (b"[" * 3000, "nested too deeply"),
+        (b"\xff\xfe\x00\x01", "not UTF-8"),
+        (b"seed: 1\nseed: 2", "key 'seed' is there twice"),
+        (b"on: 1", "key True must be text"),
+        (b"a: !!python/object/apply:os.mkdir [pwned]", "python/object/apply"),
+        (b"a: &a [*a]", "not plain data"),
+        (b"a: &a [x]\nb: [" + b"*a, " * 50 + b"]", "aliases"),
+        (b"a: !!bool maybe", "not YAML"),
+        (b"#" * 2_000_000, "too many for a recipe"),
+    ],
+)
+def test_what_is_no_recipe(content: bytes, complaint: str) -> None:
+    Path("r.yaml").write_bytes(content)
+    with nothing_written():
+        refused(run(), 2, complaint)
+
+
+@pytest.mark.parametrize("path", ["nothing.yaml", ".", "r.yaml/x", "n" * 300])
+def test_no_recipe_there(path: str) -> None:
+    with nothing_written():
+        refused(evonas("run", path), 2, f"recipe {path}: ")
+
+
+# --- the data -------------------------------------------------------------------------------------
+
+
+def arrays(**changes: object) -> None:
+    labels = np.arange(30) % 3
+    images = np.zeros((30, 8, 8, 1), np.uint8)
+    whole = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels, **changes}
+    np.savez("data.npz", **whole)  # type: ignore[arg-type]
+
+
+class Bomb:
+    """Unpickling it makes a folder."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (os.path.abspath("executed"),)
+
+
+def npz_pickled() -> None:
+    arrays(y_train=np.array([Bomb()] * 30, dtype=object))
+
+
+def npz_is_a_pickle() -> None:
+    Path("data.npz").write_bytes(pickle.dumps(Bomb()))
+
+
+def npz_truncated() -> None:
+    arrays()
+    Path("data.npz").write_bytes(Path("data.npz").read_bytes()[:1500])
+
+
+def npz_labels_out_of_range() -> None:
+    arrays(y_test=np.arange(30))
+
+
+def npz_label_enormous() -> None:
+    arrays(y_train=np.full(30, 10**9))
+
+
+def npz_one_array() -> None:
+    with Path("data.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: None, "no file"),
+        (npz_pickled, "allow_pickle"),
+        (npz_is_a_pickle, "cannot be read"),
+        (npz_truncated, "cannot be read"),
+        (npz_labels_out_of_range, "out of range for 3 classes"),
+        (npz_label_enormous, "number classes from 0"),
+        (npz_one_array, "use np.savez"),
+        (lambda: arrays(x_train=np.zeros((30, 8, 8, 1))), "must be uint8"),
+    ],
+)
+def test_wrong_npz(make: Callable[[], None], complaint: str) -> None:
+    make()
+    with nothing_written():
+        refused(run("dataset={name: npz, path: data.npz}"), 2, complaint)
+
+
+def images(per_class: int = 5) -> None:
+    for name in "ab":
+        Path("images", name).mkdir(parents=True)
+        for i in range(per_class):
+            Image.new("L", (8, 8), i).save(Path("images", name, f"{i}.png"))
+
+
+def images_broken() -> None:
+    images()
+    Path("images/b/3.png").write_bytes(Path("images/b/3.png").read_bytes()[:40])
+
+
+def images_empty_class() -> None:
+    images()
+    Path("images/c").mkdir()
+
+
+def images_of_many_sizes() -> None:
+    images()
+    Image.new("L", (9, 9)).save("images/a/0.png")
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: None, "no folder"),
+        (lambda: Path("images").mkdir(), "a folder per class"),
+        (images_empty_class, "images/c: the class folder holds no images"),
+        (images_broken, "images/b/3.png: not a readable image"),
+        (images_of_many_sizes, "dataset.size"),
+        (lambda: images(1), "cannot hold out a test split"),
+    ],
+)
+def test_wrong_image_folder(make: Callable[[], None], complaint: str) -> None:
+    make()
+    with nothing_written():
+        refused(run("dataset={name: image_folder, path: images}"), 2, complaint)
+
+
+def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        closed = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, closed)
+        monkeypatch.setenv(name.upper(), closed)
+    with nothing_written():
+        refused(run("dataset=cifar100"), 2, "--set dataset.path=FOLDER")
+
+
+# --- the run folder -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def done() -> Path:
+    """A run folder with the journal of another recipe's run."""
+    folder = Path("earlier")
+    folder.mkdir()
+    with History(folder) as journal:
+        journal.begin({"version": "0", "recipe": "another", "data": None, "started": 0.0})
+    return folder
+
+
+def test_the_run_folder_of_another_recipe(done: Path) -> None:
+    with nothing_written():
+        refused(run(more=["--run-dir", done]), 2, "holds a run of another recipe")
+
+
+def test_the_run_folder_of_the_same_recipe() -> None:
+    assert run(more=["--run-dir", "out"]).exit_code == 0
+    with nothing_written():
+        result = run(more=["--run-dir", "out"])
+        refused(result, 4, "out holds a run already; go on with: evonas resume out")
+
+
+def test_the_run_folder_is_in_use_here() -> None:
+    Path("out").mkdir()
+    with History(Path("out")), nothing_written():
+        refused(run(more=["--run-dir", "out"]), 4, f"out is in use by process {os.getpid()}")
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from evonas.history import History
+
+with History(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_run_folder_is_in_use_by_another_process() -> None:
+    Path("out").mkdir()
+    command = [sys.executable, "-c", HOLD, "out"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with nothing_written():
+            refused(run(more=["--run-dir", "out"]), 4, f"in use by process {holder.pid}")
+        holder.communicate()
+    assert run(more=["--run-dir", "out"]).exit_code == 0
+
+
+@pytest.mark.parametrize("folder", ["r.yaml", "r.yaml/below", "r.yaml/far/below"])
+def test_a_run_folder_that_cannot_be(folder: str) -> None:
+    with nothing_written():
+        refused(run(more=["--run-dir", folder]), 5, f"run folder {folder}")
+
+
+def test_a_damaged_journal() -> None:
+    assert run(more=["--run-dir", "out"]).exit_code == 0
+    journal = Path("out", history.FILE)
+    journal.write_bytes(journal.read_bytes().replace(b'"seq"', b'"sqe"', 1))
+    with nothing_written():
+        refused(run(more=["--run-dir", "out"]), 5, "record 0 is damaged")
+        refused(evonas("resume", "out"), 5, "record 0 is damaged")
+        refused(evonas("sync", "out"), 5, "record 0 is damaged")
+
+
+@pytest.mark.parametrize("command", ["resume", "sync"])
+@pytest.mark.parametrize("folder", ["nowhere", ".", "r.yaml"])
+def test_no_run_to_go_on_with(command: str, folder: str) -> None:
+    with nothing_written():
+        refused(evonas(command, folder), 2, f"{folder} holds no run")
+
+
+def test_resume_changes_only_what_may_grow(done: Path) -> None:
+    with nothing_written():
+        refused(evonas("resume", done, "--set", "seed=3"), 2, "may change budget.")
+        refused(evonas("resume", done), 2, "recipe.yaml: No such file")
+
+
+# --- plugins and environment ----------------------------------------------------------------------
+
+STRATEGY = """
+from evonas.strategies.random import RandomSearch
+
+class Mine(RandomSearch):
+    pass
+"""
+
+
+def plugin(text: str, name: str = "mine", folder: str = "plugins") -> None:
+    path = Path(folder, "strategies", f"{name}.py")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("def (:", "SyntaxError"),
+        ("raise RuntimeError('sorry')", "RuntimeError: sorry"),
+        ("import no_such_module_anywhere", "ModuleNotFoundError"),
+        ("import sys; sys.exit(0)", "SystemExit"),
+        ("", "found none"),
+        (STRATEGY + "class Two(RandomSearch): pass", "found Mine, Two"),
+    ],
+)
+def test_broken_plugins(text: str, complaint: str) -> None:
+    plugin(text)
+    with nothing_written():
+        result = run("strategy.name=mine")
+        refused(result, 6, complaint)
+        assert "plugins/strategies/mine.py: " in result.output
+
+
+def test_a_plugin_whose_options_cannot_be_read() -> None:
+    plugin(STRATEGY + "    def __init__(self, space, objectives, x: 'Nowhere' = 1): pass")
+    with nothing_written():
+        refused(run("strategy.name=mine"), 6, "annotations of Mine")
+
+
+def test_two_of_one_name() -> None:
+    plugin(STRATEGY, "random")
+    plugin(STRATEGY, "mine", "a")
+    plugin(STRATEGY, "mine", "b")
+    with nothing_written():
+        refused(run("strategy.name=random"), 6, "'random' is there twice: built-in and ")
+        twice = run("strategy.name=mine", more=["--plugins", "a", "--plugins", "b"])
+        refused(twice, 6, "'mine' is there twice: ")
+
+
+def test_no_plugins_folder() -> None:
+    with nothing_written():
+        refused(run(more=["--plugins", "nowhere"]), 2, "--plugins nowhere: no such folder")
+        refused(run(more=["--plugins", "r.yaml"]), 2, "--plugins r.yaml: no such folder")
+
+
+@pytest.mark.parametrize(
+    ("reference", "complaint"),
+    [
+        ("no_such_module_anywhere:X", "ModuleNotFoundError"),
+        ("evonas.strategies.random:Nobody", "AttributeError"),
+        ("evonas.spaces.plain_cnn:PlainCNN", "not a Strategy"),
+    ],
+)
+def test_references_to_nothing(reference: str, complaint: str) -> None:
+    with nothing_written():
+        refused(run(f"strategy.name={reference}"), 6, complaint)
+
+
+def test_a_broken_plugin_does_not_disturb_a_run_and_a_good_one_runs() -> None:
+    plugin("raise RuntimeError", "broken")
+    plugin(STRATEGY)
+    result = run("strategy.name=mine", more=["--run-dir", "out"])
+    assert result.exit_code == 0, result.output
+
+
+def test_a_module_of_the_working_directory_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("my_own_strategy.py").write_text(STRATEGY)
+    result = run("strategy.name=my_own_strategy:Mine", more=["--run-dir", "out"])
+    sys.modules.pop("my_own_strategy", None)
+    assert result.exit_code == 0, result.output
+
+
+def test_a_device_that_is_not_there() -> None:
+    with nothing_written():
+        refused(run("executor.device=cuda:99"), 6, "device 'cuda:99' is wanted")
+
+
+# --- the other commands ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["list", "strategis"], "unknown kind 'strategis'"),
+        (["list", "--plugins", "nowhere"], "no such folder"),
+        (["show", "plain_cn"], "Did you mean 'plain_cnn'?"),
+        (["show", "plain_cnn/smal"], "Did you mean 'small'?"),
+        (["show", "plain_cnn/small", "--input", "3x32"], "--input 3x32: must be"),
+        (["check", "spase", "x"], "unknown kind 'spase'"),
+        (["check", "strategy", "radnom"], "Did you mean 'random'?"),
+        (["check", "tracker", "console"], "spaces and strategies"),
+    ],
+)
+def test_other_commands(arguments: list[str], complaint: str) -> None:
+    with nothing_written():
+        refused(evonas(*arguments), 2, complaint)
+
+
+def test_debug_shows_the_traceback() -> None:
+    result = evonas("--debug", "run", "nothing.yaml")
+    assert result.exit_code == 2
+    assert "Traceback" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("evonas: recipe nothing.yaml")

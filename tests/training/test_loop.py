@@ -1,0 +1,255 @@
+"""The training loop on tiny networks: it learns, it repeats itself, it never waits in an epoch."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from evonas.spaces.plain_cnn import PlainCNN
+from evonas.task import Task
+from evonas.training.augmentation import AUGMENTATIONS, Augmentation
+from evonas.training.data import Split
+from evonas.training.loop import Diverged, Normalize, Settings, evaluate, fit, schedule, seeded
+
+TASK = Task(channels=3, height=8, width=8, classes=3)
+NORMALIZE = Normalize(torch.full((3,), 100.0), torch.full((3,), 60.0))
+SETTINGS = Settings(
+    epochs=2,
+    batch_size=16,
+    optimizer="sgd",
+    learning_rate=0.1,
+    weight_decay=5e-4,
+    label_smoothing=0.1,
+    augmentation="standard",
+)
+
+
+def separable(count: int, seed: int = 0) -> Split:
+    """Noise, brighter in the channel that is the class."""
+    rng = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % TASK.classes
+    images = torch.randint(0, 120, (count, 8, 8, 3), generator=rng)
+    images += 80 * nn.functional.one_hot(labels, 3)[:, None, None, :]
+    return Split(images.to(torch.uint8), labels)
+
+
+def network(seed: int = 0) -> nn.Module:
+    space = PlainCNN(1, 8)
+    with seeded(seed, "cpu"):
+        return space.build(space.sample(Random(0)), TASK)
+
+
+def train(
+    settings: Settings = SETTINGS, seed: int = 0, images: int = 50, **changes: Any
+) -> tuple[float, nn.Module, list[tuple[int, Mapping[str, float]]]]:
+    """Accuracy, network and curve."""
+    built = network(seed)
+    curve: list[tuple[int, Mapping[str, float]]] = []
+    accuracy = fit(
+        built,
+        separable(images),
+        separable(30, seed=1),
+        NORMALIZE,
+        replace(settings, **changes),
+        seed,
+        lambda step, metrics: curve.append((step, metrics)),
+    )
+    return accuracy, built, curve
+
+
+@pytest.mark.parametrize(("optimizer", "rate"), [("sgd", 0.1), ("adamw", 0.01)])
+def test_it_learns(optimizer: str, rate: float) -> None:
+    accuracy, _, curve = train(epochs=8, images=200, optimizer=optimizer, learning_rate=rate)
+    assert accuracy > 0.9
+    assert [step for step, _ in curve] == list(range(1, 9))
+    assert curve[-1][1]["val_accuracy"] == accuracy
+    assert curve[-1][1]["train_loss"] < 0.7 * curve[0][1]["train_loss"]
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_one_seed_gives_one_result_to_the_bit(augmentation: Augmentation) -> None:
+    (one, first, curve), (two, second, again) = (train(augmentation=augmentation) for _ in range(2))
+    assert one == two
+    assert curve == again
+    for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_another_seed_gives_another_result() -> None:
+    (_, first, curve), (_, second, other) = train(seed=0), train(seed=1)
+    assert curve != other
+    assert any(
+        not torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    )
+
+
+def test_the_seed_decides_order_and_augmentation_too() -> None:
+    curves = []
+    for seed in (0, 1):
+        curve: list[Mapping[str, float]] = []
+        fit(
+            network(),
+            separable(50),
+            separable(30),
+            NORMALIZE,
+            SETTINGS,
+            seed,
+            lambda step, metrics, to=curve: to.append(metrics),
+        )
+        curves.append(curve)
+    assert curves[0] != curves[1]
+
+
+def test_the_global_generator_is_left_alone() -> None:
+    state = torch.random.get_rng_state()
+    train()
+    assert torch.equal(state, torch.random.get_rng_state())
+    with seeded(3, "cpu"):
+        first = torch.rand(3)
+    assert torch.equal(state, torch.random.get_rng_state())
+    with seeded(3, "cpu"):
+        assert torch.equal(first, torch.rand(3))
+    with pytest.raises(ZeroDivisionError), seeded(3, "cpu"):
+        torch.rand(1 // 0)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_a_huge_learning_rate_diverges() -> None:
+    with pytest.raises(Diverged, match=r"training loss is .* after epoch 1"):
+        train(learning_rate=1e30)
+
+
+def test_a_network_that_gives_nan_diverges() -> None:
+    built = network()
+    with torch.no_grad():
+        next(built.parameters()).fill_(float("nan"))
+    with pytest.raises(Diverged, match="training loss is nan after epoch 1"):
+        fit(built, separable(20), separable(9), NORMALIZE, SETTINGS, 0, lambda step, metrics: None)
+
+
+def test_the_schedule_warms_up_and_falls_to_zero() -> None:
+    rates = [schedule(step / 1000) for step in range(1001)]
+    assert 0 < rates[0] < 0.2
+    assert max(rates) == rates[100] == 1
+    assert rates[-1] == pytest.approx(0)
+    assert all(a < b for a, b in itertools.pairwise(rates[:101]))
+    assert all(a > b for a, b in itertools.pairwise(rates[100:]))
+    assert max(abs(a - b) for a, b in itertools.pairwise(rates)) < 0.02
+    assert schedule(0.55) == pytest.approx(0.5)
+
+
+class Batches(nn.Module):
+    """Remembers the batches that it is shown while it is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3 * 8 * 8, TASK.classes)
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.seen.append(x)
+        out: torch.Tensor = self.linear(x.flatten(1))
+        return out
+
+
+def shown(images: int, **changes: Any) -> list[torch.Tensor]:
+    built = Batches()
+    settings = replace(SETTINGS, augmentation="none", **changes)
+    fit(built, separable(images), separable(9), NORMALIZE, settings, 0, lambda step, metrics: None)
+    return built.seen
+
+
+def test_an_incomplete_last_batch_is_left_out() -> None:
+    assert [len(batch) for batch in shown(50)] == [16, 16, 16] * 2
+
+
+def test_a_batch_may_be_larger_than_the_data_set() -> None:
+    assert [len(batch) for batch in shown(10)] == [10, 10]
+
+
+def test_a_single_image_can_be_trained_on() -> None:
+    assert [len(batch) for batch in shown(1)] == [1, 1]
+
+
+def test_every_image_is_shown_once_an_epoch_in_another_order() -> None:
+    batches = shown(48)
+    epochs = [torch.cat(batches[:3]), torch.cat(batches[3:])]
+    everything = NORMALIZE(separable(48).images.permute(0, 3, 1, 2))
+    in_order = [sorted(image.flatten().tolist() for image in e) for e in (*epochs, everything)]
+    assert in_order[0] == in_order[1] == in_order[2]
+    assert not torch.equal(epochs[0], epochs[1])
+
+
+def test_batches_and_weights_are_channels_last() -> None:
+    for batch in shown(48):
+        assert batch.is_contiguous(memory_format=torch.channels_last)
+        assert batch.dtype == torch.float32
+    _, built, _ = train()
+    for parameter in built.parameters():
+        if parameter.ndim == 4:
+            assert parameter.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_network_is_scored_in_evaluation_mode() -> None:
+    built = nn.Sequential(nn.Flatten(), nn.Dropout(0.999), nn.Linear(192, TASK.classes))
+    part = separable(60)
+    built.train()
+    assert len({evaluate(built, part, NORMALIZE) for _ in range(3)}) == 1
+    assert not built.training
+
+
+@pytest.mark.parametrize("count", [1, 30, 511, 512, 513, 1100])
+def test_evaluate_counts_what_is_right(count: int) -> None:
+    built, part = network().eval(), separable(count)
+    with torch.no_grad():
+        guesses = built(NORMALIZE(part.images.permute(0, 3, 1, 2))).argmax(1).tolist()
+    right = sum(guess == label for guess, label in zip(guesses, part.labels.tolist(), strict=True))
+    assert evaluate(built, part, NORMALIZE) == pytest.approx(right / count)
+
+
+def test_normalize_gives_zero_mean_and_unit_variance() -> None:
+    images = torch.randint(0, 256, (20, 3, 8, 8)).to(torch.uint8)
+    std, mean = torch.std_mean(images.float(), dim=(0, 2, 3), correction=0)
+    out = Normalize(mean, std)(images)
+    assert out.dtype == torch.float32
+    assert torch.allclose(out.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)
+    assert torch.allclose(out.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-5)
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that are run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count[str(func.overloadpacket)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+# What makes the host wait for the device: reading a number, or a result of unknown size.
+WAITING = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.equal")
+
+
+@pytest.mark.parametrize("images", [32, 160])
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_nothing_waits_for_the_device_within_an_epoch(
+    images: int, augmentation: Augmentation
+) -> None:
+    built, data, val = network(), separable(images), separable(30)
+    settings = replace(SETTINGS, augmentation=augmentation)
+    with Operations() as operations:
+        fit(built, data, val, NORMALIZE, settings, 0, lambda step, metrics: None)
+    waits = {name: operations.count[name] for name in WAITING if operations.count[name]}
+    assert waits == {"aten._local_scalar_dense": 2 * SETTINGS.epochs}  # the loss and the accuracy
