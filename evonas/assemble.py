@@ -11,7 +11,7 @@ from typing import Any
 from evonas import devices, options, recipe
 from evonas.architecture import Architecture
 from evonas.constraints import Feasible, Limit
-from evonas.errors import RecipeError, did_you_mean
+from evonas.errors import EvonasError, PluginError, RecipeError, did_you_mean
 from evonas.evaluators.base import Context, Evaluator
 from evonas.executors.base import Executor
 from evonas.objective import Objective
@@ -60,7 +60,7 @@ class EvaluatorFactory:
         """The search space, unconstrained."""
         section = self.recipe.space
         cls = self.registry.find("space", section.name)
-        space: SearchSpace = cls(**options.check(cls, section.options, "space"))
+        space: SearchSpace = _make(cls, **options.check(cls, section.options, "space"))
         return space
 
     def __getstate__(self) -> dict[str, Any]:
@@ -95,14 +95,14 @@ class Assembly:
     def strategy(self) -> Strategy:
         """A fresh strategy."""
         cls, arguments = _checked(self.registry, "strategy", self.recipe.strategy, "strategy")
-        strategy: Strategy = cls(self.space, self.objectives, **arguments)
+        strategy: Strategy = _make(cls, self.space, self.objectives, **arguments)
         return strategy
 
     def executor(self) -> Executor:
         """A fresh executor, to be closed by the caller."""
         section = self.recipe.executor
         cls, arguments = _checked(self.registry, "executor", section, "executor", ("device",))
-        executor: Executor = cls(self._make_evaluator, self.devices, **arguments)
+        executor: Executor = _make(cls, self._make_evaluator, self.devices, **arguments)
         return executor
 
     @property
@@ -147,7 +147,7 @@ def assemble(given: Recipe, registry: Registry) -> Assembly:
 def tracker_of(given: Recipe, registry: Registry) -> Tracker:
     """A fresh tracker for a recipe; nothing else of the recipe is looked at."""
     cls, arguments = _checked(registry, "tracker", given.tracking, "tracking")
-    tracker: Tracker = cls(**arguments)
+    tracker: Tracker = _make(cls, **arguments)
     return tracker
 
 
@@ -159,11 +159,26 @@ def _checked(
     return cls, options.check(cls, {k: v for k, v in section.options.items() if k not in own}, path)
 
 
+def _make(cls: type[Any], *handed_over: Any, **arguments: Any) -> Any:
+    """Construct a component; what a plugin's constructor raises is the plugin's fault."""
+    try:
+        return cls(*handed_over, **arguments)
+    except EvonasError:
+        raise
+    # A constructor may be anybody's code; our own bugs stay bugs.
+    except Exception as error:
+        if cls.__module__.startswith("evonas."):
+            raise
+        raise PluginError(
+            f"{cls.__module__}:{cls.__name__} cannot be made: {type(error).__name__}: {error}"
+        ) from error
+
+
 def _evaluator(registry: Registry, section: Component, path: str, context: Context) -> Evaluator:
     cls, arguments = _checked(registry, "evaluator", section, path)
     if isinstance(inner := arguments.get("of"), Component):
         arguments["of"] = partial(_evaluator, registry, inner, f"{path}.of")
-    evaluator: Evaluator = cls(context, **arguments)
+    evaluator: Evaluator = _make(cls, context, **arguments)
     return evaluator
 
 

@@ -83,7 +83,7 @@ def show(registry: Registry, reference: str, shape: str, classes: int) -> str:
         return _describe(space)
     if point not in space.points:
         raise UnknownComponent(f"point of {space_name}", point, space.points)
-    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", shape)
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", shape)
     if match is None:
         raise RecipeError(f"--input {shape}: must be CHANNELSxHEIGHTxWIDTH, such as 3x32x32")
     channels, height, width = map(int, match.groups())

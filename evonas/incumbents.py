@@ -44,7 +44,7 @@ def conclude(
     if final is None:
         return {}
     try:
-        _keep(final, trial, run_dir, evaluator)
+        _keep(final, trial, run_dir, evaluator, note)
         record = {"trial": trial.number, "metrics": dict(final.metrics), "curve": final.curve}
         history.write_whole(run_dir / FINAL, json.dumps(record, default=dict))
     except OSError as error:
@@ -59,7 +59,9 @@ def stored(run_dir: Path, trial: int) -> dict[str, float] | None:
     return dict(record["metrics"]) if record.get("trial") == trial else None
 
 
-def _keep(final: Final, trial: Trial, run_dir: Path, evaluator: Evaluator) -> None:
+def _keep(
+    final: Final, trial: Trial, run_dir: Path, evaluator: Evaluator, note: Callable[[str], None]
+) -> None:
     folder = run_dir / FOLDER
     folder.mkdir(exist_ok=True)
     described: Mapping[str, object] = {
@@ -69,19 +71,32 @@ def _keep(final: Final, trial: Trial, run_dir: Path, evaluator: Evaluator) -> No
     }
     history.write_whole(folder / "architecture.json", json.dumps(described, indent=2))
     if final.network is not None and evaluator.context.data is not None:
-        _keep_network(final.network, evaluator.context.data.task, folder)
+        _keep_network(final.network, evaluator.context.data.task, folder, note)
 
 
-def _keep_network(network: nn.Module, task: Task, folder: Path) -> None:
+def _keep_network(
+    network: nn.Module, task: Task, folder: Path, note: Callable[[str], None]
+) -> None:
     import torch
     from safetensors.torch import save_file
 
     network.eval()
-    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    # Copies: safetensors refuses tensors that share memory, as tied weights do.
+    state = {
+        name: t.clone(memory_format=torch.contiguous_format)
+        for name, t in network.state_dict().items()
+    }
     save_file(state, folder / "weights.safetensors")
     example = torch.zeros(2, *task.input_shape)
     batch = {"input": {0: torch.export.Dim("batch")}}
-    program = torch.export.export(network, (example,), dynamic_shapes=tuple(batch.values()))
+    try:
+        program = torch.export.export(network, (example,), dynamic_shapes=tuple(batch.values()))
+    # A space builds anybody's code: what cannot be exported was measured and is kept all the same.
+    except Exception as error:
+        note(
+            f"no network.pt2, torch.export refuses the network: {str(error).partition(chr(10))[0]}"
+        )
+        return
     with warnings.catch_warnings():  # about tensors that share storage; they are saved all the same
         warnings.simplefilter("ignore", UserWarning)
         torch.export.save(program, folder / "network.pt2")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     PydanticUserError,
     ValidationError,
@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from evonas.errors import PluginError, RecipeError
-from evonas.recipe import Component, explain
+from evonas.recipe import Component, explain, refuse_bool
 
 _HANDED_OVER = {"self", "space", "objectives", "context", "make_evaluator", "devices"}
 
@@ -48,7 +48,13 @@ def check(cls: type[Any], options: Mapping[str, Any], section: str) -> dict[str,
         checked = model.model_validate(dict(options))
     except ValidationError as error:
         raise RecipeError(explain(error, model, f"{section}.")) from error
-    return {name: getattr(checked, name) for name in model.model_fields}
+    values = {name: getattr(checked, name) for name in model.model_fields}
+    return {n: v.absolute() if isinstance(v, Path) else v for n, v in values.items()}
+
+
+def _takes_bool(annotation: Any) -> bool:
+    inner = typing.get_args(annotation)
+    return annotation in (bool, Any) or any(_takes_bool(a) for a in inner)
 
 
 def _model(cls: type[Any]) -> type[BaseModel]:
@@ -69,8 +75,8 @@ def _model(cls: type[Any]) -> type[BaseModel]:
             continue
         required = parameter.default is inspect.Parameter.empty
         annotation = Component if name == "of" else hints.get(name, Any)
-        if annotation is Path:
-            annotation = Annotated[Path, AfterValidator(Path.absolute)]
+        if not _takes_bool(annotation):
+            annotation = Annotated[annotation, BeforeValidator(refuse_bool)]
         fields[name] = (annotation, ... if required else parameter.default)
     try:
         with warnings.catch_warnings():

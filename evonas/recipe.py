@@ -24,6 +24,12 @@ Cost = Literal["params", "flops"]
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool(cls, value: Any) -> Any:
+        """No key of a recipe's own is true or false, and pydantic would read true as 1."""
+        return refuse_bool(value)
+
 
 class Component(_Model):
     """A component by name, with its options; ``space: mbconv`` is short for its name alone."""
@@ -134,6 +140,13 @@ class Recipe(_Model):
         for section in ("name", "budget", "executor", "tracking"):
             del data[section]
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def refuse_bool(value: Any) -> Any:
+    """Raise ValueError for true and false, which pydantic takes for the numbers 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError(f"must not be {str(value).lower()}")
+    return value
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import signal
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -104,8 +105,6 @@ def start(
     assembly = assemble(given, registry)
     folder = _new_folder(given, run_dir, assembly)
     with _journal(folder, listeners) as journal:
-        if journal.header:
-            raise RunInUse(f"{folder} holds a run already; go on with: evonas resume {folder}")
         _write(folder / RECIPE, yaml.safe_dump(assembly.recipe.dump(), sort_keys=False))
         _write(folder / "environment.txt", _installed(assembly))
         journal.begin(
@@ -283,17 +282,26 @@ def _summary(
 
 def _new_folder(given: Recipe, run_dir: Path | None, assembly: Assembly) -> Path:
     """Make the run folder; one that holds another recipe's run is refused."""
-    if run_dir is None:
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        run_dir = Path("mlruns") / f"{given.name.replace(' ', '_')}-{stamp}-{os.getpid()}"
-    elif (run_dir / history.FILE).exists():
-        header, _ = history.read(run_dir)
-        if header and header.get("recipe") != assembly.recipe.digest:
-            raise HistoryError(f"{run_dir} holds a run of another recipe; choose another --run-dir")
+    home = Path("mlruns")
     try:
+        if run_dir is None:
+            home.mkdir(exist_ok=True)
+            stamp = time.strftime("%Y%m%d-%H%M%S")
+            prefix = f"{given.name.replace(' ', '_')}-{stamp}-"
+            return Path(tempfile.mkdtemp(prefix=prefix, dir=home))
+        if (run_dir / history.FILE).exists():
+            header, _ = history.read(run_dir)
+            if header and header["recipe"] != assembly.recipe.digest:
+                raise HistoryError(
+                    f"{run_dir} holds a run of another recipe; choose another --run-dir"
+                )
+            if header:
+                raise RunInUse(
+                    f"{run_dir} holds a run already; go on with: evonas resume {run_dir}"
+                )
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"run folder {run_dir}: {error.strerror}") from error
+        raise StorageError(f"run folder {run_dir or home}: {error.strerror}") from error
     return run_dir
 
 

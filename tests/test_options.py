@@ -76,7 +76,7 @@ def test_values_take_their_declared_types() -> None:
     given = {"size": 3, "rate": 1, "table": "x.csv", "names": ["a"], "limit": 4, "mode": "fast"}
     checked = options.check(Thing, given, "s")
     assert checked["rate"] == 1.0
-    assert checked["table"] == Path("x.csv")
+    assert checked["table"] == Path("x.csv").absolute()
     assert checked["names"] == ("a",)
 
 

@@ -16,12 +16,12 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
@@ -30,11 +30,12 @@ from evonas.errors import PluginError, RecipeError
 from evonas.trackers.base import Report, RunInfo, Tracker
 from evonas.trial import Trial, TrialState
 
-_log = logging.getLogger(__name__)
-
 STATE = "mlflow.json"
-_ERRORS = (MlflowException, SQLAlchemyError, OSError)  # requests' errors are OSErrors
-_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
+# What a store that is down, full, locked or of another version raises; requests' errors are
+# OSErrors, a missing database driver is an ImportError.
+_ERRORS = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError)
+_SQLITE = "sqlite:///"
+_SCHEMES = ("postgresql", "mysql", "mssql", "http", "https", "databricks")
 _STATUS = {
     TrialState.COMPLETE: "FINISHED",
     TrialState.FAILED: "FAILED",
@@ -43,6 +44,8 @@ _STATUS = {
 _RUN_STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 _PARENT = "mlflow.parentRunId"
 _TRIAL = "evonas.trial"
+_RUN_DIR = "evonas.run_dir"
+_PATIENCE = 5.0  # seconds that ``start`` waits for a server
 _LONGEST_PAUSE = 30.0
 _GIVE_UP = 10.0  # seconds that ``close`` waits for a store that does not answer
 _STALLED = 60.0  # seconds without progress after which ``close`` no longer believes in a store
@@ -57,26 +60,30 @@ class MLflow(Tracker):
     """
 
     def __init__(self, uri: str | None = None, experiment: str = "evonas") -> None:
-        self.uri = _absolute(uri or os.environ.get("MLFLOW_TRACKING_URI") or _default())
+        given = uri or os.environ.get("MLFLOW_TRACKING_URI")
+        self.uri = _absolute(given or _default())
+        self._chosen = bool(given)
         self._experiment = experiment
         self._queue: queue.SimpleQueue[tuple[Trial, float] | Report] = queue.SimpleQueue()
-        self._abandon = threading.Event()
-        self._failing = False
-        self._left = 0
+        self._ready, self._abandon = threading.Event(), threading.Event()
+        self._failing = self._complete = False
+        self._queued = self._done = self._refused = 0  # trials; each has a single writing thread
         self._progress = time.monotonic()
 
     def start(self, run: RunInfo, history: tuple[Trial, ...] = ()) -> None:
-        """Connect, and queue what the store lacks of the history."""
+        """Connect, and queue what the store lacks of the history.
+
+        A database file is made before this returns, so that workers find it; a server that does
+        not answer is waited for five seconds.
+        """
         self._run = run
-        self._store = _Store(self.uri, self._experiment, run)
-        try:
-            self._store.connect()
-        except _ERRORS as error:
-            self._warn(error)
+        self._store = self._of(run)
         for trial in _ended(history):
             self._put(trial, run.started + trial.elapsed)
         self._thread = threading.Thread(target=self._write, name="evonas-mlflow", daemon=True)
         self._thread.start()
+        if not self._ready.wait(None if self.uri.startswith(_SQLITE) else _PATIENCE):
+            self._warn(TimeoutError(f"nothing within {_PATIENCE:.0f} seconds"))
 
     def record(self, trial: Trial) -> None:
         """Queue an ended trial."""
@@ -89,13 +96,15 @@ class MLflow(Tracker):
         start = time.monotonic()
         while self._thread.is_alive():
             self._thread.join(0.2)
-            now = time.monotonic()
-            dead = self._failing and now - max(start, self._progress) > _GIVE_UP
-            if dead or now - max(start, self._progress) > _STALLED:
+            idle = time.monotonic() - max(start, self._progress)
+            if idle > (_GIVE_UP if self._failing else _STALLED):
                 self._abandon.set()
-                self._thread.join(_GIVE_UP)
-                print(f"MLflow lacks {self._left} trials: run `evonas sync {self._run.run_dir}`")
-                return
+                self._thread.join(1.0)
+                break
+        if not self._complete:
+            left = self._queued - self._done + self._refused
+            what = f"{left} trials" if left else "the end of the run"
+            print(f"MLflow lacks {what}: run `evonas sync {self._run.run_dir}`")
 
     def sync(
         self, run: RunInfo, history: tuple[Trial, ...] = (), report: Report | None = None
@@ -108,22 +117,29 @@ class MLflow(Tracker):
         Raises:
             PluginError: If the store cannot be reached.
         """
-        store = _Store(self.uri, self._experiment, run)
+        store = self._of(run)
         try:
             store.connect()
             sent = sum(store.send(t, run.started + t.elapsed) for t in _ended(history))
-            if report is not None:
-                store.finish(report)
+            store.finish(report) if report else store.end("KILLED")
         except _ERRORS as error:
-            raise PluginError(f"MLflow at {self.uri}: {_first_line(error)}") from error
+            raise PluginError(f"MLflow at {_public(self.uri)}: {_first_line(error)}") from error
         return sent
 
+    def _of(self, run: RunInfo) -> _Store:
+        """The store; if nobody chose one, the file that the run was logged to, wherever we are."""
+        earlier = _remembered(run.run_dir).get("uri", "")
+        if not self._chosen and earlier.startswith(_SQLITE):
+            self.uri = earlier
+        return _Store(self.uri, self._experiment, run)
+
     def _put(self, trial: Trial, end: float) -> None:
-        self._left += 1
+        self._queued += 1
         self._queue.put((trial, end))
 
     def _write(self) -> None:
         """The thread: send one thing after another, each until it succeeded."""
+        self._connect()
         while not self._abandon.is_set():
             item = self._queue.get()
             pause = 1.0
@@ -132,10 +148,20 @@ class MLflow(Tracker):
                     return
                 pause = min(2 * pause, _LONGEST_PAUSE)
             if isinstance(item, Report):
+                self._complete = not self._refused
                 return
-            self._left -= 1
+            self._done += 1
+
+    def _connect(self) -> None:
+        try:
+            self._store.connect()
+        except _ERRORS as error:
+            self._warn(error)
+        finally:
+            self._ready.set()  # whatever happened: ``start`` waits for it
 
     def _sent(self, item: tuple[Trial, float] | Report) -> bool:
+        """Whether that was settled: it arrived, or the store will never take it."""
         try:
             self._store.connect()
             if isinstance(item, Report):
@@ -143,19 +169,29 @@ class MLflow(Tracker):
             else:
                 self._store.send(*item)
         except _ERRORS as error:
-            self._warn(error)
             self._store.doubt()
-            return False
+            if not _refusal(error):
+                self._warn(error)
+                return False
+            self._warn(error, "refuses")
+            self._refused += 1
         self._failing = False
         self._progress = time.monotonic()
         return True
 
-    def _warn(self, error: Exception) -> None:
+    def _warn(self, error: Exception, how: str = "does not answer") -> None:
         if not self._failing:
-            print(
-                f"MLflow at {self.uri} does not answer ({_first_line(error)}); the search goes on"
-            )
+            why = _first_line(error)
+            print(f"MLflow at {_public(self.uri)} {how} ({why}); the search goes on")
         self._failing = True
+
+
+class _Child(NamedTuple):
+    """A trial's run in the store: its id, when it began (ms), and whether all of it is there."""
+
+    run_id: str
+    begin: int
+    complete: bool
 
 
 class _Store:
@@ -166,7 +202,7 @@ class _Store:
         self._state = run.run_dir / STATE
         self._client: MlflowClient | None = None
         self._parent = ""
-        self._children: dict[int, tuple[str, bool]] = {}  # trial → run id, whether it is complete
+        self._children: dict[int, _Child] = {}  # by number of the trial
         self._known = False  # whether _children is what the store holds
         self._best: float | None = None
 
@@ -176,9 +212,6 @@ class _Store:
             self._client = _open(self._uri)
         if not self._parent:
             self._parent = self._resumed(self._client) or self._create(self._client)
-        if not self._known:
-            self._children = dict(self._stored(self._client))
-            self._known = True
 
     def doubt(self) -> None:
         """A call failed: it may have been carried out all the same, so look again."""
@@ -187,19 +220,27 @@ class _Store:
     def send(self, trial: Trial, end: float) -> bool:
         """Send an ended trial that the store lacks; whether it did."""
         client = self._connected
-        run_id, complete = self._children.get(trial.number, ("", False))
-        if complete:
+        if not self._known:
+            self._children = dict(self._stored(client))
+            self._known = True
+        child = self._children.get(trial.number)
+        best = self._improves(trial)
+        if child and child.complete:
+            self._best = best
             return False
-        finish = int(end * 1000)
-        begin = finish - int(trial.seconds * 1000)
-        if not run_id:
+        length = int(trial.seconds * 1000)
+        if child is None:
+            begin = int(end * 1000) - length
             run = client.create_run(self._experiment_id, begin, _tags(trial, self._parent))
-            run_id = run.info.run_id
-            self._children[trial.number] = run_id, False
-        _log_batches(client, run_id, _metrics(trial, begin, finish), _params(trial))
-        client.set_terminated(run_id, _STATUS[trial.state], finish)
-        self._children[trial.number] = run_id, True
-        self._note_best(trial, finish)
+            child = self._children[trial.number] = _Child(run.info.run_id, begin, False)
+        # Times follow from the stored beginning: what is sent twice is the same and counts once.
+        finish = child.begin + length
+        _log_batches(client, child.run_id, _metrics(trial, child.begin, finish), _params(trial))
+        if best != self._best:
+            self._log_best(trial, finish)
+        client.set_terminated(child.run_id, _STATUS[trial.state], finish)
+        self._children[trial.number] = child._replace(complete=True)
+        self._best = best
         return True
 
     def finish(self, report: Report) -> None:
@@ -223,7 +264,11 @@ class _Store:
                 client.log_artifacts(self._parent, str(path), path.name)
             elif path.name not in ("lock", STATE):
                 client.log_artifact(self._parent, str(path))
-        client.set_terminated(self._parent, _RUN_STATUS[report.status], now)
+        self.end(_RUN_STATUS[report.status])
+
+    def end(self, status: str) -> None:
+        """End the parent."""
+        self._connected.set_terminated(self._parent, status)
 
     @property
     def _connected(self) -> MlflowClient:
@@ -232,35 +277,49 @@ class _Store:
 
     def _resumed(self, client: MlflowClient) -> str | None:
         """The parent run that this run made earlier in the same store, running again."""
-        if not self._state.exists():
+        state = _remembered(self._run.run_dir)
+        if state.get("uri") != _public(self._uri):
             return None
-        state = json.loads(self._state.read_text())
-        if state["uri"] != self._uri:
+        try:
+            info = client.get_run(state["run_id"]).info
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
             return None
-        self._experiment_id = state["experiment_id"]
-        client.update_run(state["run_id"], status="RUNNING")
-        return str(state["run_id"])
+        if info.lifecycle_stage != LifecycleStage.ACTIVE:
+            return None  # somebody deleted it
+        self._experiment_id = info.experiment_id
+        client.update_run(info.run_id, status="RUNNING")
+        return str(info.run_id)
 
     def _create(self, client: MlflowClient) -> str:
         self._experiment_id = _experiment(client, self._experiment, self._uri)
-        tags = {
-            "mlflow.runName": self._run.name,
-            "mlflow.source.name": "evonas",
-            "mlflow.source.type": "LOCAL",
-            "evonas.run_dir": str(self._run.run_dir.absolute()),
-            **{f"evonas.env.{k}": v for k, v in self._run.environment.items()},
+        run_id = self._found(client)
+        if run_id is None:
+            begin = int(self._run.started * 1000)
+            run = client.create_run(self._experiment_id, begin, _parent_tags(self._run))
+            run_id = str(run.info.run_id)
+        _log_batches(client, run_id, [], _keyed(_flat(self._run.recipe)))
+        state = {
+            "uri": _public(self._uri),
+            "experiment_id": self._experiment_id,
+            "run_id": run_id,
         }
-        run = client.create_run(self._experiment_id, int(self._run.started * 1000), tags)
-        run_id = str(run.info.run_id)
-        _log_batches(client, run_id, [], dict(_flat(self._run.recipe)))
-        state = {"uri": self._uri, "experiment_id": self._experiment_id, "run_id": run_id}
         draft = self._state.with_suffix(".tmp")
         draft.write_text(json.dumps(state))
         draft.replace(self._state)
         return run_id
 
-    def _stored(self, client: MlflowClient) -> Iterator[tuple[int, tuple[str, bool]]]:
-        """Number, run id and completeness of every child in the store."""
+    def _found(self, client: MlflowClient) -> str | None:
+        """The parent that an earlier call made although its answer was lost."""
+        same = f"attributes.start_time = {int(self._run.started * 1000)}"
+        for run in client.search_runs([self._experiment_id], same):
+            if run.data.tags.get(_RUN_DIR) == _place(self._run):
+                return str(run.info.run_id)
+        return None
+
+    def _stored(self, client: MlflowClient) -> Iterator[tuple[int, _Child]]:
+        """Number and run of every trial in the store."""
         token: str | None = None
         while True:
             page = client.search_runs(
@@ -273,26 +332,44 @@ class _Store:
             for run in runs:
                 if _TRIAL in run.data.tags:
                     complete = run.info.status in _STATUS.values()
-                    yield int(run.data.tags[_TRIAL]), (run.info.run_id, complete)
+                    child = _Child(run.info.run_id, run.info.start_time, complete)
+                    yield int(run.data.tags[_TRIAL]), child
             token = page.token
             if not token:
                 return
 
-    def _note_best(self, trial: Trial, now: int) -> None:
-        """The parent's curve of the best so far."""
-        objective = self._run.objectives[0]
+    def _improves(self, trial: Trial) -> float | None:
+        """The best of the first objective, larger being better, with this trial."""
         if trial.state is not TrialState.COMPLETE:
-            return
-        key = objective.key(trial.metrics)
-        if self._best is None or key > self._best:
-            self._best = key
-            value = trial.metrics[objective.metric]
-            metric = Metric(_safe(f"best_{objective.metric}"), value, now, trial.number)
-            _log_batches(self._connected, self._parent, [metric], {})
+            return self._best
+        key = self._run.objectives[0].key(trial.metrics)
+        return key if self._best is None else max(key, self._best)
+
+    def _log_best(self, trial: Trial, now: int) -> None:
+        """A point of the parent's curve of the best so far."""
+        name = self._run.objectives[0].metric
+        metric = Metric(_safe(f"best_{name}"), trial.metrics[name], now, trial.number)
+        _log_batches(self._connected, self._parent, [metric], {})
 
 
 def _ended(history: Sequence[Trial]) -> list[Trial]:
-    return [trial for trial in history if trial.state is not TrialState.RUNNING]
+    """The last event of every trial that ended."""
+    latest = {trial.number: trial for trial in history}
+    return [trial for trial in latest.values() if trial.state is not TrialState.RUNNING]
+
+
+def _remembered(run_dir: Path) -> dict[str, str]:
+    """What an earlier session wrote down; empty if that is lost, the store is asked then."""
+    try:
+        state: dict[str, str] = json.loads((run_dir / STATE).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return state
+
+
+def _refusal(error: Exception) -> bool:
+    """Whether the store understood and said no: asking again would block what waits behind."""
+    return isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE"
 
 
 def _default() -> str:
@@ -302,34 +379,40 @@ def _default() -> str:
 def _absolute(uri: str) -> str:
     """The store's URI, independent of the working directory."""
     scheme = re.match(r"([a-z]+)(\+[a-z0-9]+)?:", uri)
-    if scheme is None or scheme[1] not in _SCHEMES:
+    if not uri.startswith(_SQLITE) and (scheme is None or scheme[1] not in _SCHEMES):
         raise RecipeError(
-            f"tracking.uri: {uri!r} is no store that MLflow still writes to; "
+            f"tracking.uri: {_public(uri)!r} is no store that MLflow still writes to; "
             "use sqlite:///PATH/mlflow.db or http://SERVER"
         )
-    if uri.startswith("sqlite:///"):
-        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
+    if uri.startswith(_SQLITE):
+        return f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).absolute()}"
     return uri
+
+
+def _public(uri: str) -> str:
+    """The URI without user and password."""
+    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def _open(uri: str) -> MlflowClient:
     """A client; a SQLite store is made and migrated here, by one process at a time."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    if not uri.startswith("sqlite:///"):
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    if not uri.startswith(_SQLITE):
         # MLflow's own defaults keep a dead server's client busy for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
         return MlflowClient(uri)
-    path = Path(uri.removeprefix("sqlite:///"))
+    path = Path(uri.removeprefix(_SQLITE))
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path.with_name(f"{path.name}.lock")):
+        # Readers and the writer do not block each other, and a commit is one flush instead of two.
+        # Before MLflow opens it: of a file that is no database MLflow would despair for minutes.
+        with closing(sqlite3.connect(path, timeout=20)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
-        # Readers and the writer do not block each other, and a commit is one flush instead of two.
-        connection = sqlite3.connect(path, timeout=20)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.close()
     return client
 
 
@@ -342,8 +425,8 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _experiment(client: MlflowClient, name: str, uri: str) -> str:
     location = None
-    if uri.startswith("sqlite:///"):
-        location = (Path(uri.removeprefix("sqlite:///")).parent / "artifacts").as_uri()
+    if uri.startswith(_SQLITE):
+        location = (Path(uri.removeprefix(_SQLITE)).parent / "artifacts").as_uri()
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
@@ -370,16 +453,30 @@ def _tags(trial: Trial, parent: str) -> dict[str, str]:
     return tags
 
 
+def _parent_tags(run: RunInfo) -> dict[str, str]:
+    return {
+        "mlflow.runName": run.name,
+        "mlflow.source.name": "evonas",
+        "mlflow.source.type": "LOCAL",
+        _RUN_DIR: _place(run),
+        **{f"evonas.env.{_safe(k)}": v[:5000] for k, v in run.environment.items()},
+    }
+
+
+def _place(run: RunInfo) -> str:
+    return str(run.run_dir.absolute())
+
+
 def _params(trial: Trial) -> dict[str, Any]:
-    choices = {_safe(name): value for name, value in trial.architecture.choices.items()}
-    return {**choices, "architecture": trial.architecture.id, "fidelity": trial.proposal.fidelity}
+    own = {"architecture": trial.architecture.id, "fidelity": trial.proposal.fidelity}
+    return _keyed([*own.items(), *trial.architecture.choices.items()])
 
 
 def _metrics(trial: Trial, begin: int, end: int) -> list[Metric]:
     """The curve, spread over the trial's time, then the final metrics at its last step."""
     steps = len(trial.curve)
     curve = [
-        Metric(_safe(name), value, begin + (end - begin) * i // (steps + 1), step)
+        Metric(_safe(name), value, min(begin + (end - begin) * i // (steps + 1), end - 1), step)
         for i, (step, values) in enumerate(trial.curve, start=1)
         for name, value in values.items()
     ]
@@ -409,12 +506,25 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         for key, inner in value.items():
             yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
     else:
-        yield _safe(prefix), value
+        yield prefix, value
+
+
+def _keyed(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Values by keys that MLflow accepts, none of which hides another."""
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        key = _safe(name)
+        while key in values:
+            key = f"{key}_"
+        values[key] = value
+    return values
 
 
 def _safe(name: str) -> str:
-    """A key that MLflow accepts."""
-    return re.sub(r"[^\w\-./ ]", "_", name)[:250]
+    """A key that MLflow accepts: it reads one as a relative path without detours."""
+    parts = re.sub(r"[^\w\-./ ]", "_", name)[:240].split("/")
+    key = "/".join(part for part in parts if part not in ("", ".", ".."))
+    return f"_{key}" if key.startswith("..") or not key else key
 
 
 def _first_line(error: Exception) -> str:

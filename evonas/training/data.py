@@ -78,12 +78,12 @@ class Data:
         return replace(self, train=_take(self.train, keep), test=None)
 
     def resized(self, resolution: int) -> Data:
-        """Training and validation images at resolution × resolution pixels, the test split gone."""
+        """All images at resolution × resolution pixels."""
         return replace(
             self,
             train=_resize(self.train, resolution),
             val=_resize(self.val, resolution),
-            test=None,
+            test=_resize(self.test, resolution) if self.test else None,
         )
 
 

@@ -30,7 +30,7 @@ class Source:
 
     Attributes:
         path: Folder or file; loaders that need none ignore it.
-        size: Pixels a side for ``image_folder``; None keeps them as they are.
+        size: Pixels a side; None keeps the images as they are.
         test: Share held out as the test split where the source has none.
         seed: Seed of the splits.
     """
@@ -57,7 +57,10 @@ def load(name: str, source: Source, validation: float) -> Data:
         arrays = loader(name, source)
     except OSError as error:  # a folder that may not be read, a name that is too long
         raise DataError(f"dataset {name}: {source.path}: {error.strerror}") from error
-    return split(arrays, validation, source.seed, f"dataset {name}")
+    data = split(arrays, validation, source.seed, f"dataset {name}")
+    if source.size is None or data.task.input_shape[1:] == (source.size, source.size):
+        return data
+    return data.resized(source.size)
 
 
 def digits(name: str, source: Source) -> Arrays:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import multiprocessing
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -18,14 +20,25 @@ from evonas.architecture import Architecture
 from evonas.errors import PluginError, RecipeError
 from evonas.objective import Objective
 from evonas.trackers.base import Report, RunInfo
-from evonas.trackers.mlflow import MLflow
+from evonas.trackers.mlflow import STATE, MLflow
 from evonas.trial import Proposal, Trial, TrialState
 
 PARENT = "mlflow.parentRunId"
 
 
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database that holds MLflow's tables only: making one takes seconds."""
+    folder = tmp_path_factory.mktemp("made")
+    info = RunInfo("made", folder, {}, (Objective("acc"),), {}, time.time())
+    MLflow(f"sqlite:///{folder}/mlflow.db", "other").sync(info)
+    return folder / "mlflow.db"
+
+
 @pytest.fixture
-def uri(tmp_path: Path) -> str:
+def uri(tmp_path: Path, made: Path) -> str:
+    (tmp_path / "store").mkdir()
+    shutil.copy(made, tmp_path / "store" / "mlflow.db")
     return f"sqlite:///{tmp_path}/store/mlflow.db"
 
 
@@ -215,7 +228,8 @@ def first_use(uri: str, folder: Path) -> None:
     log(uri, info, [trial(0)])
 
 
-def test_four_processes_may_be_the_first(uri: str, tmp_path: Path) -> None:
+def test_four_processes_may_be_the_first(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/store/mlflow.db"
     context = multiprocessing.get_context("spawn")
     users = [context.Process(target=first_use, args=(uri, tmp_path / str(n))) for n in range(4)]
     for user in users:
@@ -227,6 +241,111 @@ def test_four_processes_may_be_the_first(uri: str, tmp_path: Path) -> None:
     experiment = client.get_experiment_by_name("evonas")
     assert experiment is not None
     assert len(client.search_runs([experiment.experiment_id])) == 8
+
+
+def test_a_worse_trial_after_a_resume_is_not_the_best(uri: str, info: RunInfo) -> None:
+    log(uri, info, [trial(0, 0.9)], Report("interrupted", "", {}, 1.0))
+    tracker = MLflow(uri)
+    tracker.start(info, (trial(0, 0.9),))
+    tracker.record(trial(1, 0.2))
+    tracker.close(Report("interrupted", "", {}, 1.0))
+    (parent,), _ = stored(uri)
+    best = MlflowClient(uri).get_metric_history(parent.info.run_id, "best_acc")
+    assert [(m.step, m.value) for m in best] == [(0, 0.9)]
+
+
+def test_a_trial_sent_again_has_no_point_twice(uri: str, info: RunInfo) -> None:
+    log(uri, info, [trial(0)])
+    _, children = stored(uri)
+    client = MlflowClient(uri)
+    client.update_run(children[0].info.run_id, status="RUNNING")  # as if killed just before its end
+    assert MLflow(uri).sync(info, (trial(0),)) == 1
+    assert len(client.get_metric_history(children[0].info.run_id, "loss")) == 3
+
+
+def test_awkward_names_of_choices_hide_nothing(uri: str, info: RunInfo) -> None:
+    names = ("a?", "a!", "/b", "c//d", "../e", "architecture", "ü x", "")
+    architecture = Architecture("s", {name: str(i) for i, name in enumerate(names)})
+    odd = Trial(0, Proposal(architecture), TrialState.COMPLETE, {"acc": 1.0})
+    log(uri, info, [odd, trial(1)])
+    _, children = stored(uri)
+    params = children[0].data.params
+    assert params["architecture"] == architecture.id
+    assert set(params.values()) >= {str(i) for i in range(len(names))}
+
+
+def test_a_refused_trial_does_not_block_the_next(
+    uri: str, info: RunInfo, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log(uri, info, [trial(0)])
+    _, children = stored(uri)
+    MlflowClient(uri).update_run(children[0].info.run_id, status="RUNNING")
+    changed = Trial(0, Proposal(Architecture("s", {"c0": 99})), TrialState.COMPLETE, {"acc": 1.0})
+    tracker = MLflow(uri)
+    tracker.start(info)
+    tracker.record(changed)
+    tracker.record(trial(1))
+    tracker.close(REPORT)
+    (parent,), children = stored(uri)
+    assert sorted(children) == [0, 1]
+    assert parent.info.status == "FINISHED"
+    assert "MLflow lacks 1 trials" in capsys.readouterr().out
+
+
+def test_a_store_that_was_thrown_away_is_filled_again(uri: str, info: RunInfo) -> None:
+    log(uri, info, [trial(0)])
+    (parent,), _ = stored(uri)
+    MlflowClient(uri).delete_run(parent.info.run_id)
+    assert MLflow(uri).sync(info, (trial(0), trial(1)), REPORT) == 2
+    assert MLflow(f"{uri}.other").sync(info, (trial(0), trial(1)), REPORT) == 2
+    state = json.loads((info.run_dir / STATE).read_text())
+    (info.run_dir / STATE).write_text(json.dumps({**state, "run_id": "0" * 32}))
+    assert MLflow(f"{uri}.other").sync(info, (trial(0), trial(1)), REPORT) == 0
+    (info.run_dir / STATE).write_text("")
+    assert MLflow(f"{uri}.other").sync(info, (trial(0), trial(1)), REPORT) == 0
+
+
+def test_a_file_that_is_no_database_does_not_stop_the_search(
+    tmp_path: Path, info: RunInfo, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.db").write_text("these are notes, no database" * 100)
+    start = time.monotonic()
+    log(f"sqlite:///{tmp_path}/notes.db", info, [trial(0)])
+    assert time.monotonic() - start < 30
+    assert "file is not a database" in capsys.readouterr().out
+
+
+def test_a_server_that_takes_the_call_and_says_nothing(
+    info: RunInfo, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as silent:
+        tracker = MLflow(f"http://me:secret@127.0.0.1:{silent.getsockname()[1]}")
+        start = time.monotonic()
+        tracker.start(info)
+        tracker.record(trial(0))
+        assert time.monotonic() - start < 8
+        tracker.close(REPORT)
+        assert time.monotonic() - start < 40
+    said = capsys.readouterr().out
+    assert "MLflow lacks 1 trials" in said
+    assert "secret" not in said
+
+
+def test_an_unchosen_store_is_found_again_from_elsewhere(
+    info: RunInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    MLflow().sync(info, (trial(0),))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert MLflow().sync(info, (trial(0), trial(1))) == 1
+    assert not (tmp_path / "elsewhere" / "mlruns").exists()
+
+
+def test_a_run_that_was_cut_off_does_not_stay_running(uri: str, info: RunInfo) -> None:
+    MLflow(uri).sync(info, (trial(0),))
+    (parent,), _ = stored(uri)
+    assert parent.info.status == "KILLED"
 
 
 @pytest.mark.slow

@@ -1,0 +1,107 @@
+"""Every built-in evaluator through the public contract kit, and the kit on broken ones."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from evonas.evaluators.base import Context, Evaluator, Reporter
+from evonas.evaluators.reduced import Reduced
+from evonas.evaluators.tabular import Tabular
+from evonas.evaluators.train import Train
+from evonas.registry import Registry
+from evonas.spaces.plain_cnn import PlainCNN
+from evonas.testing import check_evaluator
+from evonas.training.datasets import Source, load
+from evonas.trial import Trial
+
+SPACE = PlainCNN(1, 8)
+ARCHITECTURE = SPACE.sample(Random(0))
+QUICK = partial(Train, epochs=1)
+
+
+def tabular(context: Context) -> Evaluator:
+    path = Path("table.csv")
+    path.write_text(f"architecture,valid\n{ARCHITECTURE.choices['c1']},50\n")
+    return Tabular(context, path, "{c1}", {"val_accuracy": "valid"})
+
+
+EVALUATORS: Mapping[str, Callable[[Context], Evaluator]] = {
+    "train": QUICK,
+    "reduced": partial(Reduced, of=QUICK, data=0.5, resolution=4, width=0.5),
+    "tabular": tabular,
+}
+
+
+def test_every_built_in_evaluator_is_here() -> None:
+    assert set(Registry().origins("evaluator")) == set(EVALUATORS)
+
+
+@pytest.mark.parametrize("name", EVALUATORS)
+def test_every_evaluator_keeps_the_contract(name: str, images: Callable[..., Path]) -> None:
+    context = Context(SPACE, load("npz", Source(images()), 0.2), "cpu", seed=0)
+    assert check_evaluator(EVALUATORS[name](context), ARCHITECTURE) == []
+
+
+class Good(Evaluator):
+    """Counts the choices; the evaluators below each break one promise."""
+
+    metrics = ("value",)
+
+    def __init__(self) -> None:
+        super().__init__(Context(SPACE, None, "cpu", seed=0))
+        self.calls = itertools.count()
+
+    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
+        report(1, {"value": 0.0})
+        return {"value": float(len(trial.architecture.choices)), "seconds": float(next(self.calls))}
+
+
+class Raises(Good):
+    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
+        raise ZeroDivisionError("no such training")
+
+
+class LeavesOut(Good):
+    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
+        return {"other": 1.0}
+
+
+class NotANumber(Good):
+    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
+        return {"value": float("nan")}
+
+
+class NotAMapping(Good):
+    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
+        return 1.0  # type: ignore[return-value]
+
+
+class Forgets(Good):
+    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
+        return {"value": float(next(self.calls))}
+
+
+BROKEN = {
+    Raises: "ZeroDivisionError: no such training",
+    LeavesOut: "did not return the metrics value",
+    NotANumber: "not a finite number: value = nan",
+    NotAMapping: "returned float, not a mapping",
+    Forgets: "one trial gives {'value': 0.0} and then {'value': 1.0}",
+}
+
+
+def test_the_kit_accepts_a_good_evaluator() -> None:
+    assert check_evaluator(Good(), ARCHITECTURE) == []
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda cls: cls.__name__)
+def test_the_kit_names_what_is_broken(broken: type[Good]) -> None:
+    (problem,) = check_evaluator(broken(), ARCHITECTURE)
+    assert problem.startswith("evaluate: ")
+    assert BROKEN[broken] in problem

@@ -1,0 +1,92 @@
+"""Data in memory: what a network must fit, its statistics, and smaller versions of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from evonas.errors import DataError
+from evonas.task import Task
+from evonas.training.data import Arrays, Data, Split, split
+
+
+def data(count: int = 60, height: int = 6, width: int = 8, channels: int = 3) -> Data:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, height, width, channels), dtype=np.uint8)
+    labels = np.arange(count) % 3
+    return split(Arrays((images, labels), (images[:9], labels[:9])), 0.2, seed=0, source="made up")
+
+
+def parts(of: Data) -> tuple[Split, Split, Split]:
+    assert of.test is not None
+    return of.train, of.val, of.test
+
+
+def test_the_task_is_read_off_the_images() -> None:
+    assert data().task == Task(channels=3, height=6, width=8, classes=3)
+    assert data(channels=1).task.input_shape == (1, 6, 8)
+
+
+def test_splits_have_their_length() -> None:
+    given = data()
+    assert given.test is not None
+    assert (len(given.train), len(given.val), len(given.test)) == (48, 12, 9)
+
+
+def test_what_is_on_the_device_is_not_copied() -> None:
+    train = data().train
+    assert train.to("cpu").images.data_ptr() == train.images.data_ptr()
+
+
+def test_channel_statistics_are_those_of_the_training_images() -> None:
+    given = data()
+    mean, std = given.channel_statistics()
+    pixels = given.train.images.numpy().astype(np.float64).reshape(-1, 3)
+    assert np.allclose(mean, pixels.mean(0), atol=1e-3)
+    assert np.allclose(std, pixels.std(0), atol=1e-3)
+
+
+def test_images_of_one_colour_have_no_zero_deviation() -> None:
+    given = data()
+    black = replace(given, train=replace(given.train, images=given.train.images * 0))
+    mean, std = black.channel_statistics()
+    assert mean.tolist() == [0, 0, 0]
+    assert std.tolist() == [1, 1, 1]
+
+
+def test_the_whole_share_takes_everything_but_the_test_split() -> None:
+    given = data()
+    whole = given.subset(1.0, seed=0)
+    assert whole.train is given.train
+    assert whole.test is None
+
+
+def test_a_share_that_misses_a_class_is_refused() -> None:
+    with pytest.raises(DataError, match=r"evaluation\.data: cannot split 48 images by class"):
+        data().subset(0.02, seed=0)
+
+
+@pytest.mark.parametrize("resolution", [1, 4, 16])
+def test_resized_images_are_square_and_whole(resolution: int) -> None:
+    given = data()
+    small = given.resized(resolution)
+    assert small.task == Task(3, resolution, resolution, 3)
+    for part, original in zip(parts(small), parts(given), strict=True):
+        assert part.images.dtype == torch.uint8
+        assert part.images.is_contiguous()
+        assert torch.equal(part.labels, original.labels)
+        assert part.images.float().mean() == pytest.approx(
+            float(original.images.float().mean()), abs=3
+        )
+
+
+def test_resizing_without_a_test_split() -> None:
+    assert data().subset(0.5, seed=0).resized(4).test is None
+
+
+def test_resizing_to_the_same_size_changes_nothing() -> None:
+    given = data(height=8, width=8)
+    assert torch.equal(given.resized(8).train.images, given.train.images)
