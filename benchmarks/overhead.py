@@ -2,22 +2,27 @@
 
     python -m benchmarks.overhead --trials 1000
 
-Both sides run trials that do nothing and log the same content to MLflow on SQLite: ten parameters,
-five epochs of twenty metrics, a nested run per trial. evonas: random search through ``search``,
-journal, MLflow tracker, until the tracker has drained. Optuna: ``study.optimize`` with a random
-sampler and MLflow's own calls in the objective, one ``log_params`` and a ``log_metrics`` per epoch.
-The two sides take turns in blocks; the figures are medians over blocks. The search loop alone
-(ask, evaluate, tell, journal) is timed by aging evolution, around trial 100 and around the last.
+Both sides run trials that do nothing and log the same content to MLflow on SQLite on the disk: ten
+parameters, five epochs of twenty metrics, a nested run per trial. evonas: random search through
+``search``, journal, MLflow tracker, from its start until the tracker has drained and closed. Optuna:
+``study.optimize`` with a random sampler and MLflow's own calls in the objective, one ``log_params``
+and a ``log_metrics`` per epoch. Each side has its own database, made beforehand. They take turns in
+blocks; the figures are medians over blocks.
+
+The search loop alone (ask, evaluate, tell, journal) is timed by aging evolution with the same
+content but no tracker, around trial 100 and around the last. It flushes the journal twice a trial,
+so the disk's own time for that is measured before, between and after.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -60,22 +65,23 @@ def epoch(number: int) -> dict[str, float]:
 class Nothing(Evaluator):
     metrics = ("value",)
 
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
+    def __init__(self) -> None:
+        pass
 
-    def evaluate(self, trial: Trial, report: object) -> Mapping[str, float]:
-        for number in range(self.epochs):
-            report(number, epoch(number))  # type: ignore[operator]
+    def evaluate(
+        self, trial: Trial, report: Callable[[int, Mapping[str, float]], None]
+    ) -> Mapping[str, float]:
+        for number in range(EPOCHS):
+            report(number, epoch(number))
         return {"value": float(sum(int(v) for v in trial.architecture.choices.values()))}
 
 
 def loop(strategy: Strategy, trials: int, folder: Path, tracker: MLflow | None) -> list[float]:
     """Run the search loop with its journal; seconds since the start at the end of every trial."""
     times = []
-    epochs = EPOCHS if tracker else 0
     with (
         history.History(folder) as journal,
-        Serial(lambda device: Nothing(epochs), ("cpu",)) as executor,
+        Serial(lambda device: Nothing(), ("cpu",)) as executor,
     ):
         journal.begin({})
         start = time.perf_counter()
@@ -91,10 +97,9 @@ def loop(strategy: Strategy, trials: int, folder: Path, tracker: MLflow | None) 
 def evonas_block(uri: str, folder: Path, trials: int) -> tuple[float, float]:
     """Seconds per trial: everything, and the loop while the tracker works beside it."""
     folder.mkdir()
-    tracker = MLflow(uri, "evonas")
-    info = RunInfo("overhead", folder, {}, OBJECTIVES, {}, time.time())
-    tracker.start(info)
     start = time.perf_counter()
+    tracker = MLflow(uri, "evonas")
+    tracker.start(RunInfo("overhead", folder, {}, OBJECTIVES, {}, time.time()))
     times = loop(RandomSearch(Choices(), OBJECTIVES), trials, folder, tracker)
     tracker.close(Report("finished", "done", {"complete": trials}, times[-1]))
     return (time.perf_counter() - start) / trials, times[-1] / trials
@@ -102,8 +107,6 @@ def evonas_block(uri: str, folder: Path, trials: int) -> tuple[float, float]:
 
 def optuna_block(uri: str, trials: int, seed: int) -> float:
     """Seconds per trial of Optuna, logging as MLflow's users do."""
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_experiment("optuna")
 
     def objective(trial: optuna.Trial) -> float:
         params = {name: trial.suggest_categorical(name, opts) for name, opts in CHOICES.items()}
@@ -115,17 +118,36 @@ def optuna_block(uri: str, trials: int, seed: int) -> float:
             mlflow.log_metrics({"value": value})
         return value
 
+    start = time.perf_counter()
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_experiment("overhead")
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed), direction="maximize")
     with mlflow.start_run():
-        start = time.perf_counter()
         study.optimize(objective, n_trials=trials)
-        return (time.perf_counter() - start) / trials
+    return (time.perf_counter() - start) / trials
+
+
+def flush(folder: Path, count: int = 300) -> float:
+    """Median seconds that the disk takes to flush a line of a journal."""
+    seconds = []
+    with (folder / "flushed").open("ab", buffering=0) as file:
+        for _ in range(count):
+            start = time.perf_counter()
+            file.write(b"x" * 1000)
+            os.fsync(file.fileno())
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 def around(times: list[float], trial: int, width: int = 100) -> float:
     """Median seconds per trial of the ``width`` trials that end with ``trial``."""
     span = times[max(0, trial - width) : trial]
     return statistics.median(b - a for a, b in pairwise(span))
+
+
+def show(label: str, *seconds: float) -> None:
+    """A line of the table, in milliseconds."""
+    print(f"{label:<52}" + " ".join(f"{1000 * each:8.2f}" for each in seconds))
 
 
 @click.command()
@@ -138,29 +160,46 @@ def main(trials: int, flat: int, workdir: Path | None) -> None:
     size = max(1, trials // BLOCKS)
     with tempfile.TemporaryDirectory(dir=workdir) as name:
         folder = Path(name)
-        ours, loops, theirs = [], [], []
         uris = {side: f"sqlite:///{folder}/{side}.db" for side in ("evonas", "optuna")}
+        evonas_block(uris["evonas"], folder / "made", 1)
+        optuna_block(uris["optuna"], 1, 0)
+        disk, ours, beside, theirs = [flush(folder)], [], [], []
         for block in range(BLOCKS):
-            everything, alone = evonas_block(uris["evonas"], folder / str(block), size)
+            everything, loop_only = evonas_block(uris["evonas"], folder / str(block), size)
             ours.append(everything)
-            loops.append(alone)
+            beside.append(loop_only)
             theirs.append(optuna_block(uris["optuna"], size, block))
-            print(f"block {block}: evonas {ours[-1]:.4f}, Optuna and MLflow {theirs[-1]:.4f}")
+            print(f"block {block} of {size} trials: {ours[-1]:.4f}, {theirs[-1]:.4f} s per trial")
+        disk.append(flush(folder))
         (folder / "flat").mkdir()
         times = loop(AgingEvolution(Choices(), OBJECTIVES), flat, folder / "flat", None)
+        disk.append(flush(folder))
+    ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+    load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
+    print(f"\n{platform.platform()}, {os.cpu_count()} CPUs (load {load})")
+    print(f"Python {platform.python_version()}, MLflow {mlflow.__version__}", end=", ")
+    print(f"Optuna {optuna.__version__}, {time.strftime('%F %R')}; milliseconds per trial:")
+    show("evonas, everything logged: median of the blocks", statistics.median(ours))
+    show("Optuna with MLflow: median of the blocks", statistics.median(theirs))
+    print(f"{'ratio: median of the blocks':<52}{ratio:9.3f}")
+    show("evonas, first and last block", ours[0], ours[-1])
+    show("Optuna with MLflow, first and last block", theirs[0], theirs[-1])
+    show("evonas' loop while MLflow is written beside it", statistics.median(beside))
+    show(f"evonas' loop alone, mean of {flat}", times[-1] / flat)
+    show("evonas' loop alone, around trial 100", around(times, 100))
+    show(f"evonas' loop alone, around trial {flat}", around(times, flat))
+    show("one flush of the disk: before, between, after", *disk)
     result = {
         "evonas_s_per_trial": statistics.median(ours),
         "optuna_mlflow_s_per_trial": statistics.median(theirs),
-        "ratio": statistics.median(a / b for a, b in zip(ours, theirs, strict=True)),
+        "ratio": ratio,
         "main_loop_s_per_trial": times[-1] / flat,
-        "main_loop_beside_mlflow_s_per_trial": statistics.median(loops),
         "main_loop_s_at_100": around(times, 100),
         f"main_loop_s_at_{flat}": around(times, flat),
+        "main_loop_beside_mlflow_s_per_trial": statistics.median(beside),
+        "disk_flush_s": statistics.median(disk),
     }
-    print(f"\n{platform.platform()}, Python {platform.python_version()}, {time.strftime('%F')}")
-    for label, value in result.items():
-        print(f"{label:<40}{value:>12.5f}")
-    print(json.dumps(result))
+    print(json.dumps({key: round(value, 6) for key, value in result.items()}))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ def conclude(
     """Measure the winner for good, once: what ``final.json`` says of this trial is kept.
 
     Writes ``final.json`` and, if there is a network, ``incumbent/`` with ``architecture.json``,
-    ``weights.safetensors`` and ``network.pt2``, a torch.export program that needs torch alone.
+    ``weights.safetensors`` and ``network.pt2``, a torch.export program that needs torch alone. The
+    network takes images in 0…255: ``0.`` among the weights' names is its normalisation.
 
     Returns:
         The final metrics, the test split's among them; empty if the evaluator has none to add.
@@ -64,14 +65,17 @@ def _keep(
 ) -> None:
     folder = run_dir / FOLDER
     folder.mkdir(exist_ok=True)
-    described: Mapping[str, object] = {
+    described: dict[str, object] = {
         **trial.architecture.to_json(),
         "trial": trial.number,
         "metrics": dict(final.metrics),
     }
+    data = evaluator.context.data
+    if data is not None:
+        described |= {"task": vars(data.task), "classes": data.classes}
     history.write_whole(folder / "architecture.json", json.dumps(described, indent=2))
-    if final.network is not None and evaluator.context.data is not None:
-        _keep_network(final.network, evaluator.context.data.task, folder, note)
+    if final.network is not None and data is not None:
+        _keep_network(final.network, data.task, folder, note)
 
 
 def _keep_network(

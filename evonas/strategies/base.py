@@ -8,6 +8,7 @@ from random import Random
 from typing import ClassVar
 
 from evonas.architecture import Architecture
+from evonas.errors import InfeasibleConstraints
 from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
 from evonas.trial import Proposal, Trial
@@ -59,11 +60,15 @@ class Strategy(ABC):
 
         Returns:
             None when the space is exhausted: every point was proposed or, in a space too large
-            to enumerate, a thousand random points in a row were.
+            to enumerate, a thousand random points in a row were, or no further one meets the
+            constraints.
         """
         for source, tries in ((draw, _TRIES), (lambda: self.space.sample(rng), 10 * _TRIES)):
             for _ in range(tries):
-                architecture = source()
+                try:
+                    architecture = source()
+                except InfeasibleConstraints:  # tight limits: as good as exhausted
+                    break
                 if self._is_new(architecture):
                     return architecture
         if self.space.size() > _ENUMERABLE:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import shutil
 import socket
 import sqlite3
 import subprocess
@@ -10,6 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -38,7 +38,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def uri(tmp_path: Path, made: Path) -> str:
     (tmp_path / "store").mkdir()
-    shutil.copy(made, tmp_path / "store" / "mlflow.db")
+    target = tmp_path / "store" / "mlflow.db"
+    with closing(sqlite3.connect(made)) as source, closing(sqlite3.connect(target)) as copy:
+        source.backup(copy)  # not a copy of the file: some of it is in the write-ahead log
     return f"sqlite:///{tmp_path}/store/mlflow.db"
 
 
