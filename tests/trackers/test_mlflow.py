@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -42,6 +44,11 @@ def uri(tmp_path: Path, made: Path) -> str:
     with closing(sqlite3.connect(made)) as source, closing(sqlite3.connect(target)) as copy:
         source.backup(copy)  # not a copy of the file: some of it is in the write-ahead log
     return f"sqlite:///{tmp_path}/store/mlflow.db"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evonas.trackers.mlflow._GIVE_UP", 1.0)
 
 
 @pytest.fixture
@@ -307,6 +314,7 @@ def test_a_store_that_was_thrown_away_is_filled_again(uri: str, info: RunInfo) -
     assert MLflow(f"{uri}.other").sync(info, (trial(0), trial(1)), REPORT) == 0
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_file_that_is_no_database_does_not_stop_the_search(
     tmp_path: Path, info: RunInfo, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -317,6 +325,7 @@ def test_a_file_that_is_no_database_does_not_stop_the_search(
     assert "file is not a database" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_server_that_takes_the_call_and_says_nothing(
     info: RunInfo, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -371,9 +380,6 @@ def test_a_server_that_goes_and_comes_back(info: RunInfo, tmp_path: Path) -> Non
         raise AssertionError("the server does not start")
 
     def kill(server: subprocess.Popen[bytes]) -> None:
-        import os
-        import signal
-
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
 
@@ -392,8 +398,16 @@ def test_a_server_that_goes_and_comes_back(info: RunInfo, tmp_path: Path) -> Non
         tracker.record(trial(number))
     tracker.close(REPORT)
     try:
-        assert MLflow(uri).sync(info, tuple(trial(n) for n in range(9)), REPORT) >= 0
-        _, children = stored(uri)
+        history = tuple(trial(n) for n in range(9))
+        MLflow(uri).sync(info, history, REPORT)  # if the pause between tries outlasted ``close``
+        assert MLflow(uri).sync(info, history, REPORT) == 0
+        (parent,), children = stored(uri)
+        assert parent.info.status == "FINISHED"
         assert sorted(children) == list(range(9))
+        client = MlflowClient(uri)
+        for child in children.values():
+            assert child.info.status == "FINISHED"
+            loss = client.get_metric_history(child.info.run_id, "loss")
+            assert [(m.step, m.value) for m in loss] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     finally:
         kill(server)
