@@ -118,7 +118,9 @@ def test_a_run_and_its_trials(uri: str, info: RunInfo) -> None:
     assert child.info.status == "FINISHED"
     assert child.data.params["c0"] == "1"
     assert child.data.params["architecture"] == trial(1).architecture.id
+    assert child.data.params["fidelity"] == "1.0"
     assert child.data.tags["evonas.parents"] == "7, 3"
+    assert child.data.tags["evonas.state"] == "complete"
     assert child.data.metrics["acc"] == 0.9
     assert child.data.metrics["seconds"] == 2.0
     curve = client.get_metric_history(child.info.run_id, "loss")
@@ -197,14 +199,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_nobody_answers(info: RunInfo, capsys: pytest.CaptureFixture[str]) -> None:
-    uri = f"http://127.0.0.1:{free_port()}"
-    log(uri, info, [trial(0), trial(1)])
+@pytest.mark.usefixtures("impatient")
+def test_nobody_answers(uri: str, info: RunInfo, capsys: pytest.CaptureFixture[str]) -> None:
+    dead = f"http://127.0.0.1:{free_port()}"
+    start = time.monotonic()
+    log(dead, info, [trial(0), trial(1)])
+    assert time.monotonic() - start < 20
     said = capsys.readouterr().out
     assert "does not answer" in said
     assert "MLflow lacks 2 trials: run `evonas sync" in said
-    with pytest.raises(PluginError, match=uri):
-        MLflow(uri).sync(info, (trial(0),))
+    with pytest.raises(PluginError, match=dead):
+        MLflow(dead).sync(info, (trial(0),))
+    assert MLflow(uri).sync(info, (trial(0), trial(1)), REPORT) == 2
+    assert sorted(stored(uri)[1]) == [0, 1]
 
 
 def test_a_locked_database_loses_nothing(uri: str, info: RunInfo) -> None:
