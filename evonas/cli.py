@@ -135,7 +135,7 @@ def _print_outcome(outcome: Any) -> None:
         click.echo(f"  network      {folder}/incumbent/network.pt2   (torch.export.load)")
     if report.status == "interrupted":
         click.echo(f"  go on with   evonas resume {folder}")
-    click.echo("  compare runs evonas ui")
+    click.echo("  compare runs evonas ui   (MLflow, http://127.0.0.1:5000)")
 
 
 def _print_incumbent(report: Any) -> None:
