@@ -111,6 +111,8 @@ def _execute(ctx: click.Context, begin: Callable[[Any, Any], Any]) -> None:
         click.echo(f"stopped; go on with: evonas resume {console.run_dir}", err=True)
         _exit_on_signal(ctx, interruption.signal)
         return
+    finally:
+        console.stop()
     _print_outcome(outcome)
     if outcome.report.status == "interrupted":
         _exit_on_signal(ctx, interruption.signal)

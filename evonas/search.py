@@ -89,10 +89,10 @@ def search(
     count, failures = len(latest), 0
 
     def asked() -> Trial | End:
-        if budget.spent(count, time.monotonic() - start):
-            return End.BUDGET
         if stopping():
             return End.STOPPED
+        if budget.spent(count, time.monotonic() - start):
+            return End.BUDGET
         proposal = strategy.ask(Random(f"{seed}/{count}"))
         if proposal is None:
             return End.EXHAUSTED

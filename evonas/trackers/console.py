@@ -75,6 +75,10 @@ class Console(Tracker):
 
     def close(self, report: Report) -> None:
         """End the live line."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Give the terminal back, however the run ended; may be called twice."""
         self._progress.stop()
 
     def _say(self, line: str) -> None:
