@@ -36,9 +36,16 @@ class EvaluatorFactory:
     registry: Registry
 
     def __call__(self, device: str) -> Evaluator:
-        """Build it; the first call loads the data."""
-        context = Context(self.space, self.data, device, self.recipe.seed)
-        return _evaluator(self.registry, self.recipe.evaluation, "evaluation", context)
+        """The evaluator for a device, one for all who ask: it keeps the data on the device."""
+        if device not in self._made:
+            context = Context(self.space, self.data, device, self.recipe.seed)
+            evaluation = self.recipe.evaluation
+            self._made[device] = _evaluator(self.registry, evaluation, "evaluation", context)
+        return self._made[device]
+
+    @cached_property
+    def _made(self) -> dict[str, Evaluator]:
+        return {}
 
     @cached_property
     def data(self) -> Data | None:

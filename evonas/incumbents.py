@@ -92,9 +92,9 @@ def _keep_network(
     }
     save_file(state, folder / "weights.safetensors")
     example = torch.zeros(2, *task.input_shape)
-    batch = {"input": {0: torch.export.Dim("batch")}}
+    any_batch = ({0: torch.export.Dim("batch")},)
     try:
-        program = torch.export.export(network, (example,), dynamic_shapes=tuple(batch.values()))
+        program = torch.export.export(network, (example,), dynamic_shapes=any_batch)
     # A space builds anybody's code: what cannot be exported was measured and is kept all the same.
     except Exception as error:
         note(

@@ -75,12 +75,10 @@ class Outcome:
     Attributes:
         run_dir: The run folder.
         report: What is known at its end.
-        info: What the trackers were told.
     """
 
     run_dir: Path
     report: Report
-    info: RunInfo
 
 
 def start(
@@ -190,7 +188,7 @@ def _execute(
         tracker.close(report)
     if isinstance(end, TooManyFailures):
         raise end
-    return Outcome(folder, report, info)
+    return Outcome(folder, report)
 
 
 def _conclude(
