@@ -48,7 +48,9 @@ def check_space(space: SearchSpace, task: Task = TASK, points: int = 8, seed: in
         problems += _check_network(space, architecture, task)
         if problems:
             return problems
-    if space.sample(Random(seed)) != space.sample(Random(seed)):
+    # Sixteen draws, so that chance does not hide randomness of the space's own.
+    first, second = ([space.sample(rng) for _ in range(16)] for rng in (Random(seed), Random(seed)))
+    if first != second:
         problems.append("sample: two generators of one seed give different architectures")
     for name in space.points:
         try:
