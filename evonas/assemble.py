@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -13,8 +14,10 @@ from evonas.architecture import Architecture
 from evonas.constraints import Feasible, Limit
 from evonas.errors import EvonasError, PluginError, RecipeError, did_you_mean
 from evonas.evaluators.base import Context, Evaluator
-from evonas.executors.base import Executor
+from evonas.executors.base import Executor, MakeEvaluator
+from evonas.executors.serial import Serial
 from evonas.objective import Objective
+from evonas.pruning import RULES, Pruner
 from evonas.recipe import Component, Recipe
 from evonas.registry import Registry
 from evonas.search import Budget
@@ -22,6 +25,8 @@ from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
 from evonas.trackers.base import Tracker
 from evonas.training import cost, datasets
+from evonas.training.checkpoints import FOLDER as WEIGHTS
+from evonas.training.checkpoints import RUNGS_GB, Checkpoints, Continued
 from evonas.training.data import Data
 
 
@@ -34,11 +39,15 @@ class EvaluatorFactory:
 
     recipe: Recipe
     registry: Registry
+    run_dir: Path
 
     def __call__(self, device: str) -> Evaluator:
         """The evaluator for a device, one for all who ask: it keeps the data on the device."""
         if device not in self._made:
-            context = Context(self.space, self.data, device, self.recipe.seed)
+            weights = Continued(Checkpoints(self.run_dir / WEIGHTS, RUNGS_GB))
+            context = Context(
+                self.space, self.data, device, self.recipe.seed, self.run_dir, weights
+            )
             evaluation = self.recipe.evaluation
             self._made[device] = _evaluator(self.registry, evaluation, "evaluation", context)
         return self._made[device]
@@ -71,7 +80,7 @@ class EvaluatorFactory:
         return space
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"recipe": self.recipe, "registry": self.registry}
+        return {"recipe": self.recipe, "registry": self.registry, "run_dir": self.run_dir}
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,7 @@ class Assembly:
     evaluator: Evaluator
     devices: tuple[str, ...]
     fingerprint: str | None
-    _make_evaluator: Callable[[str], Evaluator]
+    make_evaluator: MakeEvaluator
 
     def strategy(self) -> Strategy:
         """A fresh strategy."""
@@ -107,10 +116,28 @@ class Assembly:
 
     def executor(self) -> Executor:
         """A fresh executor, to be closed by the caller."""
+        return self._executor(self.make_evaluator, ("device",))
+
+    def retraining_executor(self, retrainer: MakeEvaluator, trainings: int) -> Executor:
+        """A fresh executor for so many trainings for good, to be closed by the caller."""
+        if trainings == 1:  # here, with all cores and the data that are loaded already
+            return Serial(retrainer, self.devices)
+        # Without the time limit, which is for trials: a training for good takes far longer.
+        return self._executor(retrainer, ("device", "timeout"))
+
+    def _executor(self, make_evaluator: MakeEvaluator, own: tuple[str, ...]) -> Executor:
         section = self.recipe.executor
-        cls, arguments = _checked(self.registry, "executor", section, "executor", ("device",))
-        executor: Executor = _make(cls, self._make_evaluator, self.devices, **arguments)
+        cls, arguments = _checked(self.registry, "executor", section, "executor", own)
+        executor: Executor = _make(cls, make_evaluator, self.devices, **arguments)
         return executor
+
+    def pruner(self) -> Pruner | None:
+        """A fresh pruner; None if the recipe wants no trial stopped."""
+        section = self.recipe.pruning
+        if section is None:
+            return None
+        cls, arguments = _rule(section)
+        return Pruner(self.objectives, cls(**arguments))
 
     @property
     def acceptance(self) -> float | None:
@@ -118,14 +145,19 @@ class Assembly:
         return self.space.acceptance if isinstance(self.space, Feasible) else None
 
 
-def assemble(given: Recipe, registry: Registry) -> Assembly:
+def assemble(given: Recipe, registry: Registry, run_dir: Path) -> Assembly:
     """Build and check everything, so that no mistake shows up after the first trial.
+
+    Args:
+        given: The recipe.
+        registry: Where its components come from.
+        run_dir: The run folder; it need not exist, and nothing is written.
 
     Raises:
         EvonasError: In one line, whatever is wrong with recipe, data, plugins or devices.
     """
     resolved = _resolve(given, registry)
-    factory = EvaluatorFactory(resolved, registry)
+    factory = EvaluatorFactory(resolved, registry, run_dir)
     chosen = devices.choose(resolved.executor.device, devices.available())
     evaluator = factory(chosen[0])
     objectives = _objectives(resolved, evaluator)
@@ -138,12 +170,17 @@ def assemble(given: Recipe, registry: Registry) -> Assembly:
         evaluator=evaluator,
         devices=chosen,
         fingerprint=factory.data.fingerprint if factory.data else None,
-        _make_evaluator=factory,
+        make_evaluator=factory,
     )
     strategy = assembly.strategy()
     if len(objectives) > 1 and not strategy.multi_objective:
         raise RecipeError(
             f"objectives: strategy {resolved.strategy.name!r} takes one, not {len(objectives)}"
+        )
+    if assembly.pruner() is not None and objectives[0].metric not in evaluator.reports:
+        raise RecipeError(
+            f"pruning: evaluation {resolved.evaluation.name!r} reports no {objectives[0].metric!r} "
+            f"on the way, only {', '.join(evaluator.reports) or 'nothing'}"
         )
     tracker_of(resolved, registry)
     assembly.executor().close()
@@ -201,9 +238,21 @@ def _resolve(given: Recipe, registry: Registry) -> Recipe:
     }
     for key, (kind, section) in sections.items():
         data[key].update(_with_defaults(registry, kind, section, key))
+    if given.pruning is not None:
+        data["pruning"].update(_rule(given.pruning)[1])
     if given.dataset is not None:
         data["dataset"]["path"] = str(given.dataset.path.absolute())
     return recipe.validate(_plain(data), "recipe")
+
+
+def _rule(section: Component) -> tuple[type[Any], dict[str, Any]]:
+    """The class of a pruning rule and its checked options."""
+    if section.name not in RULES:
+        hint = did_you_mean(section.name, RULES)
+        raise RecipeError(
+            f"pruning.name: unknown rule {section.name!r}{hint} Known: {', '.join(RULES)}"
+        )
+    return RULES[section.name], options.check(RULES[section.name], section.options, "pruning")
 
 
 def _with_defaults(registry: Registry, kind: str, section: Component, path: str) -> dict[str, Any]:

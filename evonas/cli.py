@@ -149,6 +149,8 @@ def _print_incumbent(report: Any) -> None:
         click.echo(f"  {name:<12} {value:,.6g}   (search)")
     for name, value in report.final.items():
         click.echo(f"  {name:<12} {value:,.6g}   (final training)")
+    if report.verdict:
+        click.echo(f"  audit        {report.verdict}")
     if len(report.front) > 1:
         click.echo(f"  Pareto front of {len(report.front)} trials:")
         for member in report.front:
@@ -164,6 +166,31 @@ def sync(run_dir: Path) -> None:
 
     sent = runs.sync(run_dir)
     click.echo(f"sent {sent} trials of {run_dir}")
+
+
+@main.command("audit")
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option("--trials", default=12, type=click.IntRange(min=4), help="Size of the sample.")
+@click.pass_context
+def audit_run(ctx: click.Context, run_dir: Path, trials: int) -> None:
+    """Train a sample of RUN_DIR's trials for good: can its ranking be trusted?"""
+    from evonas import audit
+    from evonas import run as runs
+    from evonas.retraining import Stopped
+    from evonas.trackers.console import Console
+
+    interruption = runs.Interruption()
+    try:
+        with interruption.watching():
+            done = runs.examine(run_dir, trials, (Console(),), interruption)
+    except (Stopped, KeyboardInterrupt):
+        click.echo(f"stopped; go on with: evonas audit {run_dir}", err=True)
+        _exit_on_signal(ctx, interruption.signal)
+        return
+    if done is None:
+        click.echo("nothing to audit: too few trainings succeeded, or no fuller training exists")
+        ctx.exit(errors.TooManyFailures.exit_code)
+    click.echo(audit.table(done))
 
 
 @main.command("list")

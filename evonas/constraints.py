@@ -15,6 +15,7 @@ from evonas.spaces.base import SearchSpace
 if TYPE_CHECKING:
     from torch import nn
 
+    from evonas.spaces.sharing import Supernet
     from evonas.task import Task
 
 _TRIES = 50  # random points before the search for a feasible one turns to repairing
@@ -79,6 +80,10 @@ class Feasible(SearchSpace):
         """Build the network."""
         return self.space.build(architecture, task)
 
+    def build_supernet(self, task: Task) -> Supernet:
+        """The space's own: it covers what the limits forbid, too."""
+        return self.space.build_supernet(task)
+
     def architecture(self, choices: Mapping[str, Value]) -> Architecture:
         """Make an architecture; one that exceeds the limits is invalid."""
         architecture = self.space.architecture(choices)
@@ -134,9 +139,11 @@ class Feasible(SearchSpace):
         """Size of the unconstrained space: an upper bound."""
         return self.space.size()
 
-    def scaled(self, architecture: Architecture, width: float) -> Architecture:
+    def scaled(
+        self, architecture: Architecture, width: float = 1.0, depth: float = 1.0
+    ) -> Architecture:
         """The space's own scaling."""
-        return self.space.scaled(architecture, width)
+        return self.space.scaled(architecture, width, depth)
 
     def _violation(self, architecture: Architecture) -> float:
         if architecture.id not in self._violations:

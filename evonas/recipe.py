@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from evonas.errors import RecipeError, did_you_mean
 
@@ -107,6 +115,25 @@ class BudgetSection(_Model):
         return self
 
 
+class FinalSection(_Model):
+    """How the winner is found when the search is over: see ``incumbents.Terms``."""
+
+    top: Annotated[int, Field(ge=1)] = 1
+    seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    flip: StrictBool = False
+
+    @field_validator("top", "seeds", mode="before")
+    @classmethod
+    def _no_bool(cls, value: Any) -> Any:
+        return refuse_bool(value)
+
+
+class AuditSection(_Model):
+    """How many trials are trained for good, to see how far the search's scores can be trusted."""
+
+    trials: Annotated[int, Field(ge=4)]
+
+
 class Recipe(_Model):
     """One experiment."""
 
@@ -120,7 +147,10 @@ class Recipe(_Model):
         "val_accuracy": "max"
     }
     constraints: dict[Cost, LimitSection] = {}
+    pruning: Component | None = None
     budget: BudgetSection
+    final: FinalSection = FinalSection()
+    audit: AuditSection | None = None
     executor: ExecutorSection = ExecutorSection()
     tracking: TrackingSection = TrackingSection()
 
@@ -135,10 +165,10 @@ class Recipe(_Model):
 
     @property
     def digest(self) -> str:
-        """Hash of what decides the search's results: all but name, budget, executor, tracking."""
+        """Hash of what decides the search's results, and so of no name, budget or executor."""
         data = self.dump()
-        for section in ("name", "budget", "executor", "tracking"):
-            del data[section]
+        for section in ("name", "budget", "final", "audit", "executor", "tracking"):
+            data.pop(section, None)
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 

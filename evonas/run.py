@@ -6,8 +6,8 @@ import importlib.metadata
 import json
 import os
 import platform
+import secrets
 import signal
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from evonas import __version__, history, incumbents, recipe
+from evonas import __version__, audit, history, incumbents, recipe
 from evonas.assemble import Assembly, assemble, tracker_of
 from evonas.errors import HistoryError, RunInUse, StorageError, TooManyFailures
 from evonas.executors.base import Executor
@@ -28,13 +28,15 @@ from evonas.objective import Objective
 from evonas.recipe import Recipe
 from evonas.registry import Registry
 from evonas.report import page
+from evonas.retraining import Retraining, Stopped
 from evonas.search import End, search
+from evonas.strategies.base import Strategy
 from evonas.trackers.base import Report, RunInfo, Tracker
-from evonas.trial import Trial
+from evonas.trial import Trial, TrialState
 
 RECIPE = "recipe.yaml"
 REPORT = "report.json"  # what of the report the history does not say
-_GROWS = ("budget.", "executor.", "tracking.")  # what a resumed run may change
+_GROWS = ("budget.", "final.", "audit.", "executor.", "tracking.")  # what a resumed run may change
 _MAIN_PACKAGES = ("torch", "torchvision", "deap", "optuna", "mlflow", "numpy")
 
 
@@ -100,8 +102,9 @@ def start(
     Raises:
         EvonasError: Before anything is written if the recipe, its data or plugins are at fault.
     """
-    assembly = assemble(given, registry)
-    folder = _new_folder(given, run_dir, assembly)
+    folder = run_dir or _fresh(given)
+    assembly = assemble(given, registry, folder)
+    _make(folder, assembly)
     with _journal(folder, listeners) as journal:
         _write(folder / RECIPE, yaml.safe_dump(assembly.recipe.dump(), sort_keys=False))
         _write(folder / "environment.txt", _installed(assembly))
@@ -135,14 +138,9 @@ def resume(
                 f"--set {override}: a resumed run may change {', '.join(_GROWS)}… only"
             )
     registry = Registry(tuple(Path(path) for path in header.get("plugins", ())))
-    assembly = assemble(recipe.load(run_dir / RECIPE, overrides), registry)
+    assembly = assemble(recipe.load(run_dir / RECIPE, overrides), registry, run_dir)
     with _journal(run_dir, listeners) as journal:
-        if not journal.header:
-            raise HistoryError(f"{run_dir} holds no run: its first record was never written")
-        if journal.header["recipe"] != assembly.recipe.digest:
-            raise HistoryError(f"{run_dir} is a run of another recipe than its {RECIPE} says")
-        if journal.header["data"] != assembly.fingerprint:
-            raise HistoryError(f"{run_dir}: the data set is not the one that the run began with")
+        _check(journal, run_dir, assembly)
         _write(run_dir / RECIPE, yaml.safe_dump(assembly.recipe.dump(), sort_keys=False))
         return _execute(assembly, run_dir, journal, listeners, stopping)
 
@@ -168,12 +166,15 @@ def _execute(
     for tracker in trackers:
         tracker.start(info, tuple(journal.events))
     end: End | TooManyFailures = End.STOPPED
+    strategy = assembly.strategy()
+    wanted = _Wanted(strategy, assembly.objectives, journal.events)
 
     def followed(executor: Executor) -> Iterator[Trial]:
         nonlocal end
         earlier = tuple(journal.events)
         seed, budget = assembly.recipe.seed, assembly.budget
-        end = yield from search(assembly.strategy(), executor, budget, seed, earlier, stopping)
+        pruner = assembly.pruner()
+        end = yield from search(strategy, executor, budget, seed, earlier, stopping, pruner)
 
     try:
         with assembly.executor() as executor:
@@ -181,14 +182,56 @@ def _execute(
                 journal.append(trial)
                 for tracker in trackers:
                     tracker.record(trial)
+                wanted.tell(trial)
+                if trial.state is not TrialState.RUNNING:
+                    assembly.evaluator.retain(wanted.trials())
     except TooManyFailures as error:
         end = error
-    report = _conclude(assembly, folder, journal.events, end, trackers)
+    report = _conclude(assembly, folder, journal.events, end, trackers, stopping)
     for tracker in trackers:
         tracker.close(report)
     if isinstance(end, TooManyFailures):
         raise end
     return Outcome(folder, report)
+
+
+class _Wanted:
+    """The trials whose leftovers may still be wanted: a fold over events."""
+
+    def __init__(
+        self, strategy: Strategy, objectives: Sequence[Objective], events: Sequence[Trial]
+    ) -> None:
+        self._strategy, self._objective = strategy, objectives[0]
+        self._running: dict[int, Trial] = {}
+        self._best: Trial | None = None
+        self._count = 0
+        for trial in events:
+            self.tell(trial)
+
+    def tell(self, trial: Trial) -> None:
+        """Take in an event."""
+        self._count = max(self._count, trial.number + 1)
+        if trial.state is TrialState.RUNNING:
+            self._running[trial.number] = trial
+            return
+        self._running.pop(trial.number, None)
+        key = self._objective.key
+        if trial.state is TrialState.COMPLETE and (
+            self._best is None or key(trial.metrics) > key(self._best.metrics)
+        ):
+            self._best = trial
+
+    def trials(self) -> list[int]:
+        """The most important first: what running trials need, the best, then the youngest."""
+        needed: list[int] = []
+        for number, trial in self._running.items():
+            rung = trial.proposal.resume_from
+            needed += [number, *trial.proposal.parents, *([] if rung is None else [rung])]
+        if self._best is not None:
+            needed.append(self._best.number)
+        living = self._strategy.living()
+        others = range(self._count) if living is None else living
+        return list(dict.fromkeys([*needed, *sorted(others, reverse=True)]))
 
 
 def _conclude(
@@ -197,34 +240,119 @@ def _conclude(
     events: Sequence[Trial],
     end: End | TooManyFailures,
     trackers: Sequence[Tracker],
+    stopping: Callable[[], bool],
 ) -> Report:
-    """Train the winner for good, unless that was done before, and write the report."""
+    """Train the best for good, unless that was done before, and write the report."""
 
     def note(message: str) -> None:
         for tracker in trackers:
             tracker.note(message)
 
-    final: Mapping[str, float] = {}
-    best = history.incumbent(events, assembly.objectives)
+    ranking = history.ranking(events, assembly.objectives)
     status, reason = "finished", str(end).splitlines()[0]
     if isinstance(end, TooManyFailures):
         status = "failed"
     elif end is End.STOPPED:
         status = "interrupted"
-    elif best is not None:
+    elif ranking:
+        retraining = _retraining(assembly, folder, note, stopping)
+        section = assembly.recipe.final
+        terms = incumbents.Terms(section.top, section.seeds, section.flip)
+        note("the search is over; training the best for good")
         try:
-            final = incumbents.conclude(assembly.evaluator, best, folder, note)
-        except RuntimeError as error:  # diverged, or out of memory
+            incumbents.conclude(
+                assembly.evaluator, assembly.objectives, ranking, retraining, terms, folder, note
+            )
+            if assembly.recipe.audit is not None:
+                _audited(assembly, folder, ranking, retraining, assembly.recipe.audit.trials, note)
+        except incumbents.AllFailed as error:
             status, reason = "failed", f"the final training failed: {error}".splitlines()[0]
+        except Stopped:
+            status, reason = "interrupted", str(End.STOPPED)
     said: dict[str, Any] = {
         "status": status,
         "reason": reason,
         "acceptance": assembly.acceptance,
     }
     _write(folder / REPORT, json.dumps(said))
-    report = _summary(assembly.objectives, events, final, **said)
+    report = _summary(folder, assembly.objectives, events, **said)
     page.write(folder, assembly.recipe.name, assembly.objectives, events, report)
     return report
+
+
+def _retraining(
+    assembly: Assembly,
+    folder: Path,
+    note: Callable[[str], None],
+    stopping: Callable[[], bool],
+) -> Retraining:
+    executor, evaluator = assembly.retraining_executor, assembly.make_evaluator
+    return Retraining(folder, executor, evaluator, note, stopping)
+
+
+def _audited(
+    assembly: Assembly,
+    folder: Path,
+    ranking: Sequence[Trial],
+    retraining: Retraining,
+    trials: int,
+    note: Callable[[str], None],
+) -> audit.Audit | None:
+    """Audit the search and say what came out."""
+    note("auditing the search: training a sample of its trials for good")
+    seed = assembly.recipe.seed
+    done = audit.audit(assembly.objectives, ranking, retraining, trials, seed, folder)
+    retraining.forget_weights()
+    note(
+        "nothing to audit: too few trials, or no fuller training" if done is None else done.sentence
+    )
+    return done
+
+
+def examine(
+    run_dir: Path,
+    trials: int,
+    listeners: Sequence[Tracker] = (),
+    stopping: Callable[[], bool] = lambda: False,
+) -> audit.Audit | None:
+    """Audit a run that is over: train a sample of its trials for good, and compare.
+
+    Args:
+        run_dir: The run folder.
+        trials: Size of the sample.
+        listeners: Told how it goes.
+        stopping: Asked before every training.
+
+    Returns:
+        None if there is nothing to compare (see ``audit.audit``).
+
+    Raises:
+        HistoryError: If the folder holds no run, or none with enough completed trials.
+        RunInUse: If the run is still going on.
+        retraining.Stopped: If the user wants to stop; asking again goes on.
+    """
+
+    def note(message: str) -> None:
+        for listener in listeners:
+            listener.note(message)
+
+    header, _ = history.read(run_dir)
+    registry = Registry(tuple(Path(path) for path in header.get("plugins", ())))
+    assembly = assemble(recipe.load(run_dir / RECIPE), registry, run_dir)
+    with _journal(run_dir, listeners) as journal:
+        _check(journal, run_dir, assembly)
+        ranking = history.ranking(journal.events, assembly.objectives)
+        if len(ranking) < audit.LEAST:
+            raise HistoryError(f"{run_dir}: {len(ranking)} completed trials are too few to audit")
+        retraining = _retraining(assembly, run_dir, note, stopping)
+        done = _audited(assembly, run_dir, ranking, retraining, trials, note)
+        if done is not None and (run_dir / REPORT).exists():
+            said = json.loads((run_dir / REPORT).read_text())
+            report = _summary(run_dir, assembly.objectives, journal.events, **said)
+            name, objectives = assembly.recipe.name, assembly.objectives
+            page.write(run_dir, name, objectives, journal.events, report)
+            _send(run_dir, journal.header, journal.events)
+        return done
 
 
 def sync(run_dir: Path) -> int:
@@ -252,55 +380,69 @@ def _send(run_dir: Path, header: Mapping[str, Any], events: Sequence[Trial]) -> 
     report = None
     if (run_dir / REPORT).exists():
         said = json.loads((run_dir / REPORT).read_text())
-        best = history.incumbent(events, objectives)
-        final = incumbents.stored(run_dir, best.number) if best else None
-        report = _summary(objectives, events, final or {}, **said)
+        report = _summary(run_dir, objectives, events, **said)
     return tracker_of(stored, registry).sync(info, tuple(events), report)
 
 
 def _summary(
+    folder: Path,
     objectives: Sequence[Objective],
     events: Sequence[Trial],
-    final: Mapping[str, float],
     status: str,
     reason: str,
     acceptance: float | None,
 ) -> Report:
+    """What is known of a run, from its folder."""
+    trials = history.latest(events)
+    best = history.incumbent(events, objectives)
+    final: Mapping[str, float] = {}
+    if (concluded := incumbents.stored(folder)) is not None and status == "finished":
+        best, final = trials[concluded["trial"]], concluded["metrics"]
+    audited = audit.stored(folder)
     return Report(
         status,
         reason,
-        Counter(str(trial.state) for trial in history.latest(events)),
+        Counter(str(trial.state) for trial in trials),
         max((trial.elapsed for trial in events), default=0.0),
-        history.incumbent(events, objectives),
+        best,
         history.pareto_front(events, objectives),
         final,
         acceptance,
+        audited.metrics if audited else {},
+        audited.sentence if audited else "",
     )
 
 
-def _new_folder(given: Recipe, run_dir: Path | None, assembly: Assembly) -> Path:
-    """Make the run folder; one that holds another recipe's run is refused."""
-    home = Path("mlruns")
+def _fresh(given: Recipe) -> Path:
+    """Name of a run folder that does not exist yet."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return Path("mlruns") / f"{given.name.replace(' ', '_')}-{stamp}-{secrets.token_hex(4)}"
+
+
+def _make(folder: Path, assembly: Assembly) -> None:
+    """Make the run folder; one that holds a run is refused."""
     try:
-        if run_dir is None:
-            home.mkdir(exist_ok=True)
-            stamp = time.strftime("%Y%m%d-%H%M%S")
-            prefix = f"{given.name.replace(' ', '_')}-{stamp}-"
-            return Path(tempfile.mkdtemp(prefix=prefix, dir=home))
-        if (run_dir / history.FILE).exists():
-            header, _ = history.read(run_dir)
+        if (folder / history.FILE).exists():
+            header, _ = history.read(folder)
             if header and header["recipe"] != assembly.recipe.digest:
                 raise HistoryError(
-                    f"{run_dir} holds a run of another recipe; choose another --run-dir"
+                    f"{folder} holds a run of another recipe; choose another --run-dir"
                 )
             if header:
-                raise RunInUse(
-                    f"{run_dir} holds a run already; go on with: evonas resume {run_dir}"
-                )
-        run_dir.mkdir(parents=True, exist_ok=True)
+                raise RunInUse(f"{folder} holds a run already; go on with: evonas resume {folder}")
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"run folder {run_dir or home}: {error.strerror}") from error
-    return run_dir
+        raise StorageError(f"run folder {folder}: {error.strerror}") from error
+
+
+def _check(journal: History, run_dir: Path, assembly: Assembly) -> None:
+    """Refuse a folder whose journal is not that of its recipe and data."""
+    if not journal.header:
+        raise HistoryError(f"{run_dir} holds no run: its first record was never written")
+    if journal.header["recipe"] != assembly.recipe.digest:
+        raise HistoryError(f"{run_dir} is a run of another recipe than its {RECIPE} says")
+    if journal.header["data"] != assembly.fingerprint:
+        raise HistoryError(f"{run_dir}: the data set is not the one that the run began with")
 
 
 @contextmanager

@@ -7,12 +7,17 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from random import Random
+from typing import TYPE_CHECKING
 
 from evonas.errors import TooManyFailures
 from evonas.executors.base import Executor
 from evonas.strategies.base import Strategy
 from evonas.trial import Trial, TrialState
+
+if TYPE_CHECKING:  # it imports optuna, which few searches need
+    from evonas.pruning import Pruner
 
 _POLL = 0.2  # seconds between looks at ``stopping`` while trials run
 
@@ -22,7 +27,7 @@ class Budget:
     """The limit of a run: whatever is spent first.
 
     Attributes:
-        trials: Number of trials, failed ones included.
+        trials: Number of trials, failed and pruned ones included.
         seconds: Seconds of search over all sessions; running trials are finished.
         max_failures: Give up after so many failures in a row.
     """
@@ -53,6 +58,7 @@ def search(
     seed: int,
     history: Sequence[Trial] = (),
     stopping: Callable[[], bool] = lambda: False,
+    pruner: Pruner | None = None,
 ) -> Generator[Trial, None, End]:
     """Search until the budget is spent, or the strategy asks for nothing while nothing runs.
 
@@ -67,6 +73,7 @@ def search(
         seed: Seed of the run.
         history: Events of an earlier session. Trials that were RUNNING are submitted again.
         stopping: Asked before every proposal; when True, what runs is finished and the search ends.
+        pruner: A fresh one, told what the strategy is told; it ends hopeless trials.
 
     Yields:
         Trial events in the order in which the strategy is told.
@@ -76,16 +83,27 @@ def search(
 
     Raises:
         TooManyFailures: After ``budget.max_failures`` failed trials in a row.
+        RecipeError: There is nothing on the curves for the pruner to judge.
     """
+
+    def tell_pruner(trial: Trial) -> None:
+        if pruner is not None:
+            pruner.tell(trial)
+
+    def submit(trial: Trial) -> Future[Trial]:
+        watch = partial(pruner.should_stop, trial.number) if pruner is not None else None
+        return executor.submit(trial, watch)
+
     latest: dict[int, Trial] = {}
     for told in history:
         strategy.tell(told)
+        tell_pruner(told)
         latest[told.number] = told
     start = time.monotonic() - max((trial.elapsed for trial in history), default=0.0)
     running: dict[Future[Trial], int] = {}
     for left in latest.values():
         if left.state is TrialState.RUNNING:
-            running[executor.submit(left)] = left.number
+            running[submit(left)] = left.number
     count, failures = len(latest), 0
 
     def asked() -> Trial | End:
@@ -104,7 +122,8 @@ def search(
             count += 1
             strategy.tell(trial)
             yield trial
-            running[executor.submit(trial)] = trial.number
+            tell_pruner(trial)
+            running[submit(trial)] = trial.number
         if not running:
             assert isinstance(trial, End), "a worker is free, so the strategy was asked"
             return trial
@@ -114,6 +133,7 @@ def search(
             ended = replace(future.result(), elapsed=time.monotonic() - start)
             strategy.tell(ended)
             yield ended
+            tell_pruner(ended)  # after the event is written down: it may object to the recipe
             failures = failures + 1 if ended.state is TrialState.FAILED else 0
             if failures >= budget.max_failures:
                 raise TooManyFailures(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from random import Random
 
 import torch
@@ -17,9 +18,8 @@ from torch import nn
 
 from evonas.architecture import Architecture, Categorical
 from evonas.errors import InvalidArchitecture
-from evonas.evaluators.base import Evaluator
-from evonas.executors.base import run_trial
-from evonas.executors.serial import Serial
+from evonas.evaluators.base import Evaluator, Reporter
+from evonas.executors.base import Executor, Watch, run_trial
 from evonas.search import Budget, search
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
@@ -132,16 +132,30 @@ class _Sum(Evaluator):
     def __init__(self) -> None:
         pass  # it lives in no world
 
-    def evaluate(self, trial: Trial, report: object) -> Mapping[str, float]:
+    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         if int(trial.architecture.id, 16) % 7 == 0:
             raise RuntimeError("this architecture fails on purpose")
-        return {"value": float(sum(int(v) for v in trial.architecture.choices.values()))}
+        value = float(sum(int(v) for v in trial.architecture.choices.values()))
+        report(1, {"value": value / 2})
+        return {"value": value}
+
+
+class _Sums(Executor):
+    """Evaluates the sum at once; every fifth architecture is pruned."""
+
+    workers = 1
+
+    def submit(self, trial: Trial, watch: Watch | None = None) -> Future[Trial]:
+        hopeless = int(trial.architecture.id, 16) % 5 == 0
+        future: Future[Trial] = Future()
+        future.set_result(run_trial(_Sum(), trial, lambda step, metrics: hopeless))
+        return future
 
 
 def check_strategy(
     make: Callable[[SearchSpace], Strategy], trials: int = 60, seed: int = 0
 ) -> list[str]:
-    """Check a strategy: a fold over events, no repetition, exhaustion, failed trials.
+    """Check a strategy: a fold over events, no repetition, exhaustion, failed and pruned trials.
 
     Args:
         make: Makes a fresh strategy for a space; it is told the metric ``value``, to be maximised.
@@ -173,7 +187,7 @@ def check_strategy(
 def _run(
     strategy: Strategy, trials: int, seed: int, history: list[Trial] | tuple[Trial, ...] = ()
 ) -> Iterator[Trial]:
-    with Serial(lambda device: _Sum(), ("cpu",)) as executor:
+    with _Sums(lambda device: _Sum(), ("cpu",)) as executor:
         for event in search(strategy, executor, Budget(trials, max_failures=trials), seed, history):
             yield Trial(
                 event.number,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,15 +18,18 @@ from torch import nn
 from evonas import incumbents
 from evonas.architecture import Architecture
 from evonas.errors import StorageError
-from evonas.evaluators.base import Context, Evaluator, Final, Reporter
+from evonas.evaluators.base import Context, Evaluator, Reporter, Retrained
 from evonas.evaluators.train import Train
+from evonas.executors.serial import Serial
+from evonas.objective import Objective
+from evonas.retraining import Retraining
 from evonas.spaces.base import SearchSpace
 from evonas.spaces.mbconv import MBConv
 from evonas.spaces.nasbench201 import NASBench201
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.training.data import Arrays, Data, Images, Labels, split
 from evonas.training.loop import Normalize
-from evonas.trial import Proposal, Trial
+from evonas.trial import Proposal, Trial, TrialState
 
 
 def data() -> Data:
@@ -36,32 +41,60 @@ def data() -> Data:
 
 
 class Once(Evaluator):
-    """Trains, and counts how often the winner was; keeps its network."""
+    """Trains, and counts how often; keeps its last network."""
 
     metrics = Train.metrics
 
     def __init__(self, space: SearchSpace) -> None:
         super().__init__(Context(space, data(), "cpu", seed=0))
-        self.inner, self.finished = Train(self.context, epochs=1, batch_size=10), 0
-        self.network: nn.Module | None = None
+        self.inner, self.trained, self.tested = Train(self.context, epochs=1, batch_size=10), 0, 0
+        self.last: nn.Module | None = None
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         return self.inner.evaluate(trial, report)
 
-    def finish(self, trial: Trial, report: Reporter) -> Final | None:
-        self.finished += 1
-        final = self.inner.finish(trial, report)
-        assert final is not None
-        self.network = final.network
-        return final
+    def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
+        self.trained += 1
+        done = self.inner.retrain(trial, seed, report)
+        assert done is not None
+        self.last = done.network
+        return done
+
+    def network(self, architecture: Architecture) -> nn.Module | None:
+        return self.inner.network(architecture)
+
+    def test(self, architecture: Architecture, network: nn.Module | None) -> Mapping[str, float]:
+        self.tested += 1
+        return self.inner.test(architecture, network)
 
 
 def trial(space: SearchSpace, number: int = 3) -> Trial:
-    return Trial(number, Proposal(space.sample(Random(0))))
+    return Trial(number, Proposal(space.sample(Random(number))), TrialState.COMPLETE)
 
 
-def quiet(message: str) -> None:
-    pass
+def conclude(
+    evaluator: Evaluator,
+    folder: Path,
+    *trials: Trial,
+    told: Callable[[str], None] = lambda message: None,
+    **terms: Any,
+) -> dict[str, float]:
+    """Conclude a search with these trials, the best first."""
+    retraining = Retraining(
+        folder,
+        lambda make, count: Serial(make, ("cpu",)),
+        lambda device: evaluator,
+        told,
+        lambda: False,
+    )
+    ranking = trials or (trial(evaluator.context.space),)
+    objectives = (Objective("val_accuracy"),)
+    given = incumbents.Terms(**terms)
+    number, metrics = incumbents.conclude(
+        evaluator, objectives, ranking, retraining, given, folder, told
+    )
+    assert number in [t.number for t in ranking]
+    return metrics
 
 
 @pytest.mark.parametrize(
@@ -69,8 +102,8 @@ def quiet(message: str) -> None:
 )
 def test_a_network_comes_back_with_its_weights(tmp_path: Path, space: SearchSpace) -> None:
     evaluator = Once(space)
-    incumbents.conclude(evaluator, trial(space), tmp_path, quiet)
-    network, folder = evaluator.network, tmp_path / "incumbent"
+    conclude(evaluator, tmp_path)
+    network, folder = evaluator.last, tmp_path / "incumbent"
     assert network is not None
     described = json.loads((folder / "architecture.json").read_text())
     architecture = space.architecture(Architecture.from_json(described).choices)
@@ -92,59 +125,129 @@ def test_a_network_comes_back_with_its_weights(tmp_path: Path, space: SearchSpac
 def test_the_winner_is_measured_once(tmp_path: Path) -> None:
     evaluator, told = Once(PlainCNN(1, 8)), list[str]()
     winner = trial(evaluator.context.space)
-    first = incumbents.conclude(evaluator, winner, tmp_path, told.append)
+    first = conclude(evaluator, tmp_path, winner, told=told.append)
     said = len(told)
     assert said > 0
-    assert incumbents.conclude(evaluator, winner, tmp_path, told.append) == first
-    assert incumbents.stored(tmp_path, winner.number) == first
-    assert evaluator.finished == 1
+    assert conclude(evaluator, tmp_path, winner, told=told.append) == first
+    stored = incumbents.stored(tmp_path)
+    assert stored is not None
+    assert (stored["trial"], stored["metrics"]) == (winner.number, first)
+    assert (evaluator.trained, evaluator.tested) == (1, 1)
     assert len(told) == said
     assert "test_accuracy" in first
 
 
 def test_another_winner_is_measured_anew(tmp_path: Path) -> None:
     evaluator = Once(PlainCNN(1, 8))
-    incumbents.conclude(evaluator, trial(evaluator.context.space, 3), tmp_path, quiet)
-    assert incumbents.stored(tmp_path, 4) is None
-    incumbents.conclude(evaluator, trial(evaluator.context.space, 4), tmp_path, quiet)
-    assert evaluator.finished == 2
-    assert incumbents.stored(tmp_path, 3) is None
+    for number in (3, 4):
+        conclude(evaluator, tmp_path, trial(evaluator.context.space, number))
+    assert evaluator.trained == 2
     described = json.loads((tmp_path / "incumbent" / "architecture.json").read_text())
     assert described["trial"] == 4
 
 
 def test_metrics_and_curve_are_kept(tmp_path: Path) -> None:
     evaluator = Once(PlainCNN(1, 8))
-    metrics = incumbents.conclude(evaluator, trial(evaluator.context.space), tmp_path, quiet)
+    metrics = conclude(evaluator, tmp_path)
     record = json.loads((tmp_path / "final.json").read_text())
     assert record["metrics"] == metrics
-    ((step, point),) = record["curve"]
+    kept = json.loads((tmp_path / "retrained" / "trial_3_seed_0.json").read_text())
+    ((step, point),) = kept["curve"]
     assert step == 1
     assert point["val_accuracy"] == metrics["val_accuracy"]
     assert not list(tmp_path.rglob("*.tmp"))
 
 
 class Nothing(Once):
-    def finish(self, trial: Trial, report: Reporter) -> Final | None:
+    def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
         return None
 
 
 class NumbersOnly(Once):
-    def finish(self, trial: Trial, report: Reporter) -> Final | None:
-        return Final({"test_accuracy": 0.5})
+    def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
+        return Retrained({"val_accuracy": 0.75})
+
+    def test(self, architecture: Architecture, network: nn.Module | None) -> Mapping[str, float]:
+        assert network is None
+        return {"test_accuracy": 0.5}
 
 
 def test_an_evaluator_without_an_end_leaves_nothing(tmp_path: Path) -> None:
-    evaluator = Nothing(PlainCNN(1, 8))
-    assert incumbents.conclude(evaluator, trial(evaluator.context.space), tmp_path, quiet) == {}
-    assert list(tmp_path.iterdir()) == []
+    assert conclude(Nothing(PlainCNN(1, 8)), tmp_path) == {}
+    assert not (tmp_path / "final.json").exists()
+    assert not (tmp_path / "incumbent").exists()
 
 
 def test_an_end_without_a_network_leaves_its_numbers(tmp_path: Path) -> None:
-    evaluator = NumbersOnly(PlainCNN(1, 8))
-    metrics = incumbents.conclude(evaluator, trial(evaluator.context.space), tmp_path, quiet)
-    assert metrics == {"test_accuracy": 0.5}
+    metrics = conclude(NumbersOnly(PlainCNN(1, 8)), tmp_path)
+    assert metrics == {"val_accuracy": 0.75, "test_accuracy": 0.5}
     assert [path.name for path in (tmp_path / "incumbent").iterdir()] == ["architecture.json"]
+
+
+class Scripted(Once):
+    """Validation scores by trial and seed; the test score is ten times the number of the trial."""
+
+    scores: ClassVar = {1: (0.5, 0.9), 2: (0.8, 0.8), 3: (0.1, 0.99)}
+
+    def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
+        self.trained += 1
+        if trial.number == 4:
+            raise RuntimeError("diverged")
+        return Retrained({"val_accuracy": self.scores[trial.number][seed]})
+
+    def test(self, architecture: Architecture, network: nn.Module | None) -> Mapping[str, float]:
+        self.tested += 1
+        return {"test_accuracy": self.tested / 10}
+
+
+def ranked(evaluator: Evaluator, *numbers: int) -> list[Trial]:
+    return [trial(evaluator.context.space, number) for number in numbers]
+
+
+def test_the_best_mean_over_the_seeds_wins_and_it_alone_is_tested(tmp_path: Path) -> None:
+    evaluator = Scripted(PlainCNN(1, 8))
+    metrics = conclude(evaluator, tmp_path, *ranked(evaluator, 3, 1, 4, 2), top=4, seeds=2)
+    stored = incumbents.stored(tmp_path)
+    assert stored is not None
+    assert stored["trial"] == 2
+    assert evaluator.tested == 2
+    assert metrics["val_accuracy"] == pytest.approx(0.8)
+    assert metrics["val_accuracy_std"] == pytest.approx(0.0)
+    assert metrics["test_accuracy"] == pytest.approx(0.15)
+    assert metrics["test_accuracy_std"] == pytest.approx(0.05 * 2**0.5)
+
+
+def test_only_the_top_is_trained(tmp_path: Path) -> None:
+    evaluator = Scripted(PlainCNN(1, 8))
+    conclude(evaluator, tmp_path, *ranked(evaluator, 3, 1, 2), top=2)
+    assert evaluator.trained == 2
+    stored = incumbents.stored(tmp_path)
+    assert stored is not None
+    assert stored["trial"] == 1
+
+
+def test_if_nothing_can_be_trained_the_reason_is_told(tmp_path: Path) -> None:
+    evaluator = Scripted(PlainCNN(1, 8))
+    with pytest.raises(incumbents.AllFailed, match="diverged"):
+        conclude(evaluator, tmp_path, *ranked(evaluator, 4))
+    assert incumbents.stored(tmp_path) is None
+
+
+def test_the_mirror_image_counts_as_much_as_the_image() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 3))
+    images = torch.rand(5, 3, 8, 8)
+    mirrored = incumbents.Mirrored(network)
+    assert torch.allclose(mirrored(images), mirrored(images.flip(3)))
+    both = (network(images) + network(images.flip(3))) / 2
+    assert torch.allclose(mirrored(images), both)
+
+
+def test_with_flip_the_network_kept_is_the_plain_one(tmp_path: Path) -> None:
+    evaluator = Once(PlainCNN(1, 8))
+    conclude(evaluator, tmp_path, flip=True)
+    assert evaluator.last is not None
+    stored = load_file(tmp_path / "incumbent" / "weights.safetensors")
+    assert stored.keys() == evaluator.last.state_dict().keys()
 
 
 class Tied(nn.Module):
@@ -174,12 +277,18 @@ class Moody(nn.Module):
 
 
 def keep(network: nn.Module, folder: Path) -> list[str]:
-    class Given(Once):
-        def finish(self, trial: Trial, report: Reporter) -> Final | None:
-            return Final({"test_accuracy": 0.5}, (), network)
+    class Given(NumbersOnly):
+        def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
+            return Retrained({"val_accuracy": 0.75}, (), network)
 
-    evaluator, told = Given(PlainCNN(1, 8)), list[str]()
-    incumbents.conclude(evaluator, trial(evaluator.context.space), folder, told.append)
+        def network(self, architecture: Architecture) -> nn.Module | None:
+            return copy.deepcopy(network)
+
+        def test(self, *_: object) -> Mapping[str, float]:
+            return {"test_accuracy": 0.5}
+
+    told: list[str] = []
+    conclude(Given(PlainCNN(1, 8)), folder, told=told.append)
     return told
 
 
@@ -194,11 +303,12 @@ def test_a_network_that_cannot_be_exported_keeps_its_weights(tmp_path: Path) -> 
     assert any(message.startswith("no network.pt2, ") for message in told)
     assert not (tmp_path / "incumbent" / "network.pt2").exists()
     assert len(load_file(tmp_path / "incumbent" / "weights.safetensors")) == 2
-    assert incumbents.stored(tmp_path, 3) == {"test_accuracy": 0.5}
+    stored = incumbents.stored(tmp_path)
+    assert stored is not None
+    assert stored["metrics"]["test_accuracy"] == 0.5
 
 
 def test_a_folder_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "incumbent").write_text("a file where the folder should be")
-    evaluator = NumbersOnly(PlainCNN(1, 8))
     with pytest.raises(StorageError, match="evonas resume does it again"):
-        incumbents.conclude(evaluator, trial(evaluator.context.space), tmp_path, quiet)
+        conclude(NumbersOnly(PlainCNN(1, 8)), tmp_path)

@@ -15,9 +15,9 @@ LAYERS = [
     {"errors"},
     {"architecture", "task", "objective", "devices"},
     {"trial"},
-    {"spaces", "strategies", "training", "constraints"},
+    {"spaces", "strategies", "training", "constraints", "pruning"},
     {"evaluators", "trackers", "history"},
-    {"executors", "search", "report", "incumbents"},
+    {"executors", "search", "report", "retraining", "incumbents", "audit"},
     {"registry", "recipe", "options", "testing"},
     {"assemble"},
     {"run", "catalogue"},
@@ -30,12 +30,15 @@ SIBLINGS = {
     ("constraints", "spaces"),
     ("search", "executors"),
     ("options", "recipe"),
+    ("retraining", "executors"),
+    ("incumbents", "retraining"),
+    ("audit", "retraining"),
 }
 ONLY_IN = {
     "mlflow": {"trackers/mlflow.py"},
     "ray": {"executors/ray.py"},
     "deap": {"strategies/aging_evolution.py"},
-    "optuna": {"strategies/tpe.py"},
+    "optuna": {"strategies/tpe.py", "pruning.py"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -18,7 +18,7 @@ from evonas.spaces.nasbench201 import OPERATIONS
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 TINY = ("budget.trials=2", "executor.name=serial", "tracking.name=console")
-TINY_TRAINING = ("epochs=1", "final_epochs=1")
+TINY_OPTIONS = {"train": ("epochs=1", "final_epochs=1"), "supernet": ("epochs=1",)}
 
 
 def overrides(path: Path, images: Callable[..., Path], folder: Path) -> list[str]:
@@ -27,8 +27,10 @@ def overrides(path: Path, images: Callable[..., Path], folder: Path) -> list[str
     sets = [*TINY, "space.max_width=16", "space.max_depth=2"]
     if given.evaluation.name == "tabular":
         return [*TINY, f"evaluation.path={table(folder)}"]
-    wrapped = "evaluation.of." if "of" in given.evaluation.options else "evaluation."
-    sets += [wrapped + option for option in TINY_TRAINING]
+    section, prefix = given.dump()["evaluation"], "evaluation."
+    while section is not None:
+        sets += [prefix + option for option in TINY_OPTIONS.get(section["name"], ())]
+        section, prefix = section.get("of"), f"{prefix}of."
     if given.dataset is not None and given.dataset.name == "image_folder":
         sets += [f"dataset.path={image_folder(folder)}", "dataset.size=8"]
     elif given.dataset is not None and given.dataset.name != "digits":

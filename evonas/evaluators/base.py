@@ -1,18 +1,21 @@
-"""The contract of an evaluator (evaluation strategy)."""
+"""The contract of an evaluator (evaluation strategy), and of those that wrap another."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evonas.architecture import Architecture
 from evonas.spaces.base import SearchSpace
 from evonas.trial import Curve, Trial
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from evonas.training.checkpoints import Weights
     from evonas.training.data import Data
 
 Reporter = Callable[[int, Mapping[str, float]], None]  # step, metrics
@@ -27,22 +30,31 @@ class Context:
         data: Images and labels, or None if the recipe has no dataset.
         device: Where to compute: "cpu", "cuda", "cuda:1".
         seed: Seed of the run; trial ``n`` is trained with a seed derived from it and ``n``.
+        run_dir: The run folder, for what an evaluator keeps between trials; None outside of a run.
+            It exists when a trial is evaluated, not when an evaluator is made.
+        weights: What training starts from and leaves; None: random weights, and nothing.
+        share: Share of a trial's training after which it is cut off, in the middle of the schedule
+            of its learning rate; a training for good is never cut off.
     """
 
     space: SearchSpace
     data: Data | None
     device: str
     seed: int
+    run_dir: Path | None = None
+    weights: Weights | None = None
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
-class Final:
-    """The incumbent, measured for good.
+class Retrained:
+    """An architecture trained for good.
 
     Attributes:
-        metrics: Among them those on the test split.
+        metrics: Of the validation split, never of the test split.
         curve: What was reported on the way.
-        network: The trained network, if there is one to take away.
+        network: The trained network on the CPU, for images (N, C, H, W) in 0…255; None if the
+            evaluator trains nothing.
     """
 
     metrics: Mapping[str, float]
@@ -53,14 +65,14 @@ class Final:
 class Evaluator(ABC):
     """An evaluation strategy: how good is an architecture?
 
-    Wrappers take ``of``, a function from Context to the evaluator that they wrap.
-
     Attributes:
         metrics: Names of the metrics that ``evaluate`` promises; recipes are checked against them
             before any trial.
+        reports: Names of the metrics that every call of ``report`` has; what pruning can go by.
     """
 
     metrics: tuple[str, ...]
+    reports: tuple[str, ...] = ()
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -81,10 +93,66 @@ class Evaluator(ABC):
             Exception: Anything; the trial is then recorded as FAILED with the traceback.
         """
 
-    def finish(self, trial: Trial, report: Reporter) -> Final | None:
-        """Measure the run's winner for good: train at full effort, and read the test split, once.
+    def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
+        """Train an architecture from scratch at full effort, and score it on the validation split.
+
+        Args:
+            trial: Its architecture is what is trained.
+            seed: Of this training; those of one seed compare architectures, those of several
+                measure the noise.
+            report: As in ``evaluate``.
 
         Returns:
-            None if there is nothing to add to the search's own metrics.
+            None if there is no fuller training than a trial's.
         """
         return None
+
+    def network(self, architecture: Architecture) -> nn.Module | None:
+        """A network of the form that ``retrain`` gives, to load stored weights into; or None."""
+        return None
+
+    def test(self, architecture: Architecture, network: nn.Module | None) -> Mapping[str, float]:
+        """Score a retrained network on the test split; the run's winner alone is brought here.
+
+        Args:
+            architecture: The winner.
+            network: As ``retrain`` gave it.
+
+        Returns:
+            Metrics, such as ``test_accuracy``; empty if there is no test split.
+        """
+        return {}
+
+    def retain(self, trials: Sequence[int]) -> None:  # noqa: B027  (who keeps nothing ignores it)
+        """Free what is kept for trials but these, given in order of importance."""
+
+
+class Wrapper(Evaluator):
+    """An evaluator round another, which trains for good and keeps things as the inner one does.
+
+    Constructors of wrappers take ``of``, a function from Context to the evaluator they wrap.
+
+    Attributes:
+        inner: The wrapped evaluator.
+    """
+
+    def __init__(self, context: Context, inner: Evaluator) -> None:
+        super().__init__(context)
+        self.inner = inner
+        self.metrics, self.reports = inner.metrics, inner.reports
+
+    def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
+        """The inner evaluator's."""
+        return self.inner.retrain(trial, seed, report)
+
+    def network(self, architecture: Architecture) -> nn.Module | None:
+        """The inner evaluator's."""
+        return self.inner.network(architecture)
+
+    def test(self, architecture: Architecture, network: nn.Module | None) -> Mapping[str, float]:
+        """The inner evaluator's."""
+        return self.inner.test(architecture, network)
+
+    def retain(self, trials: Sequence[int]) -> None:
+        """The inner evaluator's."""
+        self.inner.retain(trials)

@@ -6,17 +6,18 @@ not of its reduced stand-in; the final training is not reduced at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from evonas.architecture import Architecture
 from evonas.errors import InvalidArchitecture, RecipeError
-from evonas.evaluators.base import Context, Evaluator, Final, Reporter
+from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
+from evonas.spaces.base import SearchSpace
 from evonas.training import cost
 from evonas.trial import Trial
 
 
-class Reduced(Evaluator):
+class Reduced(Wrapper):
     """Run another evaluator in a smaller world.
 
     Args:
@@ -25,6 +26,7 @@ class Reduced(Evaluator):
         data: Share of the training images, stratified, 0…1.
         resolution: Pixels a side; default: as they are.
         width: Factor on every choice that the space declares as width.
+        depth: Factor on every choice that the space declares as depth.
     """
 
     def __init__(
@@ -34,43 +36,42 @@ class Reduced(Evaluator):
         data: float = 1.0,
         resolution: int | None = None,
         width: float = 1.0,
+        depth: float = 1.0,
     ) -> None:
-        super().__init__(context)
         if context.data is None:
             raise RecipeError("evaluation.name: reduced needs a dataset section")
-        for name, value in (("data", data), ("width", width)):
+        for name, value in (("data", data), ("width", width), ("depth", depth)):
             if not 0 < value <= 1:
                 raise RecipeError(f"evaluation.{name}: must be in (0, 1], not {value}")
         if resolution is not None and resolution < 1:
             raise RecipeError(f"evaluation.resolution: must be at least 1, not {resolution}")
-        self._task, self._width = context.data.task, width
+        super().__init__(context, of(context))
+        self._task = context.data.task
         smaller = context.data.subset(data, context.seed)
         if resolution is not None:
             smaller = smaller.resized(resolution)
-        self._full = of(context)
         self._small = of(replace(context, data=smaller))
-        self.metrics = self._full.metrics
-        if width != 1:
-            _require_width(context, width)
+        self._scale = {name: v for name, v in (("width", width), ("depth", depth)) if v != 1}
+        _require_roles(context.space, self._scale)
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """The inner evaluator's metrics in the smaller world, with the costs of the full one."""
         reduced = trial
-        if self._width != 1:
-            narrow = self.context.space.scaled(trial.architecture, self._width)
-            reduced = replace(trial, proposal=replace(trial.proposal, architecture=narrow))
+        if self._scale:
+            small = self.context.space.scaled(trial.architecture, **self._scale)
+            reduced = replace(trial, proposal=replace(trial.proposal, architecture=small))
         metrics = self._small.evaluate(reduced, report)
         return {**metrics, **cost.count(self.context.space, trial.architecture, self._task)}
 
-    def finish(self, trial: Trial, report: Reporter) -> Final | None:
-        """Not reduced."""
-        return self._full.finish(trial, report)
+    def retain(self, trials: Sequence[int]) -> None:
+        """In the smaller world."""
+        self._small.retain(trials)
 
 
-def _require_width(context: Context, width: float) -> None:
-    space = context.space
+def _require_roles(space: SearchSpace, scale: Mapping[str, float]) -> None:
     some = Architecture(space.name, {name: d.values()[0] for name, d in space.domains.items()})
-    try:
-        space.scaled(some, width)
-    except InvalidArchitecture as error:
-        raise RecipeError(f"evaluation.width: {error}") from error
+    for name, factor in scale.items():
+        try:
+            space.scaled(some, **{name: factor})
+        except InvalidArchitecture as error:
+            raise RecipeError(f"evaluation.{name}: {error}") from error

@@ -11,11 +11,15 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evonas.architecture import Architecture
 from evonas.errors import DataError, RecipeError
-from evonas.evaluators.base import Context, Evaluator, Final, Reporter
+from evonas.evaluators.base import Context, Evaluator, Reporter, Retrained
 from evonas.trial import Trial
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Tabular(Evaluator):
@@ -28,6 +32,7 @@ class Tabular(Evaluator):
         template: Makes the key of an architecture from its choices, such as "{op}-{width}".
         columns: Metric name → column; ``seconds`` is the simulated time of a trial.
         key: The column that holds the key.
+        full: Metric name → column: what training for good gives on the validation split.
         final: Metric name → column, read once for the run's winner, such as its test accuracy.
     """
 
@@ -38,11 +43,12 @@ class Tabular(Evaluator):
         template: str,
         columns: dict[str, str],
         key: str = "architecture",
+        full: dict[str, str] | None = None,
         final: dict[str, str] | None = None,
     ) -> None:
         super().__init__(context)
         self._path, self._template, self._key = path, template, key
-        self._columns, self._final = columns, final or {}
+        self._columns, self._full, self._final = columns, full or {}, final or {}
         self.metrics = tuple(columns)
         if not columns:
             raise RecipeError("evaluation.columns: name at least one metric")
@@ -59,7 +65,7 @@ class Tabular(Evaluator):
             raise DataError(f"{path}: the table has no rows")
         if not isinstance(first, Mapping):
             raise DataError(f"{path}: a row must be an object of columns, not {first!r}")
-        for column in (*self._columns.values(), *self._final.values()):
+        for column in (*columns.values(), *self._full.values(), *self._final.values()):
             if column not in first:
                 raise DataError(f"{path}: no column {column!r}; there are {', '.join(first)}")
 
@@ -67,9 +73,13 @@ class Tabular(Evaluator):
         """The row's columns; a missing row fails the trial."""
         return self._look_up(trial.architecture, self._columns)
 
-    def finish(self, trial: Trial, report: Reporter) -> Final | None:
-        """The winner's ``final`` columns, if any are named."""
-        return Final(self._look_up(trial.architecture, self._final)) if self._final else None
+    def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
+        """The row's ``full`` columns, if any are named; else those of a trial."""
+        return Retrained(self._look_up(trial.architecture, self._full or self._columns))
+
+    def test(self, architecture: Architecture, network: nn.Module | None) -> Mapping[str, float]:
+        """The winner's ``final`` columns."""
+        return self._look_up(architecture, self._final)
 
     def _look_up(self, architecture: Architecture, columns: Mapping[str, str]) -> dict[str, float]:
         key = self._template.format_map(dict(architecture.choices))

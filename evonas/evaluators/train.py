@@ -5,26 +5,29 @@ from __future__ import annotations
 import copy
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import nn
 
+from evonas.architecture import Architecture
 from evonas.errors import RecipeError
-from evonas.evaluators.base import Context, Evaluator, Final, Reporter
+from evonas.evaluators.base import Context, Evaluator, Reporter, Retrained
 from evonas.training import cost
 from evonas.training.augmentation import Augmentation
+from evonas.training.checkpoints import Weights
 from evonas.training.data import Split
-from evonas.training.loop import Normalize, Settings, evaluate, fit, seeded
-from evonas.trial import Curve, Trial
+from evonas.training.loop import Normalize, ScheduleName, Settings, evaluate, fit, seeded
+from evonas.trial import Trial
 
 _LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3}
 
 
 class Train(Evaluator):
-    """Train every architecture from scratch.
+    """Train every architecture from scratch, or from what the context's weights give it.
 
     Args:
         context: The world; its data are needed.
@@ -32,13 +35,24 @@ class Train(Evaluator):
         final_epochs: Of the final training of the winner; default: as many as in a trial.
         batch_size: Images a step.
         optimizer: ``sgd`` (Nesterov, momentum 0.9) or ``adamw``.
-        learning_rate: The peak of warm-up and cosine; default 0.1 for sgd, 0.001 for adamw.
-        weight_decay: On all parameters.
+        learning_rate: Its peak; default 0.1 for sgd, 0.001 for adamw.
+        weight_decay: On all parameters but biases and those of normalisation layers.
         label_smoothing: 0…1.
-        augmentation: ``none``, ``crop`` (shifts) or ``standard`` (shifts and left-right flips).
+        augmentation: ``none``, ``crop`` (shifts), ``standard`` (shifts and left-right flips),
+            ``v1`` (flips, rotations of up to 15°, 3×3 blur) or ``v2`` (the same less often, and
+            changes of brightness, contrast and saturation).
+        schedule: Of the learning rate: ``cosine`` or ``step`` after a warm-up, or ``one_cycle``.
+        cutout: Side of a square that is blanked in every image, pixels; 0: none.
+        mixup: Alpha of mixup, 0.2 say; 0: none.
+        cutmix: Alpha of CutMix, 1 say; 0: none. With mixup too, every batch gets one of them.
+        ema: Decay of a moving average of the weights, which is then scored and kept, 0.999 say;
+            0: none.
+        compile: Train with torch.compile; half a minute and more a network, so for long trainings
+            alone. It needs a C++ compiler (CPU) or Triton (CUDA).
     """
 
     metrics = ("val_accuracy", "params", "flops")
+    reports = ("train_loss", "val_accuracy")
 
     def __init__(
         self,
@@ -51,6 +65,12 @@ class Train(Evaluator):
         weight_decay: float = 5e-4,
         label_smoothing: float = 0.1,
         augmentation: Augmentation = "standard",
+        schedule: ScheduleName = "cosine",
+        cutout: int = 0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        ema: float = 0.0,
+        compile: bool = False,
     ) -> None:
         super().__init__(context)
         if context.data is None:
@@ -65,25 +85,49 @@ class Train(Evaluator):
         rate = _LEARNING_RATES[optimizer] if learning_rate is None else learning_rate
         if rate <= 0:
             raise RecipeError(f"evaluation.learning_rate: must be positive, not {rate}")
-        for name, share in (("weight_decay", weight_decay), ("label_smoothing", label_smoothing)):
+        for name, share in (
+            ("weight_decay", weight_decay),
+            ("label_smoothing", label_smoothing),
+            ("ema", ema),
+        ):
             if not 0 <= share < 1:
                 raise RecipeError(f"evaluation.{name}: must be in [0, 1), not {share}")
+        for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
+            if alpha < 0:
+                raise RecipeError(f"evaluation.{name}: must be at least 0, not {alpha}")
+        side = min(context.data.task.height, context.data.task.width)
+        if not 0 <= cutout <= side:
+            raise RecipeError(
+                f"evaluation.cutout: must be from 0 to the images' {side} pixels, not {cutout}"
+            )
         self._data = context.data
         self._final_epochs = final_epochs or epochs
         self._settings = Settings(
-            epochs, batch_size, optimizer, rate, weight_decay, label_smoothing, augmentation
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            learning_rate=rate,
+            weight_decay=weight_decay,
+            label_smoothing=label_smoothing,
+            augmentation=augmentation,
+            schedule=schedule,
+            cutout=cutout,
+            mixup=mixup,
+            cutmix=cutmix,
+            ema=ema,
+            compile=compile,
         )
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
-        """Train for ``fidelity`` times ``epochs`` epochs, at least one."""
+        """Train for ``fidelity`` times ``epochs`` epochs, at least one, or the context's share."""
         epochs = max(1, round(self._settings.epochs * trial.proposal.fidelity))
-        _, metrics = self._train(trial, epochs, report)
-        return metrics
+        seed, weights = f"{self.context.seed}/{trial.number}", self.context.weights
+        _, accuracy = self._train(trial, epochs, seed, report, weights, self.context.share)
+        counted = cost.count(self.context.space, trial.architecture, self._data.task)
+        return {"val_accuracy": accuracy, **counted}
 
-    def finish(self, trial: Trial, report: Reporter) -> Final | None:
-        """Train once more, for ``final_epochs``, and score on the test split."""
-        if self._data.test is None:
-            return None
+    def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
+        """Train for ``final_epochs``."""
         start = time.perf_counter()
         curve: list[tuple[int, Mapping[str, float]]] = []
 
@@ -91,26 +135,58 @@ class Train(Evaluator):
             curve.append((step, metrics))
             report(step, metrics)
 
-        network, metrics = self._train(trial, self._final_epochs, both)
-        test = self._data.test.to(self.context.device)
-        accuracy = evaluate(network, test, self._normalize)
-        seconds = time.perf_counter() - start
-        done: Curve = tuple(curve)
-        network = nn.Sequential(copy.deepcopy(self._normalize), network).cpu()
-        return Final({**metrics, "test_accuracy": accuracy, "seconds": seconds}, done, network)
+        network, accuracy = self._train(
+            trial, self._final_epochs, f"{self.context.seed}/retrain/{seed}", both, None
+        )
+        counted = cost.count(self.context.space, trial.architecture, self._data.task)
+        metrics = {"val_accuracy": accuracy, **counted, "seconds": time.perf_counter() - start}
+        whole = nn.Sequential(copy.deepcopy(self._normalize), network).cpu()
+        return Retrained(metrics, tuple(curve), whole)
+
+    def network(self, architecture: Architecture) -> nn.Module | None:
+        """Normalisation and network in a row."""
+        network = self.context.space.build(architecture, self._data.task)
+        return nn.Sequential(copy.deepcopy(self._normalize), network).cpu()
+
+    def test(self, architecture: Architecture, network: nn.Module | None) -> Mapping[str, float]:
+        """Accuracy on the test split, if there is one."""
+        if self._data.test is None or network is None:
+            return {}
+        device = self.context.device
+        network.to(memory_format=torch.channels_last).to(device)
+        test = self._data.test.to(device)
+        return {"test_accuracy": evaluate(network, test, nn.Identity())}
+
+    def retain(self, trials: Sequence[int]) -> None:
+        """Weights that no later trial will start from are deleted."""
+        if self.context.weights is not None:
+            self.context.weights.retain(trials)
 
     def _train(
-        self, trial: Trial, epochs: int, report: Reporter
-    ) -> tuple[nn.Module, dict[str, float]]:
+        self,
+        trial: Trial,
+        epochs: int,
+        seed: str,
+        report: Reporter,
+        weights: Weights | None,
+        share: float = 1.0,
+    ) -> tuple[nn.Module, float]:
         architecture, device = trial.architecture, self.context.device
-        counted = cost.count(self.context.space, architecture, self._data.task)
-        seed = zlib.crc32(f"{self.context.seed}/{trial.number}".encode())
+        number = zlib.crc32(seed.encode())
         train, val = self._splits
-        settings = Settings(**{**vars(self._settings), "epochs": epochs})
-        with seeded(seed, device):
+        with seeded(number, device):
             network = self.context.space.build(architecture, self._data.task).to(device)
-            accuracy = fit(network, train, val, self._normalize, settings, seed, report)
-        return network, {"val_accuracy": accuracy, **counted}
+            left = epochs if weights is None else weights.start(network, trial, epochs)
+
+            def counted(step: int, metrics: Mapping[str, float]) -> None:
+                report(step + epochs - left, metrics)
+
+            settings = replace(self._settings, epochs=left)
+            stop = max(1, round(left * share))
+            accuracy = fit(network, train, val, self._normalize, settings, number, counted, stop)
+        if weights is not None:
+            weights.end(network, trial, epochs)
+        return network, accuracy
 
     @cached_property
     def _splits(self) -> tuple[Split, Split]:

@@ -15,6 +15,7 @@ from evonas.evaluators.base import Evaluator
 from evonas.trial import Trial, TrialState
 
 MakeEvaluator = Callable[[str], Evaluator]  # device → evaluator; picklable
+Watch = Callable[[int, Mapping[str, float]], bool]  # step, metrics → stop this trial
 
 
 class Executor(ABC):
@@ -36,8 +37,14 @@ class Executor(ABC):
         self.devices = devices
 
     @abstractmethod
-    def submit(self, trial: Trial) -> Future[Trial]:
-        """Start a trial; the future holds its final event, COMPLETE, FAILED or PRUNED."""
+    def submit(self, trial: Trial, watch: Watch | None = None) -> Future[Trial]:
+        """Start a trial; the future holds its final event, COMPLETE, FAILED or PRUNED.
+
+        Args:
+            trial: What to evaluate.
+            watch: Called in this process, in any thread, with whatever the trial reports, which
+                waits for the answer; True ends the trial as PRUNED.
+        """
 
     def close(self, kill: bool = False) -> None:  # noqa: B027  (nothing to release is fine)
         """Release what the executor holds; ``kill``: do not wait for running trials."""
@@ -53,23 +60,44 @@ class BadResult(Exception):
     """An evaluator returned something that is not a set of finite metrics."""
 
 
-def run_trial(evaluator: Evaluator, trial: Trial) -> Trial:
-    """Evaluate a trial; whatever it raises, or a metric that is not finite, makes it FAILED."""
+class _Stop(BaseException):
+    """Leaves ``evaluate`` from within ``report``; no Exception, which evaluators may catch."""
+
+
+def run_trial(evaluator: Evaluator, trial: Trial, watch: Watch | None = None) -> Trial:
+    """Evaluate a trial; whatever it raises, or a metric that is not finite, makes it FAILED.
+
+    What it reports becomes its curve, but for numbers that are not finite: no journal holds them.
+    When ``watch`` says stop, the trial is PRUNED whatever the evaluator still does, with the
+    metrics that it reported last.
+    """
     curve: list[tuple[int, Mapping[str, float]]] = []
+    stopped = False
 
     def report(step: int, metrics: Mapping[str, float]) -> None:
-        curve.append((int(step), {str(name): float(value) for name, value in metrics.items()}))
+        nonlocal stopped
+        if not stopped:
+            values = {str(name): float(value) for name, value in metrics.items()}
+            point = int(step), {n: v for n, v in values.items() if math.isfinite(v)}
+            curve.append(point)
+            stopped = watch is not None and watch(*point)
+        if stopped:
+            raise _Stop
 
     start = time.perf_counter()
     try:
         result = evaluator.evaluate(trial, report)
         metrics = _checked(result, evaluator.metrics)
+    except _Stop:
+        ended = trial
     # A trial runs anybody's code: everything it raises is data, and recorded with its traceback.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
         ended = trial.failed(reason)
     else:
         ended = replace(trial, state=TrialState.COMPLETE, metrics=metrics)
+    if stopped:  # even if the evaluator caught _Stop, and returned or raised something else
+        ended = replace(trial, state=TrialState.PRUNED, metrics=curve[-1][1])
     seconds = ended.metrics.get("seconds", time.perf_counter() - start)
     return replace(ended, curve=tuple(curve), seconds=seconds)
 

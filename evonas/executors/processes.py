@@ -16,16 +16,19 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from queue import LifoQueue
+from typing import Any
 
 from evonas.devices import VISIBLE, Placement, cores, placements
 from evonas.errors import RecipeError
-from evonas.executors.base import Executor, MakeEvaluator, run_trial
+from evonas.executors.base import Executor, MakeEvaluator, Watch, run_trial
 from evonas.trial import Trial, TrialState
 
 _START = 600.0  # seconds a worker may take to build its evaluator, which may decode a data set
@@ -75,13 +78,13 @@ class Processes(Executor):
         self._closed = False
         atexit.register(self.close, kill=True)
 
-    def submit(self, trial: Trial) -> Future[Trial]:
+    def submit(self, trial: Trial, watch: Watch | None = None) -> Future[Trial]:
         """Start the trial in an idle worker, or as soon as there is one."""
         if self._closed:
             raise RuntimeError("submit after close")
         future: Future[Trial] = Future()
         # A daemon thread, unlike a pool's, does not keep the interpreter from exiting.
-        thread = threading.Thread(target=self._run, args=(trial, future), daemon=True)
+        thread = threading.Thread(target=self._run, args=(trial, watch, future), daemon=True)
         self._waiting = {t: f for t, f in self._waiting.items() if not f.done()}
         self._waiting[thread] = future
         thread.start()
@@ -104,10 +107,11 @@ class Processes(Executor):
             slot.end(max(0.0, deadline - time.monotonic()))
         atexit.unregister(self.close)
 
-    def _run(self, trial: Trial, future: Future[Trial]) -> None:
+    def _run(self, trial: Trial, watch: Watch | None, future: Future[Trial]) -> None:
         try:
             with self._slot() as slot:
-                ended = slot.run(trial) if future.set_running_or_notify_cancel() else trial
+                going = future.set_running_or_notify_cancel()
+                ended = slot.run(trial, watch) if going else trial
         except BaseException as bug:  # raised again where the result is asked for
             future.set_exception(bug)
         else:
@@ -142,15 +146,22 @@ class _Slot:
         self._killed = False
         self._starting = threading.Lock()  # so that ``kill`` cannot miss a worker just started
 
-    def run(self, trial: Trial) -> Trial:
+    def run(self, trial: Trial, watch: Watch | None) -> Trial:
         """Run a trial in this slot's worker; start one if there is none alive."""
         start = time.perf_counter()
+        curve: list[tuple[int, Mapping[str, float]]] = []
+
+        def noted(step: int, metrics: Mapping[str, float]) -> bool:
+            curve.append((step, metrics))  # the pruner knows it, so a dead worker's event has it
+            return watch is not None and watch(step, metrics)
+
         try:
-            ended = self._ready().run(trial, self._timeout)
+            ended = self._ready().run(trial, noted if watch else None, self._timeout)
         except _WorkerLost as lost:
             self.end()
             reason = _CLOSED if self._killed else str(lost)
-            return trial.failed(reason, time.perf_counter() - start)
+            failed = trial.failed(reason, time.perf_counter() - start)
+            return replace(failed, curve=tuple(curve))
         if ended.state is TrialState.FAILED and self._placement.device != "cpu":
             # An illegal memory access poisons the CUDA context, and with it every later trial.
             self.end()
@@ -208,18 +219,28 @@ class _Worker:
         return not wait([self._process.sentinel], timeout=0)
 
     def await_ready(self) -> None:
-        if reason := self._receive(_START):
+        if reason := self._receive(_START, time.monotonic()):
             raise _WorkerLost(reason.decode())
 
-    def run(self, trial: Trial, timeout: float | None) -> Trial:
+    def run(self, trial: Trial, watch: Watch | None, timeout: float | None) -> Trial:
+        start = time.monotonic()
+        self._send({"trial": trial.to_json(), "watched": watch is not None})
+        while True:
+            message = json.loads(self._receive(timeout, start))
+            if "ended" in message:
+                return Trial.from_json(message["ended"])
+            assert watch is not None, "who is not watched does not report"
+            self._send(watch(message["step"], message["metrics"]))
+
+    def _send(self, message: Any) -> None:
         try:
-            self._connection.send_bytes(json.dumps(trial.to_json()).encode())
+            _send(self._connection, message)
         except OSError as error:
             raise _WorkerLost(self._obituary()) from error
-        return Trial.from_json(json.loads(self._receive(timeout)))
 
-    def _receive(self, timeout: float | None) -> bytes:
-        ready = wait([self._connection, self._process.sentinel], timeout)
+    def _receive(self, timeout: float | None, since: float) -> bytes:
+        left = None if timeout is None else max(0.0, since + timeout - time.monotonic())
+        ready = wait([self._connection, self._process.sentinel], left)
         if not ready:
             raise _WorkerLost(f"timeout: not done after {timeout:g} seconds")
         if self._connection in ready:
@@ -264,6 +285,10 @@ def _block_interrupts() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
+def _send(connection: Connection, message: Any) -> None:
+    connection.send_bytes(json.dumps(message).encode())
+
+
 def _signal_name(number: int) -> str:
     return next((s.name for s in signal.Signals if s == number), f"signal {number}")
 
@@ -272,7 +297,10 @@ def _signal_name(number: int) -> str:
 
 
 def _work(connection: Connection, placement: Placement, recipe: bytes) -> None:
-    """Say that the evaluator is built, or why not; then answer every trial with its final event."""
+    """Say that the evaluator is built, or why not; then answer every trial with its final event.
+
+    A trial that is watched asks before, at each of its reports, whether to stop.
+    """
     _settle(placement)
     try:
         # Unpickled only now: it may import torch, which reads the environment.
@@ -286,8 +314,9 @@ def _work(connection: Connection, placement: Placement, recipe: bytes) -> None:
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(placement.threads)
     connection.send_bytes(b"")
-    for trial in _trials(connection):
-        connection.send_bytes(json.dumps(run_trial(evaluator, trial).to_json()).encode())
+    for trial, watched in _trials(connection):
+        ended = run_trial(evaluator, trial, partial(_stop, connection) if watched else None)
+        _send(connection, {"ended": ended.to_json()})
 
 
 def _settle(placement: Placement) -> None:
@@ -305,10 +334,18 @@ def _die_with_parent() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _trials(connection: Connection) -> Iterator[Trial]:
+def _stop(connection: Connection, step: int, metrics: Mapping[str, float]) -> bool:
+    """Ask the parent whether to stop the trial."""
+    _send(connection, {"step": step, "metrics": metrics})
+    answer: bool = json.loads(connection.recv_bytes())
+    return answer
+
+
+def _trials(connection: Connection) -> Iterator[tuple[Trial, bool]]:
+    """What the parent sends: trials, and whether it watches them."""
     while True:
         try:
-            message = connection.recv_bytes()
+            message = json.loads(connection.recv_bytes())
         except EOFError:  # the parent closed its end: no more trials
             return
-        yield Trial.from_json(json.loads(message))
+        yield Trial.from_json(message["trial"]), message["watched"]

@@ -74,6 +74,9 @@ def _body(
         yield _table(("metric", "value"), [(k, f"{v:,.6g}") for k, v in rows.items()])
         choices = report.incumbent.architecture.choices
         yield _table(("choice", "value"), list(choices.items()))
+    if report.audit:
+        yield f"<h2>Audit</h2><p>{html.escape(report.verdict)}</p>"
+        yield _table(("metric", "value"), [(k, f"{v:,.4g}") for k, v in report.audit.items()])
     for picture in pictures:
         data = base64.b64encode(picture.read_bytes()).decode()
         yield f'<img alt="{picture.stem}" src="data:image/png;base64,{data}">'

@@ -19,6 +19,7 @@ from evonas.errors import InvalidArchitecture
 if TYPE_CHECKING:
     from torch import nn
 
+    from evonas.spaces.sharing import Supernet
     from evonas.task import Task
 
 _TRIES = 1000
@@ -53,6 +54,17 @@ class SearchSpace(ABC):
             A freshly initialised module: float input (N, channels, height, width), logits
             (N, classes).
         """
+
+    def build_supernet(self, task: Task) -> Supernet:
+        """Build the weights that all networks of the space share; a space need not offer it.
+
+        Where tensors are named by position and kind, it is one line: ``Supernet(self, task,
+        covering)`` with the largest architectures.
+
+        Raises:
+            InvalidArchitecture: If the space offers none.
+        """
+        raise InvalidArchitecture(f"space {self.name!r} offers no supernet")
 
     def canonical(self, choices: Mapping[str, Value]) -> Mapping[str, Value]:
         """Bring choices that build the same network into one form.
@@ -139,26 +151,33 @@ class SearchSpace(ABC):
         """Number of points, as the product of the domains' sizes."""
         return math.prod(domain.size for domain in self.domains.values())
 
-    def scaled(self, architecture: Architecture, width: float) -> Architecture:
-        """A narrower or wider copy: every choice with role ``width`` times ``width``.
+    def scaled(
+        self, architecture: Architecture, width: float = 1.0, depth: float = 1.0
+    ) -> Architecture:
+        """A narrower or shallower copy: choices with role ``width`` times ``width``, and so on.
 
-        The result is rounded to the domain's step and may leave the domain, so it is to be built,
-        not searched.
+        The result is rounded to the domain's step, at least one step, and may leave the domain, so
+        it is to be built, not searched.
 
         Raises:
-            InvalidArchitecture: If the space declares no width.
+            InvalidArchitecture: If a factor is not 1 and the space declares no such role.
         """
-        domains = {
-            name: domain
-            for name, domain in self.domains.items()
-            if isinstance(domain, Integer) and domain.role == "width"
-        }
-        if not domains:
-            raise InvalidArchitecture(f"space {self.name!r} declares no choice with role 'width'")
         choices = dict(architecture.choices)
-        for name, domain in domains.items():
-            steps = round(int(choices[name]) * width / domain.step)
-            choices[name] = domain.step * max(1, steps)
+        factors = {"width": width, "depth": depth}
+        for role, factor in ((role, factor) for role, factor in factors.items() if factor != 1):
+            domains = {
+                name: domain
+                for name, domain in self.domains.items()
+                if isinstance(domain, Integer) and domain.role == role
+            }
+            if not domains:
+                raise InvalidArchitecture(
+                    f"space {self.name!r} declares no choice with role {role!r}"
+                )
+            for name, domain in domains.items():
+                steps = round(int(choices[name]) * factor / domain.step)
+                least = min(int(choices[name]), domain.step)  # what is absent stays absent
+                choices[name] = max(least, domain.step * steps)
         return Architecture(architecture.space, choices)
 
     def _first_valid(

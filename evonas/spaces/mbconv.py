@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
 from evonas.errors import RecipeError
 from evonas.spaces.base import SearchSpace
+from evonas.spaces.operations import ConvBNReLU, named_classifier, named_stages
 from evonas.spaces.operations import MBConv as Block
-from evonas.spaces.operations import classifier, conv_bn_relu, stages_with_pooling
+from evonas.spaces.sharing import Supernet
 from evonas.task import Task
 
 
@@ -49,7 +52,7 @@ class MBConv(SearchSpace):
         """Build the network."""
         choices = {name: int(value) for name, value in architecture.choices.items()}
         channels, stages = choices["stem"], []
-        stem = conv_bn_relu(task.channels, channels)
+        stem = OrderedDict(stem=ConvBNReLU(task.channels, channels))
         for i in range(1, 5):
             stage: list[nn.Module] = []
             for _ in range(choices[f"depth{i}"]):
@@ -57,8 +60,20 @@ class MBConv(SearchSpace):
                 stage.append(Block(channels, outputs, inner))
                 channels = outputs
             stages.append(stage)
-        layers = stages_with_pooling(stages, min(task.height, task.width))
-        return nn.Sequential(stem, *layers, *classifier(channels, task.classes))
+        layers = named_stages(stages, min(task.height, task.width))
+        return nn.Sequential(stem | layers | named_classifier(channels, task.classes))
+
+    def build_supernet(self, task: Task) -> Supernet:
+        """The largest network, and two whose width changes at every stage: that takes a shortcut.
+
+        A stage that is the widest in one of the two is a step narrower in the other.
+        """
+        largest = {name: domain.values()[-1] for name, domain in self.domains.items()}
+        widths = ("stem", *(f"channels{i}" for i in range(1, 5)))
+        narrower = {name: self.domains[name].values()[-2:][0] for name in widths}
+        changing = [largest | {name: narrower[name] for name in widths[i::2]} for i in (0, 1)]
+        covering = [self.architecture(choices) for choices in (*changing, largest)]
+        return Supernet(self, task, covering)
 
 
 def _point(stem: int, *stages: tuple[int, int]) -> dict[str, Value]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from functools import reduce
 
 import torch
@@ -10,6 +11,8 @@ from torch import nn
 from evonas.architecture import Architecture, Categorical
 from evonas.errors import RecipeError
 from evonas.spaces.base import SearchSpace
+from evonas.spaces.operations import named_classifier
+from evonas.spaces.sharing import Supernet
 from evonas.task import Task
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -38,17 +41,23 @@ class NASBench201(SearchSpace):
         """Build the network: stem, three stages of cells with reduction blocks between, head."""
         operations = {(i, j): str(architecture.choices[f"edge_{i}_{j}"]) for i, j in EDGES}
         channels = self._channels
-        layers: list[nn.Module] = [
-            nn.Conv2d(task.channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-        ]
-        for stage in range(3):
-            if stage:
-                layers.append(_Reduction(channels, 2 * channels))
+        layers: OrderedDict[str, nn.Module] = OrderedDict(
+            stem=nn.Conv2d(task.channels, channels, 3, padding=1, bias=False),
+            stem_norm=nn.BatchNorm2d(channels),
+        )
+        for stage in range(1, 4):
+            if stage > 1:
+                layers[f"reduction{stage - 1}"] = _Reduction(channels, 2 * channels)
                 channels *= 2
-            layers += [_Cell(operations, channels) for _ in range(self._cells)]
-        head = [nn.BatchNorm2d(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-        return nn.Sequential(*layers, *head, nn.Linear(channels, task.classes))
+            for number in range(1, self._cells + 1):
+                layers[f"stage{stage}_cell{number}"] = _Cell(operations, channels)
+        layers |= {"norm": nn.BatchNorm2d(channels), "relu": nn.ReLU()}
+        return nn.Sequential(layers | named_classifier(channels, task.classes))
+
+    def build_supernet(self, task: Task) -> Supernet:
+        """Every operation on every edge."""
+        uniform = (dict.fromkeys(self.domains, operation) for operation in OPERATIONS)
+        return Supernet(self, task, [self.architecture(choices) for choices in uniform])
 
 
 class _Zero(nn.Module):
@@ -77,18 +86,22 @@ def _operation(name: str, channels: int) -> nn.Module:
 
 
 class _Cell(nn.Module):
-    """Every node is the sum of its incoming edges; the last node is the output."""
+    """Every node is the sum of its incoming edges; the last node is the output.
+
+    The operations on an edge are named by the edge and their kind: weights of one name fit.
+    """
 
     def __init__(self, operations: dict[tuple[int, int], str], channels: int) -> None:
         super().__init__()
+        self._names = {(i, j): f"{i}_{j}_{name}" for (i, j), name in operations.items()}
         self.edges = nn.ModuleDict(
-            {f"{i}_{j}": _operation(name, channels) for (i, j), name in operations.items()}
+            {self._names[edge]: _operation(name, channels) for edge, name in operations.items()}
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         nodes = [x]
         for j in range(1, 4):
-            incoming = [self.edges[f"{i}_{j}"](nodes[i]) for i in range(j)]
+            incoming = [self.edges[self._names[i, j]](nodes[i]) for i in range(j)]
             nodes.append(reduce(torch.add, incoming))
         return nodes[-1]
 

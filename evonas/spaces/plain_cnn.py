@@ -7,7 +7,8 @@ from torch import nn
 from evonas.architecture import Architecture, Integer
 from evonas.errors import RecipeError
 from evonas.spaces.base import SearchSpace
-from evonas.spaces.operations import classifier, conv_bn_relu, stages_with_pooling
+from evonas.spaces.operations import ConvBNReLU, named_classifier, named_stages
+from evonas.spaces.sharing import Supernet
 from evonas.task import Task
 
 
@@ -42,8 +43,13 @@ class PlainCNN(SearchSpace):
         for i in range(1, 5):
             block: list[nn.Module] = []
             for _ in range(int(choices[f"k{i}"])):
-                block.append(conv_bn_relu(channels, int(choices[f"c{i}"]), kernel=3))
+                block.append(ConvBNReLU(channels, int(choices[f"c{i}"]), kernel=3))
                 channels = int(choices[f"c{i}"])
             blocks.append(block)
-        layers = stages_with_pooling(blocks, min(task.height, task.width))
-        return nn.Sequential(*layers, *classifier(channels, task.classes))
+        layers = named_stages(blocks, min(task.height, task.width))
+        return nn.Sequential(layers | named_classifier(channels, task.classes))
+
+    def build_supernet(self, task: Task) -> Supernet:
+        """The largest network holds the weights of all others."""
+        largest = {name: domain.values()[-1] for name, domain in self.domains.items()}
+        return Supernet(self, task, [self.architecture(largest)])

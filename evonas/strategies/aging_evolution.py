@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
 
@@ -101,6 +101,10 @@ class AgingEvolution(Strategy):
         if trial.state is TrialState.COMPLETE:
             value = self.objectives[0].key(trial.metrics)
             self._population.append(_Individual(trial, value))
+
+    def living(self) -> Iterable[int]:
+        """The population."""
+        return [individual.trial.number for individual in self._population]
 
 
 @contextmanager

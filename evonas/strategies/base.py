@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import ClassVar
 
@@ -54,6 +54,14 @@ class Strategy(ABC):
         Overriding methods call this one first: it remembers what was proposed.
         """
         self._proposed.add(trial.proposal.key)
+
+    def living(self) -> Iterable[int] | None:
+        """Numbers of the trials that later proposals may descend from or continue.
+
+        What was kept for others, such as their weights, may be deleted. None: any trial may be
+        named.
+        """
+        return None
 
     def _unseen(self, draw: Callable[[], Architecture], rng: Random) -> Architecture | None:
         """The first new architecture at full fidelity among draws, else random ones, else any.

@@ -5,6 +5,7 @@ Li and Talwalkar, Random search and reproducibility for neural architecture sear
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from random import Random
 
 from evonas.strategies.base import Strategy
@@ -20,3 +21,7 @@ class RandomSearch(Strategy):
         """Draw a new architecture."""
         architecture = self._unseen(lambda: self.space.sample(rng), rng)
         return Proposal(architecture) if architecture else None
+
+    def living(self) -> Iterable[int]:
+        """Nobody: proposals have no parents."""
+        return ()

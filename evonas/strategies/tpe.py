@@ -11,7 +11,7 @@ what was told stays in the model: that makes a resumed run propose what it would
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
 from typing import Any
@@ -32,7 +32,8 @@ _SUGGESTIONS = 25  # of the sampler, before the space itself is sampled
 class TPE(Strategy):
     """Sample where good trials are dense and bad ones are not.
 
-    Failed trials are told to Optuna as FAIL, which it leaves out of its model. A suggestion that
+    Failed trials are told to Optuna as FAIL, which it leaves out of its model. Pruned trials of a
+    single objective it ranks behind the completed ones, by how far they came. A suggestion that
     was tried before or that the constraints refuse is asked again, each time with half the
     candidates: the sampler turns from the best of the good region to any point of it.
 
@@ -85,6 +86,12 @@ class TPE(Strategy):
             else:
                 number = self._mirrored[trial.number]
                 self._study.tell(number, state=optuna.trial.TrialState.FAIL)
+                if trial.state is TrialState.PRUNED:
+                    self._add_pruned(trial)
+
+    def living(self) -> Iterable[int]:
+        """Nobody: proposals have no parents."""
+        return ()
 
     def _suggest(self, seed: int, candidates: int) -> Architecture | None:
         """A suggestion of a fresh sampler; None if it was tried before or is not allowed."""
@@ -102,6 +109,20 @@ class TPE(Strategy):
         except InvalidArchitecture:
             return None
         return architecture if self._is_new(architecture) else None
+
+    def _add_pruned(self, trial: Trial) -> None:
+        """Add a pruned trial with its last value, if there is one; it has to be added whole."""
+        (objective, *others), curve = self.objectives, trial.curve
+        if others or not curve or objective.metric not in trial.metrics:
+            return
+        self._study.add_trial(
+            optuna.create_trial(
+                state=optuna.trial.TrialState.PRUNED,
+                params=dict(trial.architecture.choices),
+                distributions=self._distributions,
+                intermediate_values={curve[-1][0]: objective.key(trial.metrics)},
+            )
+        )
 
     def _add(self, architecture: Architecture) -> int:
         """Add a running trial; returns Optuna's number of it."""

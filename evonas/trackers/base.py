@@ -44,10 +44,12 @@ class Report:
         reason: One sentence: why the search ended.
         trials: Number of trials by state.
         seconds: Length of the search.
-        incumbent: The best trial by the first objective.
+        incumbent: The winner of the final trainings; without any, the search's best.
         front: The Pareto front, if there are several objectives; else the incumbent.
         final: Metrics of the final training, the test split's among them.
         acceptance: Share of sampled architectures that met the constraints, if there are any.
+        audit: How well the search's scores agree with full trainings, if that was measured.
+        verdict: The audit in one sentence.
     """
 
     status: str
@@ -58,6 +60,8 @@ class Report:
     front: tuple[Trial, ...] = ()
     final: Mapping[str, float] = field(default_factory=dict)
     acceptance: float | None = None
+    audit: Mapping[str, float] = field(default_factory=dict)
+    verdict: str = ""
 
 
 class Tracker(ABC):

@@ -252,6 +252,7 @@ class _Store:
             values["acceptance"] = report.acceptance
         if report.incumbent is not None:
             values |= {f"best_{k}": v for k, v in report.incumbent.metrics.items()}
+        values |= {f"audit_{k}": v for k, v in report.audit.items()}
         values |= {f"final_{k}" if k != "test_accuracy" else k: v for k, v in report.final.items()}
         step = sum(report.trials.values())
         metrics = [Metric(_safe(k), v, now, step) for k, v in values.items()]

@@ -15,7 +15,7 @@ from torch import nn
 from evonas.architecture import Architecture, Categorical, Integer, Value
 from evonas.errors import RecipeError
 from evonas.spaces.base import SearchSpace
-from evonas.spaces.operations import classifier, conv_bn_relu, stages_with_pooling
+from evonas.spaces.operations import ConvBNReLU, classifier, stages_with_pooling
 from evonas.task import Task
 
 
@@ -57,7 +57,7 @@ class ResidualChain(SearchSpace):
     def build(self, architecture: Architecture, task: Task) -> nn.Module:
         """Build the network."""
         channels = int(architecture.choices["channels"])
-        stages: list[list[nn.Module]] = [[conv_bn_relu(task.channels, channels)]]
+        stages: list[list[nn.Module]] = [[ConvBNReLU(task.channels, channels)]]
         stages += [[_Residual(channels, int(kernel))] for kernel in self._chain(architecture)]
         layers = stages_with_pooling(stages, min(task.height, task.width))
         return nn.Sequential(*layers, *classifier(channels, task.classes))
@@ -73,7 +73,7 @@ class _Residual(nn.Module):
 
     def __init__(self, channels: int, kernel: int) -> None:
         super().__init__()
-        self.body = conv_bn_relu(channels, channels, kernel)
+        self.body = ConvBNReLU(channels, channels, kernel)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.add(x, self.body(x))

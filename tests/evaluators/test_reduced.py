@@ -11,21 +11,27 @@ import pytest
 from evaluators_helper import SPACE, context, data, evaluate, trial
 
 from evonas.errors import DataError, RecipeError
-from evonas.evaluators.base import Context, Evaluator, Final, Reporter
+from evonas.evaluators.base import Context, Evaluator, Reporter, Retrained
 from evonas.evaluators.reduced import Reduced
 from evonas.evaluators.train import Train
 from evonas.spaces.nasbench201 import NASBench201
+from evonas.spaces.plain_cnn import PlainCNN
 from evonas.testing import check_evaluator
 from evonas.training import cost
-from evonas.trial import Trial
+from evonas.trial import Proposal, Trial
 
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 10}
+
+
+DEEP = PlainCNN(2, 8)
+ONES = {f"k{i}": 1 for i in range(1, 4)} | {f"c{i}": 4 for i in range(1, 4)}
+DEEP_TRIAL = Trial(0, Proposal(DEEP.architecture({**ONES, "k4": 2, "c4": 8})))
 
 
 class Witness(Evaluator):
     """An evaluator that says what world it was in."""
 
-    metrics = ("images", "size", "width")
+    metrics = ("images", "size", "width", "depth")
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         assert self.context.data is not None
@@ -35,22 +41,23 @@ class Witness(Evaluator):
             "images": len(train),
             "size": train.images.shape[1],
             "width": float(trial.architecture.choices["c4"]),
+            "depth": float(trial.architecture.choices["k4"]),
         }
 
-    def finish(self, trial: Trial, report: Reporter) -> Final | None:
-        return Final(self.evaluate(trial, report))
+    def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
+        return Retrained(self.evaluate(trial, report))
 
 
 def witnessed(**options: Any) -> tuple[Mapping[str, float], Mapping[str, float]]:
     """What the inner evaluator saw of a trial, and of the end."""
-    reduced = Reduced(context(), of=Witness, **options)
-    final = reduced.finish(trial(), lambda step, metrics: None)
+    reduced = Reduced(context(DEEP), of=Witness, **options)
+    final = reduced.retrain(DEEP_TRIAL, 0, lambda step, metrics: None)
     assert final is not None
-    return evaluate(reduced, trial())[0], final.metrics
+    return evaluate(reduced, DEEP_TRIAL)[0], final.metrics
 
 
-WIDTH = float(trial().architecture.choices["c4"])
-FULL = {"images": 60.0, "size": 8.0, "width": WIDTH}
+FULL = {"images": 60.0, "size": 8.0, "width": 8.0, "depth": 2.0}
+WIDTH = FULL["width"]
 
 
 @pytest.mark.parametrize(
@@ -60,6 +67,7 @@ FULL = {"images": 60.0, "size": 8.0, "width": WIDTH}
         ({"data": 0.5}, {"images": 30.0}),
         ({"resolution": 4}, {"size": 4.0}),
         ({"width": 0.5}, {"width": WIDTH / 2}),
+        ({"depth": 0.5}, {"depth": 1}),
         (
             {"data": 0.2, "resolution": 2, "width": 0.5},
             {"images": 12, "size": 2, "width": WIDTH / 2},
@@ -69,7 +77,6 @@ FULL = {"images": 60.0, "size": 8.0, "width": WIDTH}
 def test_each_option_reduces_what_it_says(
     options: dict[str, Any], smaller: dict[str, float]
 ) -> None:
-    assert WIDTH == 8  # twice the step, so that it can be halved
     seen, final = witnessed(**options)
     assert {name: seen[name] for name in FULL} == FULL | smaller
     assert final == FULL
@@ -105,12 +112,14 @@ def test_it_keeps_the_contract() -> None:
 def test_the_end_is_that_of_the_inner_evaluator() -> None:
     inner = partial(Train, **QUICK)
     reduced = Reduced(context(), of=inner, data=0.5, resolution=4, width=0.5)
-    reduced_final = reduced.finish(trial(), lambda step, metrics: None)
-    final = inner(context()).finish(trial(), lambda step, metrics: None)
-    assert final is not None
-    assert reduced_final is not None
-    assert reduced_final.curve == final.curve
-    assert reduced_final.metrics["test_accuracy"] == final.metrics["test_accuracy"]
+    architecture, curves, accuracies = trial().architecture, [], []
+    for evaluator in (reduced, inner(context())):
+        final = evaluator.retrain(trial(), 0, lambda step, metrics: None)
+        assert final is not None
+        curves.append(final.curve)
+        accuracies.append(evaluator.test(architecture, final.network))
+    assert curves[0] == curves[1]
+    assert accuracies[0] == accuracies[1] != {}
 
 
 def test_reductions_nest() -> None:

@@ -92,11 +92,18 @@ def test_a_row_without_a_number_fails_the_trial(tmp_path: Path, value: str) -> N
 
 def test_the_end_reads_its_own_columns(tmp_path: Path) -> None:
     path = write(tmp_path / "table.csv")
-    assert tabular(path).finish(trial(), lambda step, metrics: None) is None
-    final = tabular(path, final={"test_accuracy": "test"}).finish(trial(), lambda s, m: None)
-    assert final is not None
-    assert final.metrics == {"test_accuracy": 60.25}
-    assert final.network is None
+    given, architecture = trial(), trial().architecture
+    plain = tabular(path)
+    retrained = plain.retrain(given, 0, lambda step, metrics: None)
+    assert retrained is not None
+    assert retrained.metrics == plain.evaluate(given, lambda step, metrics: None)
+    assert plain.test(architecture, None) == {}
+    table = tabular(path, full={"val_accuracy": "test"}, final={"test_accuracy": "test"})
+    retrained = table.retrain(given, 0, lambda step, metrics: None)
+    assert retrained is not None
+    assert retrained.metrics == {"val_accuracy": 60.25}
+    assert retrained.network is None
+    assert table.test(architecture, None) == {"test_accuracy": 60.25}
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_a_trial_is_trained_with_a_seed_of_its_own() -> None:
 def test_what_was_trained_before_does_not_matter() -> None:
     fresh, used = Train(context(), **QUICK), Train(context(), **QUICK)
     evaluate(used, trial(5))
-    used.finish(trial(6), lambda step, metrics: None)
+    used.retrain(trial(6), 0, lambda step, metrics: None)
     assert evaluate(used, trial(1)) == evaluate(fresh, trial(1))
 
 
@@ -81,37 +81,56 @@ def test_the_search_never_reads_the_test_split_and_the_end_does_once(
     for number in range(3):
         evaluate(evaluator, trial(number))
     assert Counting.reads == 0
-    assert evaluator.finish(trial(), lambda step, metrics: None) is not None
+    final = evaluator.retrain(trial(), 0, lambda step, metrics: None)
+    assert final is not None
+    assert Counting.reads == 0
+    assert evaluator.test(trial().architecture, final.network) != {}
     assert Counting.reads == 1
 
 
 def test_the_end_is_trained_longer_and_tested() -> None:
     evaluator = Train(context(), epochs=1, final_epochs=10, batch_size=20)
     told: list[int] = []
-    final = evaluator.finish(trial(fidelity=0.1), lambda step, metrics: told.append(step))
+    final = evaluator.retrain(trial(fidelity=0.1), 0, lambda step, metrics: told.append(step))
     assert final is not None
+    tested = evaluator.test(trial().architecture, final.network)
     assert told == [step for step, _ in final.curve] == list(range(1, 11))
-    assert set(final.metrics) == {"val_accuracy", "test_accuracy", "params", "flops", "seconds"}
-    assert final.metrics["test_accuracy"] > 0.7
+    assert set(final.metrics) == {"val_accuracy", "params", "flops", "seconds"}
+    assert tested["test_accuracy"] > 0.7
     assert final.metrics["seconds"] > 0
 
 
 def test_the_network_of_the_end_takes_images_as_they_are() -> None:
     given = data()
     assert given.test is not None
-    final = Train(context(data=given), **QUICK).finish(trial(), lambda step, metrics: None)
+    evaluator = Train(context(data=given), **QUICK)
+    final = evaluator.retrain(trial(), 0, lambda step, metrics: None)
     assert final is not None
     assert final.network is not None
     with torch.inference_mode():
         logits = final.network.eval()(given.test.images.permute(0, 3, 1, 2).float())
     right = (logits.argmax(1) == given.test.labels).sum().item()
-    assert right / len(given.test) == pytest.approx(final.metrics["test_accuracy"])
+    assert right / len(given.test) == pytest.approx(
+        evaluator.test(trial().architecture, final.network)["test_accuracy"]
+    )
 
 
-def test_without_a_test_split_it_evaluates_and_has_no_end() -> None:
+def test_the_end_depends_on_its_seed_and_not_on_the_trials_number() -> None:
+    evaluator = Train(context(), **QUICK)
+    ends = [
+        evaluator.retrain(trial(number), seed, lambda step, metrics: None)
+        for number, seed in ((0, 0), (5, 0), (0, 1))
+    ]
+    curves = [end.curve for end in ends if end is not None]
+    assert curves[0] == curves[1] != curves[2]
+
+
+def test_without_a_test_split_it_evaluates_and_tests_nothing() -> None:
     evaluator = Train(context(data=replace(data(), test=None)), **QUICK)
     assert evaluate(evaluator, trial()) == evaluate(Train(context(), **QUICK), trial())
-    assert evaluator.finish(trial(), lambda step, metrics: None) is None
+    final = evaluator.retrain(trial(), 0, lambda step, metrics: None)
+    assert final is not None
+    assert evaluator.test(trial().architecture, final.network) == {}
 
 
 def test_without_data_it_is_refused_before_any_trial() -> None:

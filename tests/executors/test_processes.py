@@ -9,10 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from workers_helper import Obedient, alive, gone, trial, unbuildable, unstartable, wait_for
+from workers_helper import (
+    Obedient,
+    Stubborn,
+    alive,
+    gone,
+    trial,
+    unbuildable,
+    unstartable,
+    wait_for,
+)
 
 from evonas.errors import RecipeError
 from evonas.executors.processes import Processes
+from evonas.executors.serial import Serial
 from evonas.trial import TrialState
 
 SECONDS = 30.0  # far more than anything here takes: a hang fails the test, and does not stop it
@@ -141,6 +151,51 @@ def test_a_trial_that_takes_too_long_is_killed_with_all_it_started(tmp_path):
         assert 1 <= ended.result().seconds < 5
         assert gone(pids, 1)
         assert executor.submit(trial(1)).result(SECONDS).state is TrialState.COMPLETE
+
+
+@pytest.mark.parametrize("kind", [Serial, Processes])
+@pytest.mark.parametrize("do", ["nothing", "raise", "return", "report"])
+def test_a_watched_trial_is_stopped_whatever_its_evaluator_catches(kind, do):
+    seen = []
+
+    def watch(step, metrics):
+        seen.append((step, metrics))
+        return step == 2
+
+    with kind(Stubborn, ("cpu",)) as executor:
+        ended = executor.submit(trial(3, do), watch).result(SECONDS)
+    pid = ended.metrics["pid"]
+    assert (ended.number, ended.state, ended.error) == (3, TrialState.PRUNED, None)
+    assert ended.curve == ((1, {"pid": pid}), (2, {"pid": pid}))
+    assert list(ended.curve) == seen, "nobody is asked about what the journal cannot hold"
+
+
+def test_a_pruned_trial_keeps_its_worker_and_the_next_need_not_be_watched():
+    with processes(devices=("cuda:0",)) as executor:
+        before = executor.submit(trial(0)).result(SECONDS)
+        stopped = executor.submit(trial(1), lambda *_: True).result(SECONDS)
+        after = executor.submit(trial(2)).result(SECONDS)
+        watched = executor.submit(trial(3), lambda *_: False).result(SECONDS)
+    assert (stopped.state, stopped.metrics) == (TrialState.PRUNED, {"loss": 0.5})
+    assert before.metrics["pid"] == after.metrics["pid"] == watched.metrics["pid"]
+    assert after.curve == watched.curve == ((1, {"loss": 0.5}),)
+
+
+def test_a_worker_that_dies_while_watched_leaves_its_curve():
+    with processes(make_evaluator=Stubborn) as executor:
+        dead = executor.submit(trial(0, "die"), lambda *_: False).result(SECONDS)
+        following = executor.submit(trial(1), lambda *_: True).result(SECONDS)
+    assert dead.state is TrialState.FAILED
+    assert dead.error == "worker died: killed by SIGKILL (out of memory?)"
+    assert [step for step, _ in dead.curve] == [1, 2, 3]
+    assert following.state is TrialState.PRUNED
+
+
+def test_the_timeout_is_for_the_whole_of_a_watched_trial():
+    with processes(make_evaluator=Stubborn, timeout=1) as executor:
+        ended = executor.submit(trial(), lambda *_: time.sleep(0.05)).result(SECONDS)
+    assert ended.error == "timeout: not done after 1 seconds"
+    assert len(ended.curve) > 1
 
 
 def test_close_with_kill_waits_for_nobody(tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -71,6 +73,34 @@ class Obedient(Evaluator):
 
     def fail(self, choices) -> None:
         raise ValueError("as told")
+
+
+class Stubborn(Evaluator):
+    """Reports for ever, about itself, and does what it is told with what reporting raises."""
+
+    metrics = ("pid",)
+
+    def __init__(self, device: str) -> None:
+        pass
+
+    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
+        do, step = trial.architecture.choices["do"], 0
+        while True:
+            step += 1
+            try:
+                report(step, {"pid": os.getpid(), "nan": math.nan})
+            except Exception:
+                continue
+            except BaseException:
+                if do == "raise":
+                    raise ValueError("in place of it") from None
+                if do == "return":
+                    return {"pid": -1.0}
+                if do == "report" and step < 5:
+                    continue
+                raise
+            if do == "die" and step == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 def unbuildable(device: str) -> Evaluator:

@@ -207,8 +207,30 @@ def test_scaled_changes_the_widths_alone() -> None:
         scaled = space.scaled(wide, factor)
         assert scaled.choices["width"] == width
         assert set(changed(wide, scaled)) <= {"width"}
+    assert space.scaled(wide) == wide
     with pytest.raises(InvalidArchitecture, match="no choice with role 'width'"):
         Layers().scaled(Layers().sample(Random(0)), 0.5)
+
+
+def test_scaled_changes_the_depths_alone() -> None:
+    space = Free()
+    for depth, factor, scaled in ((4, 0.5, 2), (3, 0.4, 1), (1, 0.5, 1), (4, 0.01, 1), (2, 2, 4)):
+        deep = space.architecture({**Free.points["small"], "depth": depth})
+        assert space.scaled(deep, depth=factor).choices["depth"] == scaled
+        assert set(changed(deep, space.scaled(deep, depth=factor))) <= {"depth"}
+    both = space.scaled(deep, 2, 3)
+    assert (both.choices["width"], both.choices["depth"]) == (16, 6)
+    with pytest.raises(InvalidArchitecture, match="no choice with role 'depth'"):
+        Layers().scaled(Layers().sample(Random(0)), depth=0.5)
+
+
+def test_what_is_absent_stays_absent_when_scaled() -> None:
+    space = Free()
+    space.domains = {"depth": Integer(0, 4, role="depth"), "width": Integer(3, 9, 4, role="width")}
+    least = space.architecture({"depth": 0, "width": 3})
+    assert dict(space.scaled(least, 0.5, 0.5).choices) == {"depth": 0, "width": 3}
+    most = space.architecture({"depth": 4, "width": 7})
+    assert dict(space.scaled(most, 0.5, 0.5).choices) == {"depth": 2, "width": 4}
 
 
 @each_space

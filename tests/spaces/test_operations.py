@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from evonas.spaces.operations import MBConv, classifier, conv_bn_relu, stages_with_pooling
+from evonas.spaces.operations import (
+    ConvBNReLU,
+    MBConv,
+    classifier,
+    named_classifier,
+    named_stages,
+    stages_with_pooling,
+)
 
 
 def parameters(module: nn.Module) -> int:
@@ -15,14 +22,14 @@ def parameters(module: nn.Module) -> int:
 
 @pytest.mark.parametrize("kernel", [1, 3, 5, 7])
 def test_a_convolution_keeps_the_size(kernel: int) -> None:
-    out = conv_bn_relu(3, 6, kernel)(torch.randn(2, 3, 5, 8))
+    out = ConvBNReLU(3, 6, kernel)(torch.randn(2, 3, 5, 8))
     assert out.shape == (2, 6, 5, 8)
     assert out.min() >= 0
 
 
 @pytest.mark.parametrize(("groups", "bias"), [(1, True), (1, False), (6, True)])
 def test_a_convolution_has_the_parameters_it_says(groups: int, bias: bool) -> None:
-    block = conv_bn_relu(6, 12, kernel=3, groups=groups, bias=bias)
+    block = ConvBNReLU(6, 12, kernel=3, groups=groups, bias=bias)
     assert parameters(block) == 6 * 12 * 9 // groups + 2 * 12 + bias * 12
 
 
@@ -58,3 +65,12 @@ def test_pooling_between_stages_while_there_is_room(size: int, pools: int) -> No
     assert isinstance(layers[0], nn.ReLU)
     out = nn.Sequential(*layers)(torch.randn(1, 2, size, size + 3))
     assert out.shape[2] == max(1, size >> pools)
+
+
+def test_names_say_where_a_block_is_whatever_comes_before_it() -> None:
+    shallow = named_stages([[nn.ReLU()], [nn.Tanh()]], size=8)
+    deep = named_stages([[nn.ReLU()] * 3, [nn.Tanh()]], size=8)
+    assert list(shallow) == ["stage1_block1", "pool1", "stage2_block1"]
+    assert list(deep) == [*(f"stage1_block{i}" for i in (1, 2, 3)), "pool1", "stage2_block1"]
+    assert isinstance(deep["stage2_block1"], nn.Tanh)
+    assert list(named_classifier(5, 3)) == ["pool", "flatten", "classifier"]

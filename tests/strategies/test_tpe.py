@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from random import Random
 from statistics import fmean
 
@@ -111,6 +112,30 @@ def test_failed_trials_are_left_out_of_the_model() -> None:
         event.metrics["value"] for event in run.events if event.state is TrialState.COMPLETE
     ]
     assert not study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
+
+
+def test_pruned_trials_are_worse_than_completed_ones_and_better_the_further_they_came() -> None:
+    """Only how far they came tells good from bad: all are pruned, so all of the model is theirs."""
+    run = Run(TPE(cube(4, 8), VALUE, startup_trials=10))
+    steps = []
+    for _ in range(60):
+        trial = run.start()
+        steps.append(int(total(trial.architecture)) + 1)
+        stopped = replace(trial, curve=((steps[-1], {"value": 1.0}),))
+        run.end(stopped, 1.0, state=TrialState.PRUNED)
+    assert fmean(steps[-20:]) > fmean(steps[:10]) + 3
+
+
+def test_pruned_trials_without_a_value_are_left_out_of_the_model() -> None:
+    for objectives in (VALUE, (Objective("value"), Objective("cost", "min"))):
+        strategy = TPE(cube(3, 4), objectives, startup_trials=2)
+        run = Run(strategy)
+        for _ in range(6):
+            run.end(run.start(), 1.0, 2.0)
+            trial = run.start()
+            curve = ((1, {"value": 1.0, "cost": 1.0}),) if len(objectives) > 1 else ()
+            run.end(replace(trial, curve=curve), 1.0, 1.0, state=TrialState.PRUNED)
+        assert not strategy._study.get_trials(states=(optuna.trial.TrialState.PRUNED,))
 
 
 @pytest.mark.parametrize("space", [cube(4, 4), MIXED, Layers()], ids=["cube", "mixed", "layers"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,9 +17,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.task import Task
-from evonas.training.augmentation import AUGMENTATIONS, Augmentation
+from evonas.training.augmentation import AUGMENTATIONS
 from evonas.training.data import Split
-from evonas.training.loop import Diverged, Normalize, Settings, evaluate, fit, schedule, seeded
+from evonas.training.loop import (
+    Average,
+    Diverged,
+    Normalize,
+    ScheduleName,
+    Settings,
+    evaluate,
+    fit,
+    parameter_groups,
+    schedule,
+    seeded,
+)
 
 TASK = Task(channels=3, height=8, width=8, classes=3)
 NORMALIZE = Normalize(torch.full((3,), 100.0), torch.full((3,), 60.0))
@@ -75,13 +87,33 @@ def test_it_learns(optimizer: str, rate: float) -> None:
     assert curve[-1][1]["train_loss"] < 0.7 * curve[0][1]["train_loss"]
 
 
-@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
-def test_one_seed_gives_one_result_to_the_bit(augmentation: Augmentation) -> None:
-    (one, first, curve), (two, second, again) = (train(augmentation=augmentation) for _ in range(2))
+EXTRAS: list[dict[str, Any]] = [
+    {"cutout": 3},
+    {"mixup": 0.2},
+    {"cutmix": 1.0},
+    {"mixup": 0.2, "cutmix": 1.0, "cutout": 3, "augmentation": "v2"},
+    {"ema": 0.99},
+    {"schedule": "step"},
+    {"schedule": "one_cycle"},
+]
+
+
+@pytest.mark.parametrize("changes", [*({"augmentation": name} for name in AUGMENTATIONS), *EXTRAS])
+def test_one_seed_gives_one_result_to_the_bit(changes: dict[str, Any]) -> None:
+    (one, first, curve), (two, second, again) = (train(**changes) for _ in range(2))
     assert one == two
     assert curve == again
     for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("changes", EXTRAS)
+def test_it_learns_with_every_extra(changes: dict[str, Any]) -> None:
+    accuracy, built, curve = train(epochs=6, images=100, **changes)
+    assert accuracy > 0.6
+    assert curve[-1][1]["val_accuracy"] == accuracy
+    assert evaluate(built, separable(30, seed=1), NORMALIZE) == accuracy
+    assert train(epochs=6, images=100)[2] != curve  # the extra does something
 
 
 def test_another_seed_gives_another_result() -> None:
@@ -145,6 +177,117 @@ def test_the_schedule_warms_up_and_falls_to_zero() -> None:
     assert all(a > b for a, b in itertools.pairwise(rates[100:]))
     assert max(abs(a - b) for a, b in itertools.pairwise(rates)) < 0.02
     assert schedule(0.55) == pytest.approx(0.5)
+
+
+def test_steps_fall_to_a_tenth_and_a_hundredth() -> None:
+    rates = [schedule(step / 1000, "step") for step in range(1001)]
+    assert rates[:100] == [schedule(step / 1000) for step in range(100)]
+    assert rates[100:500] == [1.0] * 400
+    assert rates[500:750] == pytest.approx([0.1] * 250)
+    assert rates[750:] == pytest.approx([0.01] * 251)
+
+
+def test_one_cycle_rises_from_a_25th_and_falls_to_zero() -> None:
+    rates = [schedule(step / 1000, "one_cycle") for step in range(1001)]
+    assert rates[0] == pytest.approx(1 / 25)
+    assert max(rates) == rates[300] == 1
+    assert rates[150] == pytest.approx((1 + 1 / 25) / 2)
+    assert rates[650] == pytest.approx(0.5)
+    assert rates[-1] == pytest.approx(0)
+    assert all(a < b for a, b in itertools.pairwise(rates[:301]))
+    assert all(a > b for a, b in itertools.pairwise(rates[300:]))
+
+
+@pytest.mark.parametrize("name", ["cosine", "step", "one_cycle"])
+def test_the_optimizer_follows_the_schedule(name: ScheduleName) -> None:
+    """The weight of a loss that is linear in it shows the sum of the rates."""
+
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(TASK.classes))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.bias.expand(len(x), -1)
+
+    built, moves = Constant(), []
+    before = built.bias.detach().clone()
+
+    def report(step: int, metrics: Mapping[str, float]) -> None:
+        moves.append(float((built.bias.detach() - before).abs().sum()))
+        before.copy_(built.bias.detach())
+
+    data = Split(separable(20).images, torch.zeros(20, dtype=torch.int64))
+    settings = replace(
+        SETTINGS, optimizer="adamw", epochs=10, batch_size=20, learning_rate=1e-4, schedule=name
+    )
+    fit(built, data, data, NORMALIZE, settings, 0, report)
+    rates = [schedule(epoch / 10, name) for epoch in range(10)]
+    assert moves == pytest.approx([3e-4 * rate for rate in rates], rel=0.01)
+
+
+def test_bias_and_normalisation_do_not_decay() -> None:
+    built = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(8, 2))
+    weights, others = parameter_groups(built, SETTINGS)
+    assert [p.shape for p in weights["params"]] == [(4, 3, 3, 3), (2, 8)]
+    assert [p.shape for p in others["params"]] == [(4,), (4,), (4,), (2,)]
+    assert (weights["weight_decay"], others["weight_decay"]) == (SETTINGS.weight_decay, 0)
+    assert weights["scale"] == others["scale"] == 1
+    assert len(parameter_groups(nn.Linear(3, 2, bias=False), SETTINGS)) == 1
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_frozen_parameters_stay(optimizer: str) -> None:
+    built = network()
+    first = next(built.parameters())
+    first.requires_grad_(False)
+    before = first.clone()
+    settings = replace(SETTINGS, optimizer=optimizer)
+    fit(built, separable(50), separable(9), NORMALIZE, settings, 0, lambda step, metrics: None)
+    assert torch.equal(first, before)
+
+
+def test_the_average_follows_slowly_but_forgets_the_start() -> None:
+    built = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
+    weight, norm = built[0].weight, built[1]
+    with torch.no_grad():
+        weight.fill_(1.0)
+        average = Average(built, 0.2)
+        expected = 1.0
+        for update, value in enumerate((2.0, 5.0, 3.0)):
+            weight.fill_(value)
+            norm.running_mean.fill_(value)
+            norm.num_batches_tracked.fill_(update)
+            average.update()
+            decay = min(0.2, (1 + update) / (10 + update))
+            expected = decay * expected + (1 - decay) * value
+    state = average.network.state_dict()
+    assert state["0.weight"].item() == pytest.approx(expected)
+    # Its mean started at 0, not 1, of which 0.1 * 2/11 * 0.2 is left.
+    assert state["1.running_mean"].item() == pytest.approx(expected - 0.1 * 2 / 11 * 0.2)
+    assert state["1.num_batches_tracked"] == 2
+    assert weight.item() == 3
+
+
+def test_the_average_is_scored_and_kept() -> None:
+    _, raw, _ = train()
+    accuracy, built, curve = train(ema=0.9)
+    assert not built.training
+    assert evaluate(built, separable(30, seed=1), NORMALIZE) == accuracy
+    assert curve[-1][1]["val_accuracy"] == accuracy
+    assert curve[-1][1]["train_loss"] == train()[2][-1][1]["train_loss"]  # training is the same
+    pairs = zip(built.parameters(), raw.parameters(), strict=True)
+    assert any(not torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_learns_the_same_and_keeps_its_names() -> None:
+    _, plain, curve = train()
+    _, built, compiled = train(compile=True)
+    assert list(built.state_dict()) == list(plain.state_dict())
+    for (_, expected), (_, metrics) in zip(curve, compiled, strict=True):
+        assert metrics["train_loss"] == pytest.approx(expected["train_loss"], rel=0.01)
 
 
 class Batches(nn.Module):
@@ -226,6 +369,22 @@ def test_normalize_gives_zero_mean_and_unit_variance() -> None:
     assert torch.allclose(out.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-5)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_spread_normalize_gives_the_same_to_the_bit(channels: int) -> None:
+    images = torch.randint(0, 256, (4, 6, 5, channels)).to(torch.uint8).permute(0, 3, 1, 2)
+    normalize = Normalize(torch.arange(100.0, 100 + channels), torch.full((channels,), 33.3))
+    out = normalize.spread(6, 5)(images)
+    assert torch.equal(out, normalize(images))
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_normalize_leaves_its_input_alone() -> None:
+    images = torch.rand(2, 3, 4, 4)
+    before = images.clone()
+    NORMALIZE(images)
+    assert torch.equal(images, before)
+
+
 class Operations(TorchDispatchMode):
     """Counts the operations that are run."""
 
@@ -243,12 +402,10 @@ WAITING = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "at
 
 
 @pytest.mark.parametrize("images", [32, 160])
-@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
-def test_nothing_waits_for_the_device_within_an_epoch(
-    images: int, augmentation: Augmentation
-) -> None:
+@pytest.mark.parametrize("changes", [*({"augmentation": name} for name in AUGMENTATIONS), *EXTRAS])
+def test_nothing_waits_for_the_device_within_an_epoch(images: int, changes: dict[str, Any]) -> None:
     built, data, val = network(), separable(images), separable(30)
-    settings = replace(SETTINGS, augmentation=augmentation)
+    settings = replace(SETTINGS, **changes)
     with Operations() as operations:
         fit(built, data, val, NORMALIZE, settings, 0, lambda step, metrics: None)
     waits = {name: operations.count[name] for name in WAITING if operations.count[name]}

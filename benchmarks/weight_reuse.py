@@ -1,0 +1,203 @@
+"""What a child gains from its parent's weights, and how far cheap scores can be trusted.
+
+    python -m benchmarks.weight_reuse --cifar10 cifar10.npz
+
+For every pair of a random parent and its mutant: the parent is trained, the child is trained from
+scratch, and then, again and again, from its parent's weights with a longer and longer schedule,
+up to a third of the epochs. The same children are scored by inherited weights, by as
+many epochs from scratch, and by a supernet, and the scores are compared by rank with those of the
+full training. Accuracies are of the validation split, at a reduced resolution, on few images.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from statistics import median
+
+import click
+import torch
+from scipy.stats import kendalltau, spearmanr
+
+from evonas.architecture import Architecture
+from evonas.evaluators.base import Context, Evaluator
+from evonas.evaluators.inherit import Inherit
+from evonas.evaluators.supernet import SharedWeights
+from evonas.evaluators.train import Train
+from evonas.spaces.base import SearchSpace
+from evonas.spaces.mbconv import MBConv
+from evonas.spaces.plain_cnn import PlainCNN
+from evonas.training import datasets
+from evonas.training.data import Data
+from evonas.trial import Proposal, Trial
+
+SPACES = {"plain_cnn": PlainCNN(3, 64), "mbconv": MBConv(2, 64)}
+SHARES = (1 / 12, 1 / 6, 1 / 3)  # of the full number of epochs
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a training took and gave."""
+
+    accuracy: float
+    epochs: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A child, trained in several ways."""
+
+    change: str
+    scratch: Cost
+    short: Cost
+    inherited: tuple[Cost, ...]  # with longer and longer schedules
+
+    @property
+    def reached(self) -> Cost | None:
+        """The shortest inherited training that is as good as the one from scratch."""
+        enough = (c for c in self.inherited if c.accuracy >= self.scratch.accuracy)
+        return next(enough, None)
+
+    @property
+    def score(self) -> float:
+        """Accuracy of the inherited training at the share that scores are compared at."""
+        return self.inherited[-1].accuracy
+
+
+class Bench:
+    """The world of the benchmark: one folder of weights, trials counted on."""
+
+    def __init__(self, space: SearchSpace, data: Data, folder: Path, epochs: int) -> None:
+        self.space, self.epochs = space, epochs
+        self.context = Context(space, data, "cpu", 0, folder)
+        self._count = 0
+
+    def train(self, context: Context) -> Evaluator:
+        return Train(context, epochs=self.epochs, batch_size=64)
+
+    def run(
+        self, evaluator: Evaluator, architecture: Architecture, share: float, *parents: int
+    ) -> tuple[int, Cost]:
+        """Evaluate as the next trial, at a share of the epochs; returns its number and cost."""
+        trial = Trial(self._count, Proposal(architecture, share, parents))
+        self._count += 1
+        start = time.perf_counter()
+        metrics = evaluator.evaluate(trial, lambda step, metrics: None)
+        epochs = max(1, round(self.epochs * share))
+        return trial.number, Cost(metrics["val_accuracy"], epochs, time.perf_counter() - start)
+
+    def pair(self, seed: int) -> tuple[Architecture, Pair]:
+        """A random parent and its mutant."""
+        rng = Random(f"pair/{seed}")
+        parent = self.space.sample(rng)
+        child = self.space.mutate(parent, rng)
+        inherit = Inherit(self.context, self.train, epochs=1.0)
+        number, _ = self.run(inherit, parent, 1.0)
+        scratch, short = (self.run(inherit, child, share)[1] for share in (1.0, SHARES[-1]))
+        inherited: list[Cost] = []
+        for share in SHARES:
+            inherited.append(self.run(inherit, child, share, number)[1])
+        inherit.retain(())
+        changed = (n for n, v in parent.choices.items() if child.choices[n] != v)
+        change = ", ".join(f"{n} {parent.choices[n]}→{child.choices[n]}" for n in changed)
+        return child, Pair(change, scratch, short, tuple(inherited))
+
+
+@click.command()
+@click.option("--cifar10", type=click.Path(path_type=Path), required=True, help="An .npz file.")
+@click.option("--space", "name", type=click.Choice(list(SPACES)), default="plain_cnn")
+@click.option("--pairs", "count", default=24, type=click.IntRange(min=2))
+@click.option("--epochs", default=12, type=click.IntRange(min=12))
+@click.option("--images", default=8_000, type=click.IntRange(min=100))
+@click.option("--resolution", default=16, type=click.IntRange(min=4))
+@click.option("--supernet-epochs", default=36, type=click.IntRange(min=1))
+def main(
+    cifar10: Path,
+    name: str,
+    count: int,
+    epochs: int,
+    images: int,
+    resolution: int,
+    supernet_epochs: int,
+) -> None:
+    """Measure and print; the last line is JSON."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    data = datasets.load("npz", datasets.Source(cifar10), validation=0.1)
+    data = data.subset(min(1.0, images / len(data.train)), 0).resized(resolution)
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs,")
+    print(f"{name}, {len(data.train)} images of {resolution}×{resolution}, {epochs} epochs\n")
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(SPACES[name], data, Path(folder), epochs)
+        children, pairs = measure(bench, count)
+        shared = SharedWeights(bench.context, bench.train, epochs=supernet_epochs)
+        start = time.perf_counter()
+        bench.run(shared, children[0], 1.0)
+        training = time.perf_counter() - start
+        supernet = [bench.run(shared, child, 1.0)[1] for child in children]
+    print(json.dumps(summary(pairs, supernet, training, epochs)))
+
+
+def measure(bench: Bench, count: int) -> tuple[list[Architecture], list[Pair]]:
+    """Train all pairs and print a line for each."""
+    children: list[Architecture] = []
+    pairs: list[Pair] = []
+    print("child                      scratch  a third  inherited, by share of the epochs")
+    for seed in range(count):
+        child, pair = bench.pair(seed)
+        children.append(child)
+        pairs.append(pair)
+        shares = "  ".join(f"{c.epochs}: {c.accuracy:.3f}" for c in pair.inherited)
+        print(
+            f"{pair.change:<26} {pair.scratch.accuracy:.3f}    {pair.short.accuracy:.3f}    "
+            f"{shares}",
+            flush=True,
+        )
+    return children, pairs
+
+
+def summary(
+    pairs: list[Pair], supernet: list[Cost], training: float, epochs: int
+) -> dict[str, object]:
+    """Print what came out; returns it for the last line."""
+    never = Cost(0.0, 2 * epochs, float("inf"))  # counts as worse than from scratch
+    reached = [pair.reached or never for pair in pairs]
+    shares = [c.epochs / epochs for c in reached]
+    seconds = [c.seconds / pair.scratch.seconds for c, pair in zip(reached, pairs, strict=True)]
+    third = sum(share <= 1 / 3 for share in shares)
+    print(
+        f"\nto be as accurate as from scratch a child needs, in the median of {len(pairs)} pairs,"
+    )
+    print(f"{median(shares):.2f} of the epochs and {median(seconds):.2f} of the seconds;")
+    print(f"{third} of {len(pairs)} need a third or less\n")
+    full = [pair.scratch.accuracy for pair in pairs]
+    scores = {
+        "inherited": ([pair.score for pair in pairs], "a third of the epochs"),
+        "from_scratch": ([pair.short.accuracy for pair in pairs], "a third of the epochs"),
+        "supernet": ([c.accuracy for c in supernet], f"once {training:.0f} s, then seconds"),
+    }
+    print("score          Kendall  Spearman  cost")
+    ranks = {}
+    for label, (values, cost) in scores.items():
+        tau, rho = kendalltau(values, full).statistic, spearmanr(values, full).statistic
+        ranks[label] = {"tau": round(float(tau), 3), "rho": round(float(rho), 3)}
+        print(f"{label:<14} {tau:7.3f}  {rho:8.3f}  {cost}")
+    score = median(c.seconds for c in supernet)
+    print(f"a supernet's score takes {score:.1f} s in the median")
+    return {
+        "pairs": len(pairs),
+        "epochs_ratio": round(median(shares), 3),
+        "seconds_ratio": round(median(seconds), 3),
+        "share_within_a_third": round(third / len(pairs), 3),
+        "rank": ranks,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Weight reuse: a child starts from its parent's weights and trains for fewer epochs.
+
+Lamarckian evolution, after Real et al. (ICML 2017), Cai et al. (AAAI 2018) and Elsken et al.
+(ICLR 2019); how weights are carried over: ``training/inheritance.py``. Scores are not those of
+training from scratch: a long line of descent has trained for long. ``evonas audit`` measures how
+far the ranking holds. Measured figures: docs/results.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from evonas.errors import RecipeError
+from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
+from evonas.training.checkpoints import FOLDER, Checkpoints, Continued, Weights
+from evonas.training.inheritance import transplant
+from evonas.trial import Trial
+
+
+class Inherit(Wrapper):
+    """Start every child from its parent's weights.
+
+    A trial without parents, or whose parent's weights are lost, is trained from scratch at the
+    full number of epochs. Weights are kept for the trials that the strategy may still breed from.
+    The metric ``inherited`` is the share of the parameters that came from the parent.
+
+    Args:
+        context: The world.
+        of: The evaluator to wrap; it must train.
+        epochs: Share of the inner evaluator's epochs that a child trains for, 0…1.
+        keep_gb: Most that the weights may take on the disk, in gigabytes.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        of: Callable[[Context], Evaluator],
+        epochs: float = 1 / 3,
+        keep_gb: float = 2.0,
+    ) -> None:
+        if not 0 < epochs <= 1:
+            raise RecipeError(f"evaluation.epochs: must be in (0, 1], not {epochs}")
+        if not keep_gb > 0:
+            raise RecipeError(f"evaluation.keep_gb: must be positive, not {keep_gb}")
+        if context.run_dir is None:
+            raise RecipeError("evaluation.name: inherit needs a run folder to keep weights in")
+        self._weights = _FromParent(Checkpoints(context.run_dir / FOLDER, keep_gb), epochs)
+        super().__init__(context, of(replace(context, weights=self._weights)))
+        self.metrics = (*self.inner.metrics, "inherited")
+
+    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
+        """The inner evaluator's metrics, trained from the parent's weights."""
+        metrics = self.inner.evaluate(trial, report)
+        return {**metrics, "inherited": self._weights.inherited}
+
+
+class _FromParent(Weights):
+    """Weights of the parent, or of the trial's own lower rung."""
+
+    def __init__(self, checkpoints: Checkpoints, share: float) -> None:
+        self._checkpoints, self._share = checkpoints, share
+        self._continued = Continued(checkpoints)
+        self.inherited = 0.0  # by the last started network
+
+    def start(self, network: nn.Module, trial: Trial, epochs: int) -> int:
+        self.inherited = 0.0
+        if trial.proposal.resume_from is not None:
+            return self._continued.start(network, trial, epochs)
+        for parent in trial.proposal.parents[:1]:
+            if (found := self._checkpoints.load(parent)) is not None:
+                self.inherited = transplant(network, found.weights)
+                return max(1, round(epochs * self._share))
+        return epochs
+
+    def end(self, network: nn.Module, trial: Trial, epochs: int) -> None:
+        self._checkpoints.save(trial, network, epochs)
+
+    def retain(self, trials: Sequence[int]) -> None:
+        self._checkpoints.retain(trials)

@@ -1,0 +1,87 @@
+"""Zero-cost proxies as metrics: beside those of a training, or instead of them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Literal
+
+import torch
+
+from evonas.errors import RecipeError
+from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
+from evonas.training import cost
+from evonas.training.loop import Normalize, seeded
+from evonas.training.proxies import PROXIES
+from evonas.trial import Trial
+
+ProxyName = Literal["synflow", "snip", "grad_norm", "jacob_cov", "naswot"]
+
+
+class ZeroCost(Wrapper):
+    """Score every architecture by zero-cost proxies, at initialisation, on one batch for all.
+
+    Without training they are, with the costs, the only metrics of a trial, and the inner evaluator
+    just trains the winner. A trial fails if a proxy has no value for its network.
+
+    Args:
+        context: The world; its data are needed.
+        of: The evaluator to wrap.
+        proxies: See ``evonas.training.proxies``.
+        batch_size: Training images that the proxies see, drawn by the run's seed.
+        training: Evaluate every architecture as the inner evaluator does, too.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        of: Callable[[Context], Evaluator],
+        proxies: tuple[ProxyName, ...] = ("synflow", "snip", "grad_norm", "jacob_cov", "naswot"),
+        batch_size: int = 64,
+        training: bool = True,
+    ) -> None:
+        if context.data is None:
+            raise RecipeError("evaluation.name: zero_cost needs a dataset section")
+        if not proxies or len(set(proxies)) < len(proxies):
+            raise RecipeError(
+                "evaluation.proxies: must be one or more different names, not "
+                f"[{', '.join(proxies)}]"
+            )
+        if batch_size < 2:
+            raise RecipeError(f"evaluation.batch_size: must be at least 2, not {batch_size}")
+        super().__init__(context, of(context))
+        self._data, self._proxies = context.data, proxies
+        self._batch_size, self._training = batch_size, training
+        others = self.inner.metrics if training else tuple(cost.COSTS)
+        self.metrics = tuple(dict.fromkeys((*others, *proxies)))
+
+    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
+        """The proxies, and the inner evaluator's metrics or the costs."""
+        scores = self._scores(trial)  # before a training that a failure would waste
+        if self._training:
+            return {**self.inner.evaluate(trial, report), **scores}
+        return {**cost.count(self.context.space, trial.architecture, self._data.task), **scores}
+
+    def _scores(self, trial: Trial) -> dict[str, float]:
+        device = self.context.device
+        number = zlib.crc32(f"{self.context.seed}/{trial.number}".encode())
+        images, labels = self._batch
+        with seeded(number, device):
+            network = self.context.space.build(trial.architecture, self._data.task).to(device)
+        scores: dict[str, float] = {}
+        for name in self._proxies:
+            with seeded(number, device):  # dropout must not depend on which others are asked for
+                scores[name] = PROXIES[name](network, images, labels)
+        return scores
+
+    @cached_property
+    def _batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalised images (N, C, H, W) and labels, on the device."""
+        train = self._data.train
+        rng = torch.Generator().manual_seed(self.context.seed)
+        drawn = torch.randperm(len(train), generator=rng)[: self._batch_size]
+        normalize = Normalize(*self._data.channel_statistics())
+        images = normalize(train.images[drawn].permute(0, 3, 1, 2))
+        device = self.context.device
+        return images.contiguous().to(device), train.labels[drawn].to(device)

@@ -1,0 +1,206 @@
+"""Weights on the disk: written whole or not at all, and not believed unchecked."""
+
+from __future__ import annotations
+
+import os
+import warnings
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from evonas.trial import Trial
+
+FOLDER = "weights"  # in the run folder
+RUNGS_GB = 2.0  # of weights of lower rungs
+_CHECKSUM = "crc32"
+
+
+class BadWeights(Exception):
+    """A file of weights is missing, damaged, or another one than was asked for."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a trial's training left.
+
+    Attributes:
+        weights: By the names of the network's ``state_dict``; on the CPU.
+        epochs: That the network has behind it.
+    """
+
+    weights: Mapping[str, torch.Tensor]
+    epochs: int
+
+
+class Checkpoints:
+    """The weights of a run's trials, a file each; many processes may write, one clears up.
+
+    Args:
+        folder: Where; it is made when the first weights are saved.
+        keep_gb: Most that is kept when ``retain`` is called, in gigabytes.
+    """
+
+    def __init__(self, folder: Path, keep_gb: float) -> None:
+        self.folder, self._keep_bytes = folder, keep_gb * 1e9
+
+    def save(self, trial: Trial, network: nn.Module, epochs: int) -> None:
+        """Keep a trial's weights; what an earlier session kept for it is replaced."""
+        about = {"trial": trial.number, "architecture": trial.architecture.id, "epochs": epochs}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_weights(
+            self._path(trial.number),
+            network.state_dict(),
+            {name: str(value) for name, value in about.items()},
+        )
+
+    def load(self, number: int, architecture: str | None = None) -> Checkpoint | None:
+        """The weights of a trial; None, with a warning, if they are lost or damaged.
+
+        Args:
+            number: Of the trial.
+            architecture: The id that its architecture must have, if that matters.
+        """
+        try:
+            weights, about = read_weights(self._path(number))
+            if about.get("trial") != str(number):
+                raise BadWeights(f"{self._path(number)}: are those of trial {about.get('trial')}")
+            if architecture not in (None, about.get("architecture")):
+                raise BadWeights(f"{self._path(number)}: are those of another architecture")
+            return Checkpoint(weights, int(about["epochs"]))
+        except BadWeights as error:
+            warnings.warn(f"{error}; training from scratch", RuntimeWarning, stacklevel=2)
+            return None
+
+    def retain(self, trials: Sequence[int]) -> None:
+        """Delete all but these, given in order of importance, and of these what is too much."""
+        if not self.folder.is_dir():
+            return
+        files = {path: path.stat().st_size for path in self.folder.glob("trial_*.safetensors")}
+        room = self._keep_bytes
+        for number in trials:
+            size = files.get(self._path(number))
+            if size is not None and size <= room:
+                room -= size
+                del files[self._path(number)]
+        for path in files:
+            path.unlink(missing_ok=True)
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"trial_{number}.safetensors"
+
+
+class Weights(ABC):
+    """Where the networks of trials get their first weights from, and where they leave their last.
+
+    An evaluator that trains calls ``start`` on every network that it built for a trial and ``end``
+    when it has trained it. Without such an object every network starts at random and is forgotten.
+    """
+
+    @abstractmethod
+    def start(self, network: nn.Module, trial: Trial, epochs: int) -> int:
+        """Change the weights of a freshly built network in place.
+
+        Args:
+            network: On its device.
+            trial: What the network was built for.
+            epochs: That the trial's fidelity asks for.
+
+        Returns:
+            Epochs that are left to be trained, at least 1.
+        """
+
+    @abstractmethod
+    def end(self, network: nn.Module, trial: Trial, epochs: int) -> None:
+        """Take the weights of a trained network; ``epochs`` as ``start`` was given."""
+
+    @abstractmethod
+    def retain(self, trials: Sequence[int]) -> None:
+        """Free what is kept for trials but these, given in order of importance."""
+
+
+class Continued(Weights):
+    """A trial goes on from the weights of its own lower rung (``Proposal.resume_from``).
+
+    It trains the epochs that are missing, with a learning-rate schedule of their own (warm
+    restarts: Loshchilov and Hutter, ICLR 2017). Trials below full fidelity leave their weights.
+
+    Args:
+        checkpoints: Where they are kept.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+
+    def start(self, network: nn.Module, trial: Trial, epochs: int) -> int:
+        """Load the lower rung's weights, if the trial continues one and they are intact."""
+        if (rung := trial.proposal.resume_from) is None:
+            return epochs
+        found = self._checkpoints.load(rung, trial.architecture.id)
+        if found is None:
+            return epochs
+        network.load_state_dict(dict(found.weights))
+        return max(1, epochs - found.epochs)
+
+    def end(self, network: nn.Module, trial: Trial, epochs: int) -> None:
+        """Save the weights, unless there is no higher rung to go on to."""
+        if trial.proposal.fidelity < 1:
+            self._checkpoints.save(trial, network, epochs)
+
+    def retain(self, trials: Sequence[int]) -> None:
+        """Delete the others' weights."""
+        self._checkpoints.retain(trials)
+
+
+def write_weights(
+    path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, str]
+) -> None:
+    """Write tensors and text about them as one safetensors file, atomically, with a checksum."""
+    # Copies: safetensors refuses tensors that share memory, as tied weights do.
+    whole = {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    data = save(whole, {**about, _CHECKSUM: _checksum(whole)})
+    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Read what ``write_weights`` wrote.
+
+    Raises:
+        BadWeights: If the file is not there, is cut off, or is not what was written.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            about = dict(file.metadata() or {})
+    except FileNotFoundError as error:
+        raise BadWeights(f"{path}: is not there") from error
+    except (SafetensorError, OSError) as error:
+        raise BadWeights(f"{path}: cannot be read: {error}") from error
+    if about.pop(_CHECKSUM, None) != _checksum(tensors):
+        raise BadWeights(f"{path}: is damaged")
+    return tensors, about
+
+
+def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:
+    value = 0
+    for name in sorted(tensors):
+        data = tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy()
+        value = zlib.crc32(data.data, zlib.crc32(name.encode(), value))
+    return f"{value:08x}"

@@ -1,0 +1,85 @@
+"""A network's first weights from a relative's: by name, wherever the tensors overlap.
+
+Function-preserving where that is possible, after Net2Net (Chen, Goodfellow and Shlens, ICLR 2016)
+and network morphism (Wei et al., ICML 2016): what reads a channel that the relative lacks starts
+at zero, so a widened network computes what the narrow one did; a block that the relative lacks
+starts as the identity if its module has a method ``become_identity``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+
+@runtime_checkable
+class CanBecomeIdentity(Protocol):
+    """A block that can start, or nearly, by passing on what comes in."""
+
+    def become_identity(self) -> None:
+        """Set the weights in place; no-op where the shapes do not allow it."""
+
+
+@torch.no_grad()
+def transplant(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> float:
+    """Copy a relative's weights into a freshly built network, in place.
+
+    Channels are cropped from the end, or the new ones keep their fresh weights; kernels are
+    cropped or padded with zeros round their centre.
+
+    Args:
+        network: Freshly built.
+        weights: The relative's ``state_dict``.
+
+    Returns:
+        Share of the network's parameters that came from the relative, 0…1.
+    """
+    trainable = {name for name, _ in network.named_parameters()}
+    copied = 0
+    for name, tensor in network.state_dict().items():
+        source = weights.get(name)
+        if source is not None and source.ndim == tensor.ndim:
+            count = _overlay(tensor, source.to(tensor.device, tensor.dtype))
+            copied += count if name in trainable else 0
+    _begin_new_blocks(network, tuple(weights))
+    total = sum(parameter.numel() for parameter in network.parameters())
+    return copied / total if total else 0.0
+
+
+def _begin_new_blocks(module: nn.Module, known: tuple[str, ...], prefix: str = "") -> None:
+    """Have the outermost blocks of which the relative has nothing start as the identity."""
+    for name, child in module.named_children():
+        path = f"{prefix}{name}."
+        if any(tensor.startswith(path) for tensor in known):
+            _begin_new_blocks(child, known, path)
+        elif isinstance(child, CanBecomeIdentity):
+            child.become_identity()
+
+
+def _overlay(target: torch.Tensor, source: torch.Tensor) -> int:
+    """Copy the overlap; returns the number of elements copied.
+
+    Axes: outputs, inputs, then the kernel's. Rows of new outputs keep their fresh values.
+    """
+    outputs = tuple(slice(min(t, s)) for t, s in zip(target.shape[:1], source.shape, strict=False))
+    if target.ndim > 1:
+        target[outputs] = 0  # new inputs and the rim of a larger kernel add nothing at first
+    inner = [_channels(t, s) for t, s in zip(target.shape[:2], source.shape, strict=False)]
+    kernel = [_centred(t, s) for t, s in zip(target.shape[2:], source.shape[2:], strict=True)]
+    to, start = zip(*inner, *kernel, strict=True) if target.ndim else ((), ())
+    target[to] = source[start]
+    return target[to].numel()
+
+
+def _channels(target: int, source: int) -> tuple[slice, slice]:
+    both = slice(min(target, source))
+    return both, both
+
+
+def _centred(target: int, source: int) -> tuple[slice, slice]:
+    size = min(target, source)
+    to, start = (target - size) // 2, (source - size) // 2
+    return slice(to, to + size), slice(start, start + size)

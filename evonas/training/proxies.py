@@ -1,0 +1,158 @@
+"""Zero-cost proxies: scores of a network at initialisation, from one batch and no training.
+
+The settings are those of Abdelfattah et al., "Zero-Cost Proxies for Lightweight NAS" (ICLR 2021).
+A higher score is meant to promise a better network; whether it does is to be measured for each
+space. ``benchmarks/zero_cost.py`` compares them with the parameter count.
+
+Every proxy takes a network in float32, normalised images (N, C, H, W) and labels (N,) on the
+network's device. It works on a copy: the network's weights, statistics and gradients stay as they
+are. A proxy that has no finite value for a network raises ``Undefined``.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+Proxy = Callable[[nn.Module, torch.Tensor, torch.Tensor], float]
+
+_WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_NORMALISING = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+_RECTIFIERS = (nn.ReLU, nn.ReLU6)
+_STABILISER = 1e-5  # Mellor et al.'s, added to every eigenvalue
+
+
+class Undefined(ArithmeticError):
+    """The proxy has no finite value for this network."""
+
+
+def synflow(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """Natural logarithm of the synaptic flow (Tanaka et al., NeurIPS 2020).
+
+    Sum of |w · ∂R/∂w| over the weights of convolutions and linear layers, where R is the sum of
+    the outputs for an image of ones, with the absolute values of all parameters. Normalisation is
+    left out, or it would undo the flow. The sum grows by orders of magnitude with every layer,
+    hence float64, and a logarithm, which keeps the order. Only the shape of ``images`` is used.
+    """
+    twin = copy.deepcopy(network).double().eval()
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.abs_()
+    for module in twin.modules():
+        if isinstance(module, _NORMALISING):
+            module.register_forward_hook(lambda _, inputs, output: inputs[0])
+    flow = twin(torch.ones_like(images[:1], dtype=torch.float64)).sum()
+    weights = _weights(twin)
+    total = _saliency(weights, _gradients(flow, weights)).item()
+    if not 0 < total < math.inf:
+        raise Undefined(f"synflow: the flow through the network is {total}")
+    return math.log(total)
+
+
+def snip(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """Sum of |w · ∂L/∂w| over the weights (Lee et al., ICLR 2019); L is the cross-entropy."""
+    weights, gradients = _loss_gradients(network, images, labels)
+    return _finite("snip", _saliency(weights, gradients))
+
+
+def grad_norm(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """Euclidean norm of the cross-entropy's gradient, layer by layer, summed over the layers."""
+    _, gradients = _loss_gradients(network, images, labels)
+    return _finite("grad_norm", torch.stack([g.norm() for g in gradients]).sum())
+
+
+def jacob_cov(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """How little the gradients at different images have in common.
+
+    The first version of Mellor et al.'s score, "Neural Architecture Search without Training"
+    (2020): minus the sum of log(v) + 1/v over the eigenvalues v of the correlation between the
+    images' gradients of the summed outputs. At most -N, which it is if they are uncorrelated.
+    """
+    inputs = images.detach().clone().requires_grad_()
+    (jacobian,) = _gradients(_twin(network)(inputs.clone()).sum(), [inputs])
+    correlation = torch.corrcoef(jacobian.flatten(1).double())
+    if not bool(correlation.isfinite().all()):
+        raise Undefined("jacob_cov: an image has no gradient, or one that is not finite")
+    eigenvalues = torch.linalg.eigvalsh(correlation) + _STABILISER
+    return _finite("jacob_cov", -(eigenvalues.log() + 1 / eigenvalues).sum())
+
+
+def naswot(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """Logarithm of the determinant of K (Mellor et al., ICML 2021).
+
+    K[i, j] counts the rectifiers, ``nn.ReLU`` or ``nn.ReLU6``, that are on for both images i and j
+    or off for both. Rectifiers that are called as functions are not seen.
+    """
+    twin = _twin(network)
+    kernel = torch.zeros(len(images), len(images), dtype=torch.float64, device=images.device)
+
+    def count(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        on = (inputs[0] > 0).flatten(1).float()
+        off = 1 - on
+        kernel.add_(on @ on.T + off @ off.T)
+
+    for module in twin.modules():
+        if isinstance(module, _RECTIFIERS):
+            module.register_forward_pre_hook(count)  # before: it may work in place
+    with torch.no_grad():
+        twin(images.clone())  # the first module may work in place
+    if not bool(kernel.any()):
+        raise Undefined("naswot: the network calls no nn.ReLU or nn.ReLU6 module")
+    if int(torch.linalg.matrix_rank(kernel, hermitian=True)) < len(images):
+        raise Undefined("naswot: the rectifiers do not tell the images of the batch apart")
+    return _finite("naswot", torch.linalg.slogdet(kernel).logabsdet)
+
+
+PROXIES: Mapping[str, Proxy] = {
+    "synflow": synflow,
+    "snip": snip,
+    "grad_norm": grad_norm,
+    "jacob_cov": jacob_cov,
+    "naswot": naswot,
+}
+
+
+def _twin(network: nn.Module) -> nn.Module:
+    """A copy that normalises by the batch, as at the first step of training."""
+    return copy.deepcopy(network).train()
+
+
+def _weights(network: nn.Module) -> list[torch.Tensor]:
+    weights = [module.weight for module in network.modules() if isinstance(module, _WEIGHTED)]
+    if not weights:
+        raise Undefined("the network has no convolution and no linear layer")
+    return weights
+
+
+def _loss_gradients(
+    network: nn.Module, images: torch.Tensor, labels: torch.Tensor
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Weights, and the gradient of the cross-entropy in each of them."""
+    twin = _twin(network)
+    weights = _weights(twin)
+    logits = twin(images.clone())  # the first module may work in place
+    return weights, _gradients(F.cross_entropy(logits, labels), weights)
+
+
+def _gradients(output: torch.Tensor, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Gradients of a scalar; zeros where it does not depend on an input."""
+    if not output.requires_grad:
+        return [torch.zeros_like(given) for given in inputs]
+    return list(torch.autograd.grad(output, inputs, allow_unused=True, materialize_grads=True))
+
+
+def _saliency(weights: list[torch.Tensor], gradients: list[torch.Tensor]) -> torch.Tensor:
+    pairs = zip(weights, gradients, strict=True)
+    return torch.stack([(w.detach() * gradient).abs().sum() for w, gradient in pairs]).sum()
+
+
+def _finite(name: str, value: torch.Tensor) -> float:
+    score = value.item()
+    if not math.isfinite(score):
+        raise Undefined(f"{name}: {score} is not a finite number")
+    return score
