@@ -2,11 +2,12 @@
 
     python -m benchmarks.weight_reuse --cifar10 cifar10.npz
 
-For every pair of a random parent and its mutant: the parent is trained, the child is trained from
-scratch, and then, again and again, from its parent's weights with a longer and longer schedule,
-up to a third of the epochs. The same children are scored by inherited weights, by as
-many epochs from scratch, and by a supernet, and the scores are compared by rank with those of the
-full training. Accuracies are of the validation split, at a reduced resolution, on few images.
+Parents are chosen as aging evolution chooses them: winners of tournaments in a random population
+that was trained from scratch. Every child is a mutant of its parent; it is trained from scratch,
+and then from its parent's weights with a longer and longer schedule, up to a third of the epochs.
+The same children are scored by inherited weights, by as many epochs from scratch, and by a
+supernet, and the scores are compared by rank with those of the full training. Accuracies are of the
+validation split, at a reduced resolution, on few images.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from evonas.training.data import Data
 from evonas.trial import Proposal, Trial
 
 SPACES = {"plain_cnn": PlainCNN(3, 64), "mbconv": MBConv(2, 64)}
+POPULATION, TOURNAMENT = 10, 3
 SHARES = (1 / 12, 1 / 6, 1 / 3)  # of the full number of epochs
 
 
@@ -78,6 +80,8 @@ class Bench:
         self.space, self.epochs = space, epochs
         self.context = Context(space, data, "cpu", 0, folder)
         self._count = 0
+        self._inherit = Inherit(self.context, self.train, epochs=1.0)
+        self._population: list[tuple[float, int, Architecture]] = []
 
     def train(self, context: Context) -> Evaluator:
         return Train(context, epochs=self.epochs, batch_size=64)
@@ -93,18 +97,24 @@ class Bench:
         epochs = max(1, round(self.epochs * share))
         return trial.number, Cost(metrics["val_accuracy"], epochs, time.perf_counter() - start)
 
+    def populate(self) -> None:
+        """Train a random population from scratch."""
+        for n in range(POPULATION):
+            architecture = self.space.sample(Random(f"parent/{n}"))
+            number, cost = self.run(self._inherit, architecture, 1.0)
+            self._population.append((cost.accuracy, number, architecture))
+
     def pair(self, seed: int) -> tuple[Architecture, Pair]:
-        """A random parent and its mutant."""
+        """The winner of a tournament and its mutant."""
         rng = Random(f"pair/{seed}")
-        parent = self.space.sample(rng)
+        _, number, parent = max(
+            rng.choices(self._population, k=TOURNAMENT), key=lambda one: one[:2]
+        )
         child = self.space.mutate(parent, rng)
-        inherit = Inherit(self.context, self.train, epochs=1.0)
-        number, _ = self.run(inherit, parent, 1.0)
-        scratch, short = (self.run(inherit, child, share)[1] for share in (1.0, SHARES[-1]))
-        inherited: list[Cost] = []
-        for share in SHARES:
-            inherited.append(self.run(inherit, child, share, number)[1])
-        inherit.retain(())
+        costs = [self.run(self._inherit, child, share)[1] for share in (1.0, SHARES[-1])]
+        scratch, short = costs
+        inherited = [self.run(self._inherit, child, share, number)[1] for share in SHARES]
+        self._inherit.retain([n for _, n, _ in self._population])
         changed = (n for n, v in parent.choices.items() if child.choices[n] != v)
         change = ", ".join(f"{n} {parent.choices[n]}→{child.choices[n]}" for n in changed)
         return child, Pair(change, scratch, short, tuple(inherited))
@@ -114,8 +124,8 @@ class Bench:
 @click.option("--cifar10", type=click.Path(path_type=Path), required=True, help="An .npz file.")
 @click.option("--space", "name", type=click.Choice(list(SPACES)), default="plain_cnn")
 @click.option("--pairs", "count", default=24, type=click.IntRange(min=2))
-@click.option("--epochs", default=12, type=click.IntRange(min=12))
-@click.option("--images", default=8_000, type=click.IntRange(min=100))
+@click.option("--epochs", default=24, type=click.IntRange(min=12))
+@click.option("--images", default=5_000, type=click.IntRange(min=100))
 @click.option("--resolution", default=16, type=click.IntRange(min=4))
 @click.option("--supernet-epochs", default=36, type=click.IntRange(min=1))
 def main(
@@ -148,6 +158,7 @@ def measure(bench: Bench, count: int) -> tuple[list[Architecture], list[Pair]]:
     """Train all pairs and print a line for each."""
     children: list[Architecture] = []
     pairs: list[Pair] = []
+    bench.populate()
     print("child                      scratch  a third  inherited, by share of the epochs")
     for seed in range(count):
         child, pair = bench.pair(seed)
