@@ -22,7 +22,6 @@ import numpy as np
 from scipy.stats import kendalltau, spearmanr
 
 from evonas import history
-from evonas.errors import StorageError
 from evonas.objective import Objective
 from evonas.retraining import Retraining, criterion
 from evonas.trial import Trial, TrialState
@@ -115,10 +114,7 @@ def audit(
     found["seconds_search"] = fmean(s for s, _ in seconds)
     found["seconds_full"] = fmean(f for _, f in seconds)
     done = Audit(tuple(rows), found, sentence(found, len(rows)))
-    try:
-        history.write_whole(run_dir / FILE, json.dumps(asdict(done), indent=2))
-    except OSError as error:
-        raise StorageError(f"{run_dir / FILE}: {error.strerror}") from error
+    history.store(run_dir / FILE, json.dumps(asdict(done), indent=2))
     return done
 
 

@@ -122,6 +122,14 @@ def write_whole(path: Path, text: str) -> None:
     draft.replace(path)
 
 
+def store(path: Path, text: str) -> None:
+    """``write_whole``; StorageError if the disk does not take it."""
+    try:
+        write_whole(path, text)
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from error
+
+
 def latest(events: Iterable[Trial]) -> list[Trial]:
     """The last event of every trial, in order of number."""
     return [trial for _, trial in sorted({t.number: t for t in events}.items())]

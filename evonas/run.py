@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import secrets
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from evonas import __version__, audit, history, incumbents, recipe
+from evonas import __version__, audit, ending, history, recipe
 from evonas.assemble import Assembly, assemble, tracker_of
 from evonas.errors import HistoryError, RunInUse, StorageError, TooManyFailures
 from evonas.executors.base import Executor
@@ -28,14 +26,12 @@ from evonas.objective import Objective
 from evonas.recipe import Recipe
 from evonas.registry import Registry
 from evonas.report import page
-from evonas.retraining import Retraining, Stopped
 from evonas.search import End, search
 from evonas.strategies.base import Strategy
 from evonas.trackers.base import Report, RunInfo, Tracker
 from evonas.trial import Trial, TrialState
 
 RECIPE = "recipe.yaml"
-REPORT = "report.json"  # what of the report the history does not say
 _GROWS = ("budget.", "final.", "audit.", "executor.", "tracking.")  # what a resumed run may change
 _MAIN_PACKAGES = ("torch", "torchvision", "deap", "optuna", "mlflow", "numpy")
 
@@ -106,8 +102,8 @@ def start(
     assembly = assemble(given, registry, folder)
     _make(folder, assembly)
     with _journal(folder, listeners) as journal:
-        _write(folder / RECIPE, yaml.safe_dump(assembly.recipe.dump(), sort_keys=False))
-        _write(folder / "environment.txt", _installed(assembly))
+        history.store(folder / RECIPE, yaml.safe_dump(assembly.recipe.dump(), sort_keys=False))
+        history.store(folder / "environment.txt", _installed(assembly))
         journal.begin(
             {
                 "version": __version__,
@@ -141,7 +137,7 @@ def resume(
     assembly = assemble(recipe.load(run_dir / RECIPE, overrides), registry, run_dir)
     with _journal(run_dir, listeners) as journal:
         _check(journal, run_dir, assembly)
-        _write(run_dir / RECIPE, yaml.safe_dump(assembly.recipe.dump(), sort_keys=False))
+        history.store(run_dir / RECIPE, yaml.safe_dump(assembly.recipe.dump(), sort_keys=False))
         return _execute(assembly, run_dir, journal, listeners, stopping)
 
 
@@ -187,7 +183,7 @@ def _execute(
                     assembly.evaluator.retain(wanted.trials())
     except TooManyFailures as error:
         end = error
-    report = _conclude(assembly, folder, journal.events, end, trackers, stopping)
+    report = ending.conclude(assembly, folder, journal.events, end, trackers, stopping)
     for tracker in trackers:
         tracker.close(report)
     if isinstance(end, TooManyFailures):
@@ -234,81 +230,6 @@ class _Wanted:
         return list(dict.fromkeys([*needed, *sorted(others, reverse=True)]))
 
 
-def _conclude(
-    assembly: Assembly,
-    folder: Path,
-    events: Sequence[Trial],
-    end: End | TooManyFailures,
-    trackers: Sequence[Tracker],
-    stopping: Callable[[], bool],
-) -> Report:
-    """Train the best for good, unless that was done before, and write the report."""
-
-    def note(message: str) -> None:
-        for tracker in trackers:
-            tracker.note(message)
-
-    ranking = history.ranking(events, assembly.objectives)
-    status, reason = "finished", str(end).splitlines()[0]
-    if isinstance(end, TooManyFailures):
-        status = "failed"
-    elif end is End.STOPPED:
-        status = "interrupted"
-    elif ranking:
-        retraining = _retraining(assembly, folder, note, stopping)
-        section = assembly.recipe.final
-        terms = incumbents.Terms(section.top, section.seeds, section.flip)
-        note("the search is over; training the best for good")
-        try:
-            incumbents.conclude(
-                assembly.evaluator, assembly.objectives, ranking, retraining, terms, folder, note
-            )
-            if assembly.recipe.audit is not None:
-                _audited(assembly, folder, ranking, retraining, assembly.recipe.audit.trials, note)
-        except incumbents.AllFailed as error:
-            status, reason = "failed", f"the final training failed: {error}".splitlines()[0]
-        except Stopped:
-            status, reason = "interrupted", str(End.STOPPED)
-    said: dict[str, Any] = {
-        "status": status,
-        "reason": reason,
-        "acceptance": assembly.acceptance,
-    }
-    _write(folder / REPORT, json.dumps(said))
-    report = _summary(folder, assembly.objectives, events, **said)
-    page.write(folder, assembly.recipe.name, assembly.objectives, events, report)
-    return report
-
-
-def _retraining(
-    assembly: Assembly,
-    folder: Path,
-    note: Callable[[str], None],
-    stopping: Callable[[], bool],
-) -> Retraining:
-    executor, evaluator = assembly.retraining_executor, assembly.make_evaluator
-    return Retraining(folder, executor, evaluator, note, stopping)
-
-
-def _audited(
-    assembly: Assembly,
-    folder: Path,
-    ranking: Sequence[Trial],
-    retraining: Retraining,
-    trials: int,
-    note: Callable[[str], None],
-) -> audit.Audit | None:
-    """Audit the search and say what came out."""
-    note("auditing the search: training a sample of its trials for good")
-    seed = assembly.recipe.seed
-    done = audit.audit(assembly.objectives, ranking, retraining, trials, seed, folder)
-    retraining.forget_weights()
-    note(
-        "nothing to audit: too few trials, or no fuller training" if done is None else done.sentence
-    )
-    return done
-
-
 def examine(
     run_dir: Path,
     trials: int,
@@ -344,11 +265,10 @@ def examine(
         ranking = history.ranking(journal.events, assembly.objectives)
         if len(ranking) < audit.LEAST:
             raise HistoryError(f"{run_dir}: {len(ranking)} completed trials are too few to audit")
-        retraining = _retraining(assembly, run_dir, note, stopping)
-        done = _audited(assembly, run_dir, ranking, retraining, trials, note)
-        if done is not None and (run_dir / REPORT).exists():
-            said = json.loads((run_dir / REPORT).read_text())
-            report = _summary(run_dir, assembly.objectives, journal.events, **said)
+        retraining = ending.retraining_of(assembly, run_dir, note, stopping)
+        done = ending.audited(assembly, run_dir, ranking, retraining, trials, note)
+        report = ending.known(run_dir, assembly.objectives, journal.events)
+        if done is not None and report is not None:
             name, objectives = assembly.recipe.name, assembly.objectives
             page.write(run_dir, name, objectives, journal.events, report)
             _send(run_dir, journal.header, journal.events)
@@ -377,40 +297,8 @@ def _send(run_dir: Path, header: Mapping[str, Any], events: Sequence[Trial]) -> 
     info = RunInfo(
         stored.name, run_dir, stored.dump(), objectives, environment(()), header["started"]
     )
-    report = None
-    if (run_dir / REPORT).exists():
-        said = json.loads((run_dir / REPORT).read_text())
-        report = _summary(run_dir, objectives, events, **said)
+    report = ending.known(run_dir, objectives, events)
     return tracker_of(stored, registry).sync(info, tuple(events), report)
-
-
-def _summary(
-    folder: Path,
-    objectives: Sequence[Objective],
-    events: Sequence[Trial],
-    status: str,
-    reason: str,
-    acceptance: float | None,
-) -> Report:
-    """What is known of a run, from its folder."""
-    trials = history.latest(events)
-    best = history.incumbent(events, objectives)
-    final: Mapping[str, float] = {}
-    if (concluded := incumbents.stored(folder)) is not None and status == "finished":
-        best, final = trials[concluded["trial"]], concluded["metrics"]
-    audited = audit.stored(folder)
-    return Report(
-        status,
-        reason,
-        Counter(str(trial.state) for trial in trials),
-        max((trial.elapsed for trial in events), default=0.0),
-        best,
-        history.pareto_front(events, objectives),
-        final,
-        acceptance,
-        audited.metrics if audited else {},
-        audited.sentence if audited else "",
-    )
 
 
 def _fresh(given: Recipe) -> Path:
@@ -453,13 +341,6 @@ def _journal(folder: Path, listeners: Sequence[Tracker]) -> Iterator[History]:
                 size = journal.dropped
                 listener.note(f"{journal.path}: dropped a torn last line of {size} bytes")
         yield journal
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        history.write_whole(path, text)
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}") from error
 
 
 def environment(devices: Sequence[str]) -> dict[str, str]:

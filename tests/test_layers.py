@@ -20,6 +20,7 @@ LAYERS = [
     {"executors", "search", "report", "retraining", "incumbents", "audit"},
     {"registry", "recipe", "options", "testing"},
     {"assemble"},
+    {"ending"},
     {"run", "catalogue"},
     {"cli"},
 ]

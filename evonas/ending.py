@@ -1,0 +1,145 @@
+"""What comes when a search is over: final trainings, the audit, the report."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evonas import audit, history, incumbents
+from evonas.assemble import Assembly
+from evonas.errors import TooManyFailures
+from evonas.objective import Objective
+from evonas.report import page
+from evonas.retraining import Retraining, Stopped
+from evonas.search import End
+from evonas.trackers.base import Report, Tracker
+from evonas.trial import Trial
+
+REPORT = "report.json"  # what of the report the history does not say
+
+
+def conclude(
+    assembly: Assembly,
+    folder: Path,
+    events: Sequence[Trial],
+    end: End | TooManyFailures,
+    trackers: Sequence[Tracker],
+    stopping: Callable[[], bool],
+) -> Report:
+    """Train the best for good and audit the search, unless that was done before; report.
+
+    Args:
+        assembly: The run's.
+        folder: The run folder.
+        events: Its history.
+        end: Why the search ended; after an interruption nothing is trained.
+        trackers: Told how it goes.
+        stopping: Asked before every training.
+
+    Raises:
+        StorageError: If the disk does not take what is written.
+    """
+
+    def note(message: str) -> None:
+        for tracker in trackers:
+            tracker.note(message)
+
+    ranking = history.ranking(events, assembly.objectives)
+    status, reason = "finished", str(end).splitlines()[0]
+    if isinstance(end, TooManyFailures):
+        status = "failed"
+    elif end is End.STOPPED:
+        status = "interrupted"
+    elif ranking:
+        retraining = retraining_of(assembly, folder, note, stopping)
+        section = assembly.recipe.final
+        terms = incumbents.Terms(section.top, section.seeds, section.flip)
+        note("the search is over; training the best for good")
+        try:
+            incumbents.conclude(
+                assembly.evaluator, assembly.objectives, ranking, retraining, terms, folder, note
+            )
+            if assembly.recipe.audit is not None:
+                audited(assembly, folder, ranking, retraining, assembly.recipe.audit.trials, note)
+        except incumbents.AllFailed as error:
+            status, reason = "failed", f"the final training failed: {error}".splitlines()[0]
+        except Stopped:
+            status, reason = "interrupted", str(End.STOPPED)
+    said: dict[str, Any] = {
+        "status": status,
+        "reason": reason,
+        "acceptance": assembly.acceptance,
+    }
+    history.store(folder / REPORT, json.dumps(said))
+    report = _summary(folder, assembly.objectives, events, **said)
+    page.write(folder, assembly.recipe.name, assembly.objectives, events, report)
+    return report
+
+
+def retraining_of(
+    assembly: Assembly,
+    folder: Path,
+    note: Callable[[str], None],
+    stopping: Callable[[], bool],
+) -> Retraining:
+    """The trainings for good of an assembled run; arguments as of ``Retraining``."""
+    executor, evaluator = assembly.retraining_executor, assembly.make_evaluator
+    return Retraining(folder, executor, evaluator, note, stopping)
+
+
+def audited(
+    assembly: Assembly,
+    folder: Path,
+    ranking: Sequence[Trial],
+    retraining: Retraining,
+    trials: int,
+    note: Callable[[str], None],
+) -> audit.Audit | None:
+    """Audit the search and say what came out."""
+    note("auditing the search: training a sample of its trials for good")
+    seed = assembly.recipe.seed
+    done = audit.audit(assembly.objectives, ranking, retraining, trials, seed, folder)
+    retraining.forget_weights()
+    note(
+        "nothing to audit: too few trials, or no fuller training" if done is None else done.sentence
+    )
+    return done
+
+
+def known(folder: Path, objectives: Sequence[Objective], events: Sequence[Trial]) -> Report | None:
+    """The report of a run that ended, as its folder says now; None if it never did."""
+    if not (folder / REPORT).exists():
+        return None
+    return _summary(folder, objectives, events, **json.loads((folder / REPORT).read_text()))
+
+
+def _summary(
+    folder: Path,
+    objectives: Sequence[Objective],
+    events: Sequence[Trial],
+    status: str,
+    reason: str,
+    acceptance: float | None,
+) -> Report:
+    """What is known of a run, from its folder."""
+    trials = history.latest(events)
+    best = history.incumbent(events, objectives)
+    final: Mapping[str, float] = {}
+    if (concluded := incumbents.stored(folder)) is not None and status == "finished":
+        best, final = trials[concluded["trial"]], concluded["metrics"]
+    audited = audit.stored(folder)
+    return Report(
+        status,
+        reason,
+        Counter(str(trial.state) for trial in trials),
+        max((trial.elapsed for trial in events), default=0.0),
+        best,
+        history.pareto_front(events, objectives),
+        final,
+        acceptance,
+        audited.metrics if audited else {},
+        audited.sentence if audited else "",
+    )
