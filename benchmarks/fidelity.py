@@ -173,7 +173,7 @@ def recorded_curves(path: Path) -> list[Row]:
 @click.option("--curves", type=click.Path(path_type=Path), help="NAS-Bench-201 curves, .npz.")
 @click.option("--architectures", "count", default=20, type=click.IntRange(min=4))
 @click.option("--epochs", default=12, type=click.IntRange(min=3))
-@click.option("--images", default=5_000, type=click.IntRange(min=100))
+@click.option("--images", default=3_000, type=click.IntRange(min=100))
 def main(
     cifar10: Path | None,
     table: Path | None,

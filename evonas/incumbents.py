@@ -205,6 +205,7 @@ def _keep_network(
     network: nn.Module, task: Task, folder: Path, note: Callable[[str], None]
 ) -> None:
     network.eval()
+    (folder / "network.pt2").unlink(missing_ok=True)  # an earlier winner's
     write_weights(folder / "weights.safetensors", network.state_dict(), {})
     example = torch.zeros(2, *task.input_shape)
     any_batch = ({0: torch.export.Dim("batch")},)

@@ -113,8 +113,7 @@ class Retraining:
                     for job, ended in self._trained(executor, missing, jobs):
                         done[job] = ended
                         if ended.state is TrialState.COMPLETE:
-                            text = json.dumps(ended.to_json())
-                            history.write_whole(self.folder / f"{_name(*job)}.json", text)
+                            self._store(*job, ended)
             except OSError as error:
                 raise StorageError(f"{self.folder}: {error.strerror}") from error
         return {job: done[job] for job in jobs}
@@ -151,16 +150,23 @@ class Retraining:
 
         return watch
 
+    def _store(self, number: int, seed: int, ended: Trial) -> None:
+        weights = weights_path(self.folder, number, seed).exists()
+        text = json.dumps({**ended.to_json(), "weights": weights})
+        history.write_whole(self.folder / f"{_name(number, seed)}.json", text)
+
     def _stored(self, number: int, seed: int, weights: bool) -> Trial | None:
+        """What was trained before; None if it was not, or must be again."""
         path = self.folder / f"{_name(number, seed)}.json"
         if not path.exists():
             return None
-        if weights:
-            try:
+        try:
+            record = json.loads(path.read_text())
+            if weights and record["weights"]:
                 read_weights(weights_path(self.folder, number, seed))
-            except BadWeights:
-                return None
-        return Trial.from_json(json.loads(path.read_text()))
+            return Trial.from_json(record)
+        except (BadWeights, ValueError, KeyError, TypeError):  # somebody's editor, not a crash
+            return None
 
 
 def criterion(objectives: Sequence[Objective], metrics: Mapping[str, float]) -> Objective | None:

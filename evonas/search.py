@@ -83,7 +83,6 @@ def search(
 
     Raises:
         TooManyFailures: After ``budget.max_failures`` failed trials in a row.
-        RecipeError: There is nothing on the curves for the pruner to judge.
     """
 
     def tell_pruner(trial: Trial) -> None:
@@ -133,7 +132,7 @@ def search(
             ended = replace(future.result(), elapsed=time.monotonic() - start)
             strategy.tell(ended)
             yield ended
-            tell_pruner(ended)  # after the event is written down: it may object to the recipe
+            tell_pruner(ended)
             failures = failures + 1 if ended.state is TrialState.FAILED else 0
             if failures >= budget.max_failures:
                 raise TooManyFailures(

@@ -27,7 +27,7 @@ from evonas.errors import InvalidArchitecture, RecipeError
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
 from evonas.spaces.sharing import BATCH_NORMS, Supernet
 from evonas.training import cost
-from evonas.training.augmentation import Augmentation, gather
+from evonas.training.augmentation import Augmentation, distort, gather
 from evonas.training.checkpoints import BadWeights, read_weights, write_weights
 from evonas.training.data import Split
 from evonas.training.loop import Diverged, Normalize, evaluate, schedule, seeded
@@ -51,7 +51,7 @@ class SharedWeights(Wrapper):
         batch_size: Images a step, which trains one path.
         learning_rate: The peak of warm-up and cosine; SGD with Nesterov momentum 0.9.
         weight_decay: On the parameters of the step's path.
-        augmentation: ``none``, ``crop`` (shifts) or ``standard`` (shifts and left-right flips).
+        augmentation: ``none``, ``crop``, ``standard``, ``v1`` or ``v2``; see ``Train``.
         calibration_batches: Batches that an architecture's normalisation statistics come from.
     """
 
@@ -67,7 +67,7 @@ class SharedWeights(Wrapper):
         calibration_batches: int = 8,
     ) -> None:
         super().__init__(context, of(context))
-        self.metrics = ("val_accuracy", "params", "flops")
+        self.metrics, self.reports = ("val_accuracy", "params", "flops"), ()
         if context.data is None:
             raise RecipeError("evaluation.name: supernet needs a dataset section")
         for name, value in (
@@ -158,6 +158,7 @@ class SharedWeights(Wrapper):
                 optimizer.param_groups[0]["lr"] = self._rate * schedule(progress)
                 path = space.sample(self._path_rng(epoch, step))
                 images = gather(train.images, index, self._augmentation, rng)
+                images = distort(images, self._augmentation, rng)
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=brain):
                     logits = supernet(self._normalize(images.permute(0, 3, 1, 2)), path)
                     loss = F.cross_entropy(

@@ -55,6 +55,7 @@ class ZeroCost(Wrapper):
         self._batch_size, self._training = batch_size, training
         others = self.inner.metrics if training else tuple(cost.COSTS)
         self.metrics = tuple(dict.fromkeys((*others, *proxies)))
+        self.reports = self.inner.reports if training else ()
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """The proxies, and the inner evaluator's metrics or the costs."""

@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 _SMALL = 0.01  # of a normalised channel
 
@@ -36,21 +37,32 @@ class ConvBNReLU(nn.Sequential):
 
         The scale that the normalisation must undo is that of the first batch.
         """
-        convolution, norm = cast(nn.Conv2d, self[0]), self.norm
+        convolution = cast(nn.Conv2d, self[0])
         if convolution.in_channels != convolution.out_channels:
             return
         nn.init.dirac_(convolution.weight, convolution.groups)
         if convolution.bias is not None:
             nn.init.zeros_(convolution.bias)
+        undo = _Undo()
+        undo.handle = self.norm.register_forward_pre_hook(undo)
 
-        @torch.no_grad()
-        def undo(_: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-            std, mean = torch.std_mean(inputs[0].float(), dim=(0, 2, 3), correction=0)
-            norm.weight.copy_(std)
-            norm.bias.copy_(mean)
-            once.remove()
 
-        once = norm.register_forward_pre_hook(undo)
+class _Undo:
+    """Has a normalisation undo itself at its first training batch.
+
+    An object and no closure: a copy of the network, such as a moving average, has its own.
+    """
+
+    handle: RemovableHandle
+
+    @torch.no_grad()
+    def __call__(self, norm: nn.BatchNorm2d, inputs: tuple[torch.Tensor]) -> None:
+        if not norm.training:
+            return
+        std, mean = torch.std_mean(inputs[0].float(), dim=(0, 2, 3), correction=0)
+        norm.weight.copy_(std)
+        norm.bias.copy_(mean)
+        self.handle.remove()
 
 
 class _Projection(nn.Conv2d):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 import zlib
@@ -167,8 +168,8 @@ def write_weights(
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    data = save(whole, {**about, _CHECKSUM: _checksum(whole)})
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    data = save(whole, {**about, _CHECKSUM: _checksum(whole, about)})
+    draft = path.with_suffix(".tmp")  # the same each time, so that kills leave no more than one
     try:
         with draft.open("wb") as file:
             file.write(data)
@@ -193,14 +194,17 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         raise BadWeights(f"{path}: is not there") from error
     except (SafetensorError, OSError) as error:
         raise BadWeights(f"{path}: cannot be read: {error}") from error
-    if about.pop(_CHECKSUM, None) != _checksum(tensors):
+    if about.pop(_CHECKSUM, None) != _checksum(tensors, about):
         raise BadWeights(f"{path}: is damaged")
     return tensors, about
 
 
-def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:
-    value = 0
+def _checksum(tensors: Mapping[str, torch.Tensor], about: Mapping[str, str]) -> str:
+    """Of everything that the file says: a wrong dtype or epoch is as bad as a wrong number."""
+    value = zlib.crc32(json.dumps(sorted(about.items())).encode())
     for name in sorted(tensors):
-        data = tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy()
-        value = zlib.crc32(data.data, zlib.crc32(name.encode(), value))
+        tensor = tensors[name]
+        head = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
+        data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+        value = zlib.crc32(data.data, zlib.crc32(head.encode(), value))
     return f"{value:08x}"
