@@ -19,18 +19,21 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau, spearmanr
+from numpy.typing import NDArray
 
 from evonas import history
 from evonas.objective import Objective
 from evonas.retraining import Retraining, criterion
 from evonas.trial import Trial, TrialState
 
+Values = NDArray[np.float64]
+
 FILE = "audit.json"
 LEAST = 4  # trials: of fewer a rank correlation says nothing
 _RESAMPLES = 2000
 _INTERVAL = (2.5, 97.5)  # per cent
 _GOOD = 0.5  # a tau whose whole interval lies above it
+_ENOUGH = 8  # trials: of fewer, 95 % intervals held the true tau in 67 to 97 % of simulations
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def audit(
         StorageError: If the disk does not take the results.
     """
     chosen = sample(len(ranking), trials, Random(f"{seed}/audit"))
-    results = retraining.run([ranking[i] for i in chosen], seeds=1, weights=False)
+    results = retraining.run([ranking[i] for i in chosen], (0,), weights=False)
     rows: list[Row] = []
     seconds: list[tuple[float, float]] = []
     better = 1.0
@@ -142,30 +145,34 @@ def sample(count: int, size: int, rng: Random) -> list[int]:
 
 def _compare(scores: Sequence[float], full: Sequence[float], seed: int) -> dict[str, float]:
     """Correlations with their intervals, and the regret; larger is better in both lists."""
-    x, y = np.asarray(scores), np.asarray(full)
+    x, y = np.asarray(scores, np.float64), np.asarray(full, np.float64)
     rng = np.random.default_rng(seed)
     draws = [rng.integers(0, len(x), len(x)) for _ in range(_RESAMPLES)]
+    whole, resampled = _correlations(x, y), [_correlations(x[d], y[d]) for d in draws]
     found: dict[str, float] = {}
-    for name, statistic in (("tau", _tau), ("rho", _rho)):
-        values = [value for d in draws if math.isfinite(value := statistic(x[d], y[d]))]
+    for i, name in enumerate(("tau", "rho")):
+        values = [pair[i] for pair in resampled if pair is not None]
         low, high = np.percentile(values, _INTERVAL) if values else (-1.0, 1.0)
-        whole = statistic(x, y)
-        found[name] = whole if math.isfinite(whole) else 0.0  # all equal: no order at all
+        found[name] = whole[i] if whole is not None else 0.0
         found |= {f"{name}_low": float(low), f"{name}_high": float(high)}
     found["regret"] = float(y.max() - y[int(x.argmax())])
     return found
 
 
-def _tau(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> float:
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return math.nan
-    return float(kendalltau(x, y).statistic)
+def _correlations(x: Values, y: Values) -> tuple[float, float] | None:
+    """Kendall's tau-b and Spearman's rho; None if all of one list are equal: no order at all.
 
+    In numpy, for scipy takes seconds for a bootstrap.
+    """
+    above_x, above_y = np.sign(x[:, None] - x), np.sign(y[:, None] - y)
+    ranks_x, ranks_y = above_x.sum(1), above_y.sum(1)  # twice the ranks, but for a constant
+    if not above_x.any() or not above_y.any():
+        return None
 
-def _rho(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> float:
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return math.nan
-    return float(spearmanr(x, y).statistic)
+    def cosine(a: Values, b: Values) -> float:
+        return float((a * b).sum() / math.sqrt((a * a).sum() * (b * b).sum()))
+
+    return cosine(above_x, above_y), cosine(ranks_x, ranks_y)
 
 
 def sentence(found: dict[str, float], rows: int) -> str:
@@ -177,7 +184,7 @@ def sentence(found: dict[str, float], rows: int) -> str:
             f"The search's ranking cannot be told from chance: {figures}; audit more trials, or "
             "evaluate at more effort."
         )
-    if low >= _GOOD:
+    if low >= _GOOD and rows >= _ENOUGH:
         return f"The search's ranking can be trusted: {figures}."
     return (
         f"The search's ranking points the right way, but neighbours in it may well be swapped: "

@@ -97,8 +97,11 @@ def conclude(
     asked = {**vars(terms), "candidates": [trial.number for trial in candidates]}
     if (known := stored(run_dir)) is not None and known["terms"] == asked:
         return known["trial"], known["metrics"]
-    results = retraining.run(candidates, terms.seeds)
+    results = retraining.run(candidates, range(terms.seeds), weights=False)
     winner, runs = _best(candidates, results, objectives)
+    # What an earlier session trained has its figures, but no weights any more: the winner's count.
+    again = retraining.run([winner], runs, weights=True)
+    _, runs = _best([winner], again, objectives)
     if not any(run.metrics for run in runs.values()):
         return winner.number, {}
     try:

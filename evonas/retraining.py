@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,12 +87,14 @@ class Retraining:
         self._make_executor, self._note, self._stopping = make_executor, note, stopping
         self._retrainer = Retrainer(make_evaluator, self.folder)
 
-    def run(self, trials: Sequence[Trial], seeds: int, weights: bool = True) -> dict[_Job, Trial]:
+    def run(
+        self, trials: Sequence[Trial], seeds: Iterable[int], weights: bool
+    ) -> dict[_Job, Trial]:
         """Train every trial's architecture with every seed, unless that was done before.
 
         Args:
             trials: What to train.
-            seeds: 0, 1, …, ``seeds`` - 1.
+            seeds: Below ``MAX_SEEDS``.
             weights: Whether the weights are wanted too, and not only the figures.
 
         Returns:
@@ -103,7 +105,8 @@ class Retraining:
             Stopped: If ``stopping`` says so.
             StorageError: If the disk does not take the results.
         """
-        jobs = {(trial.number, seed): trial for trial in trials for seed in range(seeds)}
+        seeds = tuple(seeds)
+        jobs = {(trial.number, seed): trial for trial in trials for seed in seeds}
         done = {job: found for job in jobs if (found := self._stored(*job, weights)) is not None}
         missing = [job for job in jobs if job not in done]
         if missing:

@@ -30,6 +30,7 @@ from evonas.task import Task
 from evonas.trial import Proposal, Trial, TrialState
 
 VALUE = (Objective("value"),)
+QUICK = {"name": "train", "epochs": 4, "batch_size": 16}
 
 
 class Digits(SearchSpace):
@@ -225,14 +226,10 @@ def test_odd_reports_stop_nothing() -> None:
     assert not pruner.should_stop(1, 1, {"value": 0.0}), "its best so far is what counts"
 
 
-def test_without_the_metric_on_the_curve_the_first_complete_trial_says_so() -> None:
+def test_without_the_metric_on_the_curve_nothing_is_pruned() -> None:
+    """Recipes of this kind are refused; who searches by hand loses nothing but time."""
     objectives = (Objective("pid"),)
-    events: list[Trial] = []
-    with Serial(lambda device: Climb(), ("cpu",)) as executor:
-        found = search(random_search(), executor, Budget(9), 0, pruner=Pruner(objectives, Median()))
-        with pytest.raises(RecipeError, match="pruning: trials do not report pid on the way"):
-            events.extend(found)
-    assert events[-1].state is TrialState.COMPLETE, "it is written down nevertheless"
+    assert not pruned(run(Pruner(objectives, Median(startup_trials=1)), trials=9))
 
 
 # Recipes, and real trainings.
@@ -244,7 +241,7 @@ def given(images: Callable[..., Path], **changes: Any) -> recipe.Recipe:
         "dataset": {"name": "npz", "path": str(images(train=150)), "validation": 0.4},
         "space": "plain_cnn",
         "strategy": "random",
-        "evaluation": {"name": "train", "epochs": 4, "batch_size": 16},
+        "evaluation": QUICK,
         "budget": {"trials": 8},
         "executor": {"name": "serial", "device": "cpu"},
         "tracking": "console",
@@ -254,15 +251,15 @@ def given(images: Callable[..., Path], **changes: Any) -> recipe.Recipe:
 
 
 def test_a_recipe_says_how_and_its_defaults_are_filled_in(images: Callable[..., Path]) -> None:
-    plain = assemble(given(images), Registry())
+    plain = assemble(given(images), Registry(), Path())
     assert plain.pruner() is None
     assert "pruning" not in plain.recipe.dump()
-    short = assemble(given(images, pruning="median"), Registry())
+    short = assemble(given(images, pruning="median"), Registry(), Path())
     defaults = {"name": "median", "startup_trials": 5, "warmup_steps": 0, "interval_steps": 1}
     assert short.recipe.dump()["pruning"] == defaults
     assert short.recipe.digest != plain.recipe.digest
     assert short.pruner() is not short.pruner(), "every search has a fresh one"
-    assert assemble(short.recipe, Registry()).recipe.digest == short.recipe.digest
+    assert assemble(short.recipe, Registry(), Path()).recipe.digest == short.recipe.digest
 
 
 @pytest.mark.parametrize(
@@ -290,19 +287,60 @@ def test_a_recipe_says_how_and_its_defaults_are_filled_in(images: Callable[..., 
             },
             "pruning: takes one objective, not 2",
         ),
+        (
+            {"pruning": "median", "objectives": {"params": "min"}},
+            r"pruning: evaluation 'train' reports no 'params' on the way, only train_loss, val_acc",
+        ),
+        (
+            {
+                "pruning": "median",
+                "evaluation": {"name": "extrapolate", "of": QUICK},
+                "objectives": {"val_accuracy_extrapolated": "max"},
+            },
+            "pruning: evaluation 'extrapolate' reports no 'val_accuracy_extrapolated' on the way",
+        ),
+        (
+            {"pruning": "median", "evaluation": {"name": "supernet", "of": QUICK}},
+            "pruning: evaluation 'supernet' reports no 'val_accuracy' on the way, only nothing",
+        ),
+        (
+            {
+                "pruning": "median",
+                "evaluation": {"name": "zero_cost", "training": False, "of": QUICK},
+                "objectives": {"naswot": "max"},
+            },
+            "pruning: evaluation 'zero_cost' reports no 'naswot' on the way, only nothing",
+        ),
     ],
 )
 def test_bad_recipes_are_refused_in_one_line(
     images: Callable[..., Path], changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(RecipeError, match=message) as caught:
-        assemble(given(images, **changes), Registry())
+        assemble(given(images, **changes), Registry(), Path())
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "evaluation",
+    [
+        {"name": "reduced", "data": 0.5, "of": QUICK},
+        {"name": "inherit", "of": QUICK},
+        {"name": "zero_cost", "proxies": ["naswot"], "of": QUICK},
+        {"name": "extrapolate", "share": 0.5, "of": {"name": "inherit", "of": QUICK}},
+    ],
+    ids=lambda e: e["name"],
+)
+def test_wrappers_that_pass_reports_on_may_be_pruned(
+    images: Callable[..., Path], evaluation: dict[str, Any]
+) -> None:
+    assembly = assemble(given(images, pruning="median", evaluation=evaluation), Registry(), Path())
+    assert assembly.pruner() is not None
 
 
 def test_real_trainings_are_pruned(images: Callable[..., Path]) -> None:
     pruning = {"name": "successive_halving", "reduction_factor": 2}
-    assembly = assemble(given(images, pruning=pruning), Registry())
+    assembly = assemble(given(images, pruning=pruning, budget={"trials": 12}), Registry(), Path())
     with assembly.executor() as executor:
         events = list(
             search(assembly.strategy(), executor, assembly.budget, 0, pruner=assembly.pruner())

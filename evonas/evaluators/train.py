@@ -16,7 +16,7 @@ from torch import nn
 from evonas.architecture import Architecture
 from evonas.errors import RecipeError
 from evonas.evaluators.base import Context, Evaluator, Reporter, Retrained
-from evonas.training import cost
+from evonas.training import cost, transfer
 from evonas.training.augmentation import Augmentation
 from evonas.training.checkpoints import Weights
 from evonas.training.data import Split
@@ -47,6 +47,10 @@ class Train(Evaluator):
         cutmix: Alpha of CutMix, 1 say; 0: none. With mixup too, every batch gets one of them.
         ema: Decay of a moving average of the weights, which is then scored and kept, 0.999 say;
             0: none.
+        init: Weights to begin with: ``torchvision:NAME``, ``timm:NAME`` or a file; see
+            ``training/transfer.py``. The classifier begins anew.
+        freeze: Stages at the network's beginning that are not trained.
+        stage_decay: Learning rate of a stage relative to the next, 0…1.
         compile: Train with torch.compile; half a minute and more a network, so for long trainings
             alone. It needs a C++ compiler (CPU) or Triton (CUDA).
     """
@@ -70,6 +74,9 @@ class Train(Evaluator):
         mixup: float = 0.0,
         cutmix: float = 0.0,
         ema: float = 0.0,
+        init: str | None = None,
+        freeze: int = 0,
+        stage_decay: float = 1.0,
         compile: bool = False,
     ) -> None:
         super().__init__(context)
@@ -100,6 +107,12 @@ class Train(Evaluator):
             raise RecipeError(
                 f"evaluation.cutout: must be from 0 to the images' {side} pixels, not {cutout}"
             )
+        if not 0 < stage_decay <= 1:
+            raise RecipeError(f"evaluation.stage_decay: must be in (0, 1], not {stage_decay}")
+        if freeze < 0 or (freeze and init is None):
+            raise RecipeError(f"evaluation.freeze: must be 0, or with init more, not {freeze}")
+        self._init = None if init is None else transfer.read(init)
+        self._freeze = freeze
         self._data = context.data
         self._final_epochs = final_epochs or epochs
         self._settings = Settings(
@@ -116,6 +129,7 @@ class Train(Evaluator):
             cutmix=cutmix,
             ema=ema,
             compile=compile,
+            stage_decay=stage_decay,
         )
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
@@ -176,6 +190,9 @@ class Train(Evaluator):
         train, val = self._splits
         with seeded(number, device):
             network = self.context.space.build(architecture, self._data.task).to(device)
+            if self._init is not None:
+                transfer.begin(network, self._init)
+            transfer.freeze(network, self._freeze)
             left = epochs if weights is None else weights.start(network, trial, epochs)
 
             def counted(step: int, metrics: Mapping[str, float]) -> None:

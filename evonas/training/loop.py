@@ -22,6 +22,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from evonas.training.augmentation import Augmentation, cutout, distort, gather, mix
 from evonas.training.data import Split
+from evonas.training.transfer import stages
 
 OptimizerName = Literal["sgd", "adamw"]
 ScheduleName = Literal["cosine", "step", "one_cycle"]
@@ -54,6 +55,7 @@ class Settings:
         cutmix: See ``augmentation.mix``; 0: none.
         ema: Decay of the moving average of the weights, see ``Average``; 0: none.
         compile: Train with torch.compile's code, which takes long to make.
+        stage_decay: Learning rate of a stage relative to the next; see ``transfer.stages``.
     """
 
     epochs: int
@@ -69,6 +71,7 @@ class Settings:
     cutmix: float = 0.0
     ema: float = 0.0
     compile: bool = False
+    stage_decay: float = 1.0
 
 
 class Normalize(nn.Module):
@@ -166,7 +169,7 @@ def fit(
     steps = len(train) // batch_size
     accuracy = 0.0
     for epoch in range(settings.epochs if stop is None else stop):
-        network.train()
+        _train_mode(network)
         total = torch.zeros((), device=device)
         order = torch.randperm(len(train), device=device, generator=rng)
         for step, index in enumerate(order[: steps * batch_size].split(batch_size)):
@@ -240,15 +243,29 @@ def parameter_groups(network: nn.Module, settings: Settings) -> list[dict[str, A
     Returns:
         Groups as torch.optim takes them. ``scale`` is their factor on the learning rate.
     """
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    weights = [parameter for parameter in trained if parameter.ndim > 1]
-    others = [parameter for parameter in trained if parameter.ndim <= 1]
-    groups = ((weights, settings.weight_decay), (others, 0.0))
+    scales = {
+        id(parameter): settings.stage_decay**behind
+        for behind, stage in enumerate(reversed(stages(network)))
+        for parameter in stage.parameters()
+    }
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+            scale = scales.get(id(parameter), 1.0)  # a network need not have stages
+            groups.setdefault((decay, scale), []).append(parameter)
     return [
-        {"params": parameters, "weight_decay": decay, "scale": 1.0}
-        for parameters, decay in groups
-        if parameters
+        {"params": parameters, "weight_decay": decay, "scale": scale}
+        for (decay, scale), parameters in groups.items()
     ]
+
+
+def _train_mode(network: nn.Module) -> None:
+    """Training mode, but for frozen stages: their statistics stay as they are, too."""
+    network.train()
+    for stage in stages(network):
+        if not any(parameter.requires_grad for parameter in stage.parameters()):
+            stage.eval()
 
 
 @contextmanager

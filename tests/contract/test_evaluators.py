@@ -11,9 +11,13 @@ from random import Random
 import pytest
 
 from evonas.evaluators.base import Context, Evaluator, Reporter
+from evonas.evaluators.extrapolate import Extrapolate
+from evonas.evaluators.inherit import Inherit
 from evonas.evaluators.reduced import Reduced
+from evonas.evaluators.supernet import SharedWeights
 from evonas.evaluators.tabular import Tabular
 from evonas.evaluators.train import Train
+from evonas.evaluators.zero_cost import ZeroCost
 from evonas.registry import Registry
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.testing import check_evaluator
@@ -35,6 +39,10 @@ EVALUATORS: Mapping[str, Callable[[Context], Evaluator]] = {
     "train": QUICK,
     "reduced": partial(Reduced, of=QUICK, data=0.5, resolution=4, width=0.5),
     "tabular": tabular,
+    "inherit": partial(Inherit, of=QUICK),
+    "supernet": partial(SharedWeights, of=QUICK, epochs=1, batch_size=16),
+    "extrapolate": partial(Extrapolate, of=QUICK),
+    "zero_cost": partial(ZeroCost, of=QUICK, batch_size=8),
 }
 
 
@@ -44,7 +52,8 @@ def test_every_built_in_evaluator_is_here() -> None:
 
 @pytest.mark.parametrize("name", EVALUATORS)
 def test_every_evaluator_keeps_the_contract(name: str, images: Callable[..., Path]) -> None:
-    context = Context(SPACE, load("npz", Source(images()), 0.2), "cpu", seed=0)
+    data = load("npz", Source(images()), 0.2)
+    context = Context(SPACE, data, "cpu", seed=0, run_dir=Path("run").absolute())
     assert check_evaluator(EVALUATORS[name](context), ARCHITECTURE) == []
 
 

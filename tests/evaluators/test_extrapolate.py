@@ -131,16 +131,17 @@ def test_recorded_curves_are_ranked_no_worse_than_by_their_last_value(
 
 
 class Told(Evaluator):
-    """An evaluator that reports a curve it is told, as far as the fidelity reaches."""
+    """An evaluator that reports a curve it is told, as far as fidelity and share reach."""
 
-    metrics = ("val_accuracy", "fidelity")
+    metrics = ("val_accuracy", "share")
     curve: tuple[Mapping[str, float], ...] = ()
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
-        fidelity = trial.proposal.fidelity
-        for step, metrics in enumerate(self.curve[: round(len(self.curve) * fidelity)], start=1):
+        share = self.context.share
+        last = round(len(self.curve) * trial.proposal.fidelity * share)
+        for step, metrics in enumerate(self.curve[:last], start=1):
             report(step, metrics)
-        return {"val_accuracy": 0.25, "fidelity": fidelity}
+        return {"val_accuracy": 0.25, "share": share}
 
 
 class Rising(Told):
@@ -158,7 +159,7 @@ class PerCent(Told):
 def test_a_share_is_trained_and_the_rest_extrapolated() -> None:
     metrics, curve = evaluate(Extrapolate(context(), of=Rising, share=0.5), trial(fidelity=0.5))
     assert [step for step, _ in curve] == list(range(1, 21))
-    assert (metrics["val_accuracy"], metrics["fidelity"]) == (0.25, 0.25)
+    assert (metrics["val_accuracy"], metrics["share"]) == (0.25, 0.5)
     assert metrics["val_accuracy_extrapolated"] == pytest.approx(0.9, abs=1e-3)
     assert metrics["fit_error"] < 1e-3
     assert metrics["fit_model"] == 1
@@ -190,7 +191,24 @@ def test_training_is_shortened_and_the_final_training_is_not() -> None:
     assert len(retrained.curve) == QUICK["epochs"]
 
 
-@pytest.mark.parametrize("share", [0.0, -1.0, 1.5])
+def test_training_is_cut_off_in_the_middle_of_its_schedule() -> None:
+    """What is reported is the beginning of the whole training's curve, not a short training's."""
+    whole = evaluate(Train(context(), **QUICK), trial())[1]
+    short = evaluate(Train(context(), **{**QUICK, "epochs": 3}), trial())[1]
+    for share, epochs in ((0.375, 3), (0.01, 1), (1.0, 8)):
+        cut = evaluate(Extrapolate(context(), of=partial(Train, **QUICK), share=share), trial())[1]
+        assert cut == whole[:epochs]
+        assert cut != short
+
+
+def test_a_share_of_a_lower_fidelity_is_a_share_of_its_training() -> None:
+    wrapped = Extrapolate(context(), of=partial(Train, **QUICK), share=0.5)
+    _, curve = evaluate(wrapped, trial(fidelity=0.5))
+    half = evaluate(Train(context(), **QUICK), trial(fidelity=0.5))[1]
+    assert curve == half[:2]
+
+
+@pytest.mark.parametrize("share", [0.0, -1.0, 1.5, float("nan")])
 def test_an_impossible_share_is_refused(share: float) -> None:
     with pytest.raises(RecipeError, match=r"evaluation\.share: must be in \(0, 1\]"):
         Extrapolate(context(), of=Told, share=share)

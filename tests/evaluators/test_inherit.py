@@ -156,28 +156,6 @@ def test_retain_frees_the_others(tmp_path: Path) -> None:
     assert not any(file(tmp_path, n).exists() for n in range(3))
 
 
-def test_the_moving_average_is_what_a_child_inherits(tmp_path: Path) -> None:
-    """A new block that starts as the identity is not disturbed by the average's validation."""
-    space = PlainCNN(2, 8)
-    ones = {f"k{i}": 1 for i in range(1, 5)} | {f"c{i}": 8 for i in range(1, 5)}
-    proposals = [
-        Proposal(space.architecture(ones)),
-        Proposal(space.architecture(ones | {"k2": 2}), parents=(0,)),
-    ]
-    world = context(space, run_dir=tmp_path)
-    evaluator = Inherit(world, of=partial(TRAIN, ema=0.9, learning_rate=1e-6), epochs=0.5)
-    weights = []
-    for number, proposal in enumerate(proposals):
-        evaluate(evaluator, Trial(number, proposal))
-        found = Checkpoints(tmp_path / "weights", 1.0).load(number)
-        assert found is not None
-        weights.append(found.weights)
-    parent, grown = weights
-    name = "stage1_block1.0.weight"
-    assert torch.allclose(parent[name], grown[name], atol=1e-3)
-    assert all(tensor.isfinite().all() for tensor in grown.values())
-
-
 # In company with other wrappers.
 
 

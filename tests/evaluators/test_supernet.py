@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import shutil
 import threading
 import warnings
@@ -216,6 +217,16 @@ def test_a_supernet_of_other_settings_is_not_taken(changes: dict[str, Any], tmp_
     scores(make(tmp_path))
     with pytest.warns(RuntimeWarning, match="other settings"):
         scores(make(tmp_path, **changes))
+
+
+def test_every_augmentation_augments(tmp_path: Path) -> None:
+    trained = []
+    for name in ("none", "crop", "standard", "v1", "v2"):
+        scores(make(tmp_path / name, augmentation=name))
+        tensors, _ = read_weights(tmp_path / name / "weights" / "supernet.safetensors")
+        trained.append(torch.cat([tensor.flatten() for tensor in tensors.values()]))
+    for one, other in itertools.combinations(trained, 2):
+        assert not torch.equal(one, other)
 
 
 def test_calibration_and_the_inner_evaluator_change_no_supernet(tmp_path: Path) -> None:

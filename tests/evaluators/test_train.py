@@ -148,6 +148,14 @@ def test_without_data_it_is_refused_before_any_trial() -> None:
         ("learning_rate", -1.0),
         ("weight_decay", -0.1),
         ("label_smoothing", 1.0),
+        ("ema", 1.0),
+        ("mixup", -0.1),
+        ("cutmix", -1.0),
+        ("cutout", -1),
+        ("cutout", 9),
+        ("stage_decay", 0.0),
+        ("freeze", -1),
+        ("freeze", 1),
     ],
 )
 def test_impossible_options_are_refused(option: str, value: float) -> None:

@@ -1,0 +1,268 @@
+"""Transfer learning: weights from elsewhere, frozen stages, a learning rate for each stage."""
+
+from __future__ import annotations
+
+import io
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from statistics import fmean
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from evonas.errors import DataError, RecipeError
+from evonas.evaluators.base import Context
+from evonas.evaluators.train import Train
+from evonas.spaces.plain_cnn import PlainCNN
+from evonas.training import transfer
+from evonas.training.data import Arrays, Data, Images, Labels, split
+from evonas.training.loop import Settings, fit, parameter_groups
+from evonas.trial import Proposal, Trial
+
+SPACE = PlainCNN(1, 16)
+TRIAL = Trial(0, Proposal(SPACE.architecture({f"k{i}": 1 for i in range(1, 5)} | {
+    f"c{i}": 16 for i in range(1, 5)
+})))  # fmt: skip
+
+
+def half(upper: bool, count: int = 240) -> Data:
+    """Three of six made-up classes: stripes of six directions and widths, under noise."""
+
+    def part(count: int, seed: int) -> tuple[Images, Labels]:
+        rng = np.random.default_rng(seed)
+        labels = np.arange(count) % 3
+        kinds = labels + 3 * upper
+        across, down = np.meshgrid(np.arange(8), np.arange(8))
+        phase = rng.integers(0, 8, count)[:, None, None]
+        waves = {
+            0: across, 1: down, 2: across + down,
+            3: 2 * across, 4: 2 * down, 5: across - down,
+        }  # fmt: skip
+        angles = np.stack([waves[kind] for kind in kinds]) + phase
+        images = (
+            128 + 60 * np.sin(angles * np.pi / 4)[..., None] + rng.normal(0, 40, (count, 8, 8, 3))
+        )
+        return images.clip(0, 255).astype(np.uint8), labels
+
+    arrays = Arrays(part(count, 0), part(60, 1))
+    return split(arrays, validation=0.5, seed=0, source="made up")
+
+
+def trained(data: Data, **options: object) -> tuple[Train, nn.Module, float]:
+    evaluator = Train(Context(SPACE, data, "cpu", 0), batch_size=20, **options)  # type: ignore[arg-type]
+    done = evaluator.retrain(TRIAL, 0, lambda step, metrics: None)
+    assert done is not None
+    assert isinstance(done.network, nn.Sequential)
+    return evaluator, done.network[1], done.metrics["val_accuracy"]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Weights of a network trained on one half of the classes, as a run keeps them."""
+    data = half(upper=False)
+    evaluator = Train(Context(SPACE, data, "cpu", 0), epochs=8, batch_size=20)
+    done = evaluator.retrain(TRIAL, 0, lambda step, metrics: None)
+    assert done is not None
+    assert done.network is not None
+    state = {name: tensor.contiguous() for name, tensor in done.network.state_dict().items()}
+    save_file(state, tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors"
+
+
+def test_frozen_stages_stay_as_the_source_left_them(source: Path) -> None:
+    _, network, _ = trained(half(upper=True), init=str(source), freeze=2, epochs=2)
+    weights = transfer.read(str(source))
+    parts = transfer.stages(network)
+    names = {name: part for name, part in network.named_children() if part in parts}
+    for place, name in enumerate(names):
+        same = [
+            torch.equal(tensor, weights[f"{name}.{key}"])
+            for key, tensor in names[name].state_dict().items()
+        ]
+        assert all(same) == (place < 2), name
+
+
+def test_the_other_half_is_learned_sooner(source: Path) -> None:
+    data = half(upper=True)
+    options = {"epochs": 1, "learning_rate": 0.02}
+    scratch = trained(data, **options)[2]
+    moved = trained(data, init=str(source), **options)[2]
+    assert moved > scratch
+
+
+def test_trials_begin_with_the_weights_too(source: Path) -> None:
+    data = half(upper=True)
+    context = Context(SPACE, data, "cpu", 0)
+    scores = []
+    for init in (None, str(source)):
+        evaluator = Train(context, epochs=1, batch_size=20, init=init)
+        scores.append(evaluator.evaluate(TRIAL, lambda step, metrics: None))
+    assert scores[0] != scores[1]
+
+
+def test_the_classifier_begins_anew() -> None:
+    data = half(upper=False)
+    one, two = (SPACE.build(TRIAL.architecture, data.task) for _ in range(2))
+    fresh = {name: tensor.clone() for name, tensor in two.state_dict().items()}
+    share = transfer.begin(two, one.state_dict())
+    assert 0.9 < share < 1
+    for name, tensor in two.state_dict().items():
+        given = fresh if name.startswith("classifier") else one.state_dict()
+        assert torch.equal(tensor, given[name])
+
+
+def test_networks_of_any_size_begin_with_what_overlaps() -> None:
+    rng, task = Random(0), half(upper=False).task
+    for _ in range(10):
+        one, two = (SPACE.build(SPACE.sample(rng), task) for _ in range(2))
+        assert 0 < transfer.begin(two, one.state_dict()) <= 1
+        kept, first = two.state_dict()["stage1_block1.0.bias"], one.state_dict()
+        size = min(len(kept), len(first["stage1_block1.0.bias"]))
+        assert torch.equal(kept[:size], first["stage1_block1.0.bias"][:size])
+
+
+def test_nothing_that_fits_is_an_error() -> None:
+    network = SPACE.build(TRIAL.architecture, half(upper=False).task)
+    with pytest.raises(ValueError, match="has no tensor of a name"):
+        transfer.begin(network, {"elsewhere": torch.ones(3)})
+
+
+def test_a_stage_must_be_left_to_train() -> None:
+    network = SPACE.build(TRIAL.architecture, half(upper=False).task)
+    count = len(transfer.stages(network))
+    transfer.freeze(network, count - 1)
+    assert any(parameter.requires_grad for parameter in network.parameters())
+    with pytest.raises(ValueError, match="leave none to train"):
+        transfer.freeze(network, count)
+
+
+def settings(**changes: object) -> Settings:
+    return replace(Settings(1, 20, "sgd", 0.1, 5e-4, 0.0, "none"), **changes)  # type: ignore[arg-type]
+
+
+def test_every_stage_has_its_learning_rate() -> None:
+    network = SPACE.build(TRIAL.architecture, half(upper=False).task)
+    groups = parameter_groups(network, settings(stage_decay=0.5))
+    scales = {id(p): group["scale"] for group in groups for p in group["params"]}
+    assert len(scales) == len(list(network.parameters()))
+    for behind, stage in enumerate(reversed(transfer.stages(network))):
+        assert {scales[id(p)] for p in stage.parameters()} == {0.5**behind}
+    assert {group["scale"] for group in parameter_groups(network, settings())} == {1.0}
+
+
+def test_parameters_outside_of_stages_are_trained() -> None:
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(8 * 8 * 3, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1) @ self.weight
+
+    data, network = half(upper=False), Bare()
+    evaluator = Train(Context(SPACE, data, "cpu", 0))
+    fit(
+        network,
+        data.train,
+        data.val,
+        evaluator._normalize,
+        settings(stage_decay=0.5),
+        0,
+        lambda *_: None,
+    )
+    assert network.weight.abs().sum() > 0
+
+
+def broken(folder: Path) -> Mapping[str, tuple[str, type[Exception], str]]:
+    (folder / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    (folder / "text.pt").write_text("no weights")
+    torch.save([1, 2], folder / "list.pt")
+    return {
+        "missing": (str(folder / "no.safetensors"), DataError, "cannot be read"),
+        "cut": (str(folder / "cut.safetensors"), DataError, "cannot be read"),
+        "text": (str(folder / "text.pt"), DataError, "cannot be read"),
+        "list": (str(folder / "list.pt"), DataError, "holds no state_dict"),
+        "model": ("torchvision:resnet81", RecipeError, "Did you mean"),
+    }
+
+
+@pytest.mark.parametrize("case", ["missing", "cut", "text", "list", "model"])
+def test_what_cannot_be_had_is_told_in_a_line_before_any_work(tmp_path: Path, case: str) -> None:
+    init, kind, sentence = broken(tmp_path)[case]
+    with pytest.raises(kind, match=sentence) as caught:
+        Train(Context(SPACE, half(upper=False), "cpu", 0), init=init)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_a_network_torchvisions_weights_are_a_data_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    monkeypatch.setattr("torch.hub.urlopen", unreachable)
+    with pytest.raises(DataError, match=r"resnet18 is not in .* no route to host.*; give the path"):
+        transfer.read("torchvision:resnet18")
+
+
+def test_torchvisions_weights_are_read_from_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save({"conv1.weight": torch.ones(2)}, folder / "resnet18-f37072fd.pth")
+    assert transfer.read("torchvision:resnet18")["conv1.weight"].sum() == 2
+
+
+def cifar(shared_data: Path, classes: range, each: int) -> Data:
+    """Images of some classes at 16×16, those classes numbered from 0."""
+    with np.load(shared_data / "cifar10_jpeg.npz", allow_pickle=False) as file:
+        data, ends, labels = file["jpeg_train"], file["offset_train"], file["y_train"]
+    chosen = np.concatenate([np.flatnonzero(labels == c)[: each + 100] for c in classes])
+
+    def decoded(n: int) -> Images:
+        image = Image.open(io.BytesIO(data[ends[n] : ends[n + 1]].tobytes()))
+        return np.asarray(image.resize((16, 16), Image.Resampling.BOX))
+
+    images = np.stack([decoded(int(n)) for n in chosen])
+    arrays = Arrays(
+        (images, labels[chosen].astype(np.int64) - classes[0]), (images[:5], np.arange(5))
+    )
+    return split(arrays, validation=100 / (each + 100), seed=0, source="CIFAR-10")
+
+
+@pytest.mark.slow
+def test_half_of_cifar10_helps_with_the_other_half(shared_data: Path, tmp_path: Path) -> None:
+    """From 2,500 images of each of the classes 0–4 to 250 of each of the others; two seeds."""
+    space = PlainCNN(1, 64)
+    widths = {f"k{i}": 1 for i in range(1, 5)} | {f"c{i}": 16 * i for i in range(1, 5)}
+    trial = Trial(0, Proposal(space.architecture(widths)))
+    first, second = cifar(shared_data, range(5), 2500), cifar(shared_data, range(5, 10), 250)
+    source = Train(Context(space, first, "cpu", 0), epochs=10, batch_size=64)
+    done = source.retrain(trial, 0, lambda step, metrics: None)
+    assert done is not None
+    assert done.network is not None
+    state = {name: tensor.contiguous() for name, tensor in done.network.state_dict().items()}
+    save_file(state, tmp_path / "weights.safetensors")
+    scores: dict[str | None, list[float]] = {}
+    for seed in range(2):
+        for init in (None, str(tmp_path / "weights.safetensors")):
+            evaluator = Train(
+                Context(space, second, "cpu", seed), epochs=5, batch_size=32, init=init
+            )
+            metrics = evaluator.evaluate(trial, lambda step, metrics: None)
+            scores.setdefault(init, []).append(metrics["val_accuracy"])
+    scratch, moved = (fmean(values) for values in scores.values())
+    print(f"from scratch {scratch:.3f}, transferred {moved:.3f}")
+    assert moved > scratch + 0.03
