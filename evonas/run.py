@@ -175,12 +175,13 @@ def _execute(
     try:
         with assembly.executor() as executor:
             for trial in followed(executor):
+                wanted.tell(trial)
+                if trial.state is TrialState.RUNNING:
+                    # Before it is written down: so a killed run, resumed, frees what it would have.
+                    assembly.evaluator.retain(wanted.trials())
                 journal.append(trial)
                 for tracker in trackers:
                     tracker.record(trial)
-                wanted.tell(trial)
-                if trial.state is not TrialState.RUNNING:
-                    assembly.evaluator.retain(wanted.trials())
     except TooManyFailures as error:
         end = error
     report = ending.conclude(assembly, folder, journal.events, end, trackers, stopping)

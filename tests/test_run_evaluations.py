@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -56,13 +57,20 @@ every_evaluation = pytest.mark.parametrize("name", EVALUATIONS)
 
 
 @pytest.fixture
-def content(images: Callable[..., Path]) -> Callable[..., dict[str, Any]]:
-    """Make a tiny recipe of one way to evaluate."""
+def content() -> Callable[..., dict[str, Any]]:
+    """Make a tiny recipe of one way to evaluate; images are brighter in their class's channel."""
+    rng, arrays = np.random.default_rng(0), {}
+    for part, count in (("train", 75), ("test", 30)):
+        labels = np.arange(count) % 3
+        images = rng.integers(0, 120, (count, 8, 8, 3), dtype=np.uint8)
+        images += (60 * np.eye(3, dtype=np.uint8))[labels][:, None, None, :]
+        arrays |= {f"x_{part}": images, f"y_{part}": labels}
+    np.savez("images.npz", **arrays)
 
     def make(name: str, **changes: Any) -> dict[str, Any]:
         return {
             "name": "tiny",
-            "dataset": {"name": "npz", "path": str(images()), "validation": 0.4},
+            "dataset": {"name": "npz", "path": "images.npz", "validation": 0.4},
             "space": {"name": "plain_cnn", "max_depth": 2, "max_width": 12},
             "strategy": {"name": "aging_evolution", "population_size": 4, "tournament_size": 2},
             "budget": {"trials": TRIALS},
@@ -160,10 +168,8 @@ def test_a_run_crashed_anywhere_is_the_run_left_alone(
     wanted = timeless(ended(alone))
     rng, crashed = Random(name), Path("crashed")
     start(given, crashed, Crashes(rng.randrange(2, TRIALS)))
-    for _ in range(2):
-        resume(crashed, crash=Crashes(rng.randrange(2, TRIALS // 2)))
+    resume(crashed, crash=Crashes(rng.randrange(2, TRIALS)))
     resume(crashed, crash=Crashes(trainings=2))
-    resume(crashed, crash=Crashes(trainings=1))
     resume(crashed)
     assert timeless(ended(crashed)) == wanted
     assert figures(crashed) == figures(alone)
@@ -178,27 +184,28 @@ def test_children_inherit_and_the_dead_are_forgotten(
     assert len(children) > 5
     assert all(trial.metrics["inherited"] > 0 for trial in children)
     kept = {path.stem for path in Path("run/weights").glob("trial_*")}
-    assert 4 <= len(kept) <= 5, "the population and the best"
+    assert 4 <= len(kept) <= 6, "the population, the best, and who died last"
 
 
 def test_inheritance_with_little_room_is_repeatable_too(
     content: Callable[..., dict[str, Any]],
 ) -> None:
     """Which weights have to go does not depend on where the run was cut."""
-    given = content("inherit", evaluation={**INHERIT, "keep_gb": 0.00006}, audit=None)
+    given = content("inherit", evaluation={**INHERIT, "keep_gb": 0.00003}, final={"top": 1})
     del given["audit"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         found = []
-        for cut in (None, 9, 14, 19):
+        for cut in (None, 9, 14):
             run_dir = Path(f"run{cut}")
             start(given, run_dir, Crashes(cut) if cut else None)
             if cut:
                 resume(run_dir)
             found.append(timeless(history.read(run_dir)[1]))
     assert all(events == found[0] for events in found)
-    inherited = [event[3]["inherited"] for event in found[0] if event[3]]  # type: ignore[index]
-    assert 0 < sum(share > 0 for share in inherited) < TRIALS - 4, "some parents were let go"
+    latest = history.latest(history.read(Path("runNone"))[1])
+    inherited = [trial.metrics["inherited"] > 0 for trial in latest if trial.proposal.parents]
+    assert 0 < sum(inherited) < len(inherited), "some parents were let go"
 
 
 # Harm between a crash and what follows.
@@ -354,7 +361,11 @@ def killed(given: Mapping[str, Any], moments: Sequence[int], seed: int) -> Path:
 def test_two_workers_are_killed_while_they_inherit(
     content: Callable[..., dict[str, Any]],
 ) -> None:
-    ended(killed(content("inherit", executor=TWO), [11], 0))
+    given = content("inherit", executor=TWO, final={"top": 1})
+    del given["audit"]
+    _, events = history.read(killed(given, [11], 0))
+    assert [t.state for t in history.latest(events)] == [TrialState.COMPLETE] * TRIALS
+    assert len(events) == 2 * TRIALS
 
 
 @pytest.mark.slow

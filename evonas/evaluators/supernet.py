@@ -110,12 +110,13 @@ class SharedWeights(Wrapper):
                 module.reset_running_stats()
                 module.momentum = None  # the plain average
         train = self._splits[0]
-        rng = torch.Generator(train.images.device).manual_seed(self._seed("calibration"))
-        order = torch.randperm(len(train), device=train.images.device, generator=rng)
+        device = train.labels.device
+        rng = torch.Generator(device).manual_seed(self._seed("calibration"))
+        order = torch.randperm(len(train), device=device, generator=rng)
         with torch.inference_mode():
-            for index in torch.split(order[: self._calibration], self._batch_size):
+            for images, index, _ in train.batches(order[: self._calibration], self._batch_size):
                 if len(index) == self._batch_size:
-                    network(self._normalize(train.images[index].permute(0, 3, 1, 2)))
+                    network(self._normalize(images[index].permute(0, 3, 1, 2)))
 
     @cached_property
     def _supernet(self) -> Supernet:
@@ -145,7 +146,7 @@ class SharedWeights(Wrapper):
         rest follows momentum and weight decay.
         """
         train, space = self._splits[0], self.context.space
-        device, seed = train.images.device, self._seed(f"epoch {epoch}")
+        device, seed = train.labels.device, self._seed(f"epoch {epoch}")
         rng = torch.Generator(device).manual_seed(seed)
         steps = len(train) // self._batch_size
         order = torch.randperm(len(train), device=device, generator=rng)[: steps * self._batch_size]
@@ -153,17 +154,16 @@ class SharedWeights(Wrapper):
         total = torch.zeros((), device=device)
         supernet.train()
         with seeded(seed, self.context.device):
-            for step, index in enumerate(torch.split(order, self._batch_size)):
+            batches = train.batches(order, self._batch_size)
+            for step, (images, index, labels) in enumerate(batches):
                 progress = (epoch * steps + step) / (self._epochs * steps)
                 optimizer.param_groups[0]["lr"] = self._rate * schedule(progress)
                 path = space.sample(self._path_rng(epoch, step))
-                images = gather(train.images, index, self._augmentation, rng)
+                images = gather(images, index, self._augmentation, rng)
                 images = distort(images, self._augmentation, rng)
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=brain):
                     logits = supernet(self._normalize(images.permute(0, 3, 1, 2)), path)
-                    loss = F.cross_entropy(
-                        logits, train.labels[index], label_smoothing=_LABEL_SMOOTHING
-                    )
+                    loss = F.cross_entropy(logits, labels, label_smoothing=_LABEL_SMOOTHING)
                 optimizer.zero_grad(set_to_none=True)
                 torch.autograd.backward(loss)
                 optimizer.step()

@@ -1,22 +1,35 @@
-"""Images in memory as uint8: what every loader returns and what the training loop reads."""
+"""Images as uint8: what every loader returns and what the training loop reads.
+
+What takes more than half of the free memory is kept in a temporary file that is mapped into it, and
+what takes more than half of a device's is streamed to it batch by batch.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+import math
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.model_selection import train_test_split
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
 from evonas.errors import DataError
 from evonas.task import Task
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images, numbers among them, labels
+_WORKERS = 2  # of a streamed split
+_CHUNK = 4096  # images
 
 
 @dataclass(frozen=True)
@@ -25,18 +38,68 @@ class Split:
 
     Attributes:
         images: uint8, (N, height, width, channels).
-        labels: int64, (N,).
+        labels: int64, (N,), on the device to train on.
+        streamed: Whether the images stay where they are, and batches of them go to the device.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
+    streamed: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: str) -> Split:
-        """A copy on the device; itself if it is there."""
+        """A copy on the device; without the images if they would take half of its free memory."""
+        if self.streamed or 2 * self.images.nbytes > _free(device):
+            return Split(self.images, self.labels.to(device), streamed=True)
         return Split(self.images.to(device), self.labels.to(device))
+
+    def batches(self, order: torch.Tensor, size: int) -> Iterator[Batch]:
+        """Batches on the device, the images of a streamed split loaded ahead by workers.
+
+        Args:
+            order: Numbers of images, int64, on the device.
+            size: Images a batch; the last may be smaller.
+
+        Yields:
+            Images, numbers of those among them that are the batch, and their labels. A resident
+            split gives all its images, so that cutting out a batch can be part of augmenting it.
+        """
+        parts = order.split(size)
+        if not self.streamed:
+            for index in parts:
+                yield self.images, index, self.labels[index]
+            return
+        cuda = self.labels.is_cuda
+        loader: Iterable[torch.Tensor] = DataLoader(
+            _Rows(self.images),
+            batch_sampler=[index.tolist() for index in parts],
+            num_workers=_WORKERS,
+            collate_fn=_same,
+            pin_memory=cuda,
+        )
+        for index, images in zip(parts, loader, strict=True):
+            images = images.to(self.labels.device, non_blocking=True)
+            yield images, torch.arange(len(index), device=images.device), self.labels[index]
+
+
+class _Rows(Dataset[torch.Tensor]):
+    """Images that are fetched a batch at a time."""
+
+    def __init__(self, images: torch.Tensor) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitems__(self, numbers: list[int]) -> torch.Tensor:
+        return self._images[numbers]
+
+
+def _same(batch: Any) -> Any:
+    """A batch that was fetched as one is not put together from its images."""
+    return batch
 
 
 @dataclass(frozen=True)
@@ -184,19 +247,54 @@ def _stratified(labels: Labels, share: float, seed: int, what: str) -> tuple[Lab
     return np.sort(rest), np.sort(taken)
 
 
+def room(shape: tuple[int, ...]) -> Images:
+    """Room for images: memory, or a mapped temporary file if they would take half of what is free.
+
+    The file has no name, so it is gone when nobody uses it any more, however that came.
+    """
+    if 2 * math.prod(shape) <= _free("cpu"):
+        return np.empty(shape, np.uint8)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, np.uint8, "w+", shape=shape)
+
+
+def _free(device: str) -> float:
+    """Bytes of memory that are free."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # not Linux: let the system swap
+        return math.inf
+    available = next((line for line in lines if line.startswith("MemAvailable")), "0 inf")
+    return 1024 * float(available.split()[1])
+
+
 def _take(part: Split, indices: Labels) -> Split:
-    index = torch.from_numpy(indices)
-    return Split(part.images[index], part.labels[index])
+    chunks = (indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK))
+    images = _filled(len(indices), (part.images[torch.from_numpy(chunk)] for chunk in chunks))
+    return Split(images, part.labels[torch.from_numpy(indices)])
+
+
+def _filled(count: int, chunks: Iterator[torch.Tensor]) -> torch.Tensor:
+    """Chunks of images in a row, in memory or in a file."""
+    first = next(chunks)
+    images = torch.from_numpy(room((count, *first.shape[1:])))
+    place = 0
+    for chunk in itertools.chain([first], chunks):
+        images[place : place + len(chunk)] = chunk
+        place += len(chunk)
+    return images
 
 
 def _resize(part: Split, resolution: int) -> Split:
     size = (resolution, resolution)
-    chunks = [
+    scaled = (
         F.interpolate(chunk.permute(0, 3, 1, 2).float(), size, mode="bilinear", antialias=True)
-        for chunk in part.images.split(4096)
-    ]
-    images = torch.cat([chunk.round().clamp(0, 255).to(torch.uint8) for chunk in chunks])
-    return Split(images.permute(0, 2, 3, 1).contiguous(), part.labels)
+        for chunk in part.images.split(_CHUNK)
+    )
+    chunks = (chunk.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1) for chunk in scaled)
+    return Split(_filled(len(part), chunks), part.labels)
 
 
 def _fingerprint(indices: Labels, parts: Sequence[Split]) -> str:

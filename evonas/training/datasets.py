@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from evonas.errors import DataError
-from evonas.training.data import Arrays, Data, Images, Labels, split
+from evonas.training.data import Arrays, Data, Images, Labels, room, split
 
 _LARGEST = 256  # pixels a side that are kept without the user having chosen a size
 _CONNECT_SECONDS = 10
@@ -235,11 +235,12 @@ def _format(paths: list[Path], size: int | None) -> tuple[tuple[int, int], str]:
 
 
 def _decode(paths: list[Path], size: tuple[int, int], mode: str) -> Images:
-    images = []
-    for path in paths:
+    width, height = size
+    images = room((len(paths), height, width, *((3,) if mode == "RGB" else ())))
+    for place, path in enumerate(paths):
         with _opened(path) as image:
-            images.append(np.asarray(_fitted(_eight_bits(image).convert(mode), size), np.uint8))
-    return np.stack(images)
+            images[place] = np.asarray(_fitted(_eight_bits(image).convert(mode), size), np.uint8)
+    return images
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -1,8 +1,9 @@
 """The training loop: plain PyTorch, readable alone.
 
-The data rest on the device as uint8, batches are cut and augmented there, and nothing waits for
-the device before the end of an epoch. On a CPU the arithmetic is float32: bfloat16 autocast was
-measured ten times slower where the processor lacks AVX512-BF16.
+The data rest on the device as uint8 if they fit there, else batches are streamed to it. These are
+cut and augmented there, and nothing waits for the device before the end of an epoch. On a CPU the
+arithmetic is float32: bfloat16 autocast was measured ten times slower where the processor lacks
+AVX512-BF16.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from evonas.training.augmentation import Augmentation, cutout, distort, gather, mix
-from evonas.training.data import Split
+from evonas.training.data import Batch, Split
 from evonas.training.transfer import stages
 
 OptimizerName = Literal["sgd", "adamw"]
@@ -156,7 +157,7 @@ def fit(
     Raises:
         Diverged: When the loss of an epoch is not finite.
     """
-    device = train.images.device
+    device = train.labels.device
     rng, dice = torch.Generator(device).manual_seed(seed), Random(seed)
     network.to(memory_format=torch.channels_last)
     normalize = normalize.spread(*train.images.shape[1:3])
@@ -172,12 +173,12 @@ def fit(
         _train_mode(network)
         total = torch.zeros((), device=device)
         order = torch.randperm(len(train), device=device, generator=rng)
-        for step, index in enumerate(order[: steps * batch_size].split(batch_size)):
+        for step, batch in enumerate(train.batches(order[: steps * batch_size], batch_size)):
             progress = (epoch * steps + step) / (settings.epochs * steps)
             rate = settings.learning_rate * schedule(progress, settings.schedule)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
-            images, labels = _batch(train, index, normalize, settings, rng)
+            images, labels = _prepared(batch, normalize, settings, rng)
             with precision():
                 loss = _loss(forward, images, labels, settings, dice)
             optimizer.zero_grad(set_to_none=True)
@@ -201,12 +202,14 @@ def fit(
 def evaluate(network: nn.Module, part: Split, normalize: nn.Module) -> float:
     """Top-1 accuracy of a network, 0…1; the split must be on its device."""
     network.eval()
-    precision, _ = _autocast(part.images.device)
-    correct = torch.zeros((), device=part.images.device)
+    device = part.labels.device
+    precision, _ = _autocast(device)
+    correct = torch.zeros((), device=device)
     with torch.inference_mode(), precision():
         for images, labels in zip(
             part.images.split(_EVALUATION_BATCH), part.labels.split(_EVALUATION_BATCH), strict=True
         ):
+            images = images.to(device, non_blocking=True)
             logits = network(normalize(images.permute(0, 3, 1, 2)))
             correct += (logits.argmax(1) == labels).sum()
     return correct.item() / len(part)
@@ -277,19 +280,16 @@ def seeded(seed: int, device: str) -> Iterator[None]:
         yield
 
 
-def _batch(
-    train: Split,
-    index: torch.Tensor,
-    normalize: Normalize,
-    settings: Settings,
-    rng: torch.Generator,
+def _prepared(
+    batch: Batch, normalize: Normalize, settings: Settings, rng: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Augmented and normalised images (B, C, H, W), channels last, and their labels."""
-    images = gather(train.images, index, settings.augmentation, rng)
+    images, index, labels = batch
+    images = gather(images, index, settings.augmentation, rng)
     images = normalize(distort(images, settings.augmentation, rng).permute(0, 3, 1, 2))
     if settings.cutout:
         images = cutout(images, settings.cutout, rng)
-    return images, train.labels[index]
+    return images, labels
 
 
 def _loss(

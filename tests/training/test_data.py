@@ -10,6 +10,7 @@ import torch
 
 from evonas.errors import DataError
 from evonas.task import Task
+from evonas.training import data as data_module
 from evonas.training.data import Arrays, Data, Split, split
 
 
@@ -90,3 +91,70 @@ def test_resizing_without_a_test_split() -> None:
 def test_resizing_to_the_same_size_changes_nothing() -> None:
     given = data(height=8, width=8)
     assert torch.equal(given.resized(8).train.images, given.train.images)
+
+
+def made_split(count: int = 23, streamed: bool = False) -> Split:
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(rng.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8))
+    return Split(images, torch.arange(count) % 3, streamed)
+
+
+@pytest.mark.parametrize("size", [1, 5, 23, 50])
+def test_a_streamed_split_gives_the_batches_of_a_resident_one(size: int) -> None:
+    order = torch.randperm(23, generator=torch.Generator().manual_seed(size))
+    found = [
+        [(images[index], labels) for images, index, labels in split.batches(order, size)]
+        for split in (made_split(), made_split(streamed=True))
+    ]
+    assert len(found[0]) == len(found[1]) == -(-23 // size)
+    for (images, labels), (others, other_labels) in zip(*found, strict=True):
+        assert torch.equal(images, others)
+        assert torch.equal(labels, other_labels)
+
+
+def test_what_does_not_fit_on_the_device_stays_and_is_streamed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    split = made_split()
+    assert not split.to("cpu").streamed
+    monkeypatch.setattr(data_module, "_free", lambda device: 2 * split.images.nbytes - 1)
+    moved = split.to("cpu")
+    assert moved.streamed
+    assert moved.images is split.images
+    assert moved.to("cpu").streamed
+
+
+def test_a_gpu_is_asked_for_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def fake(device: str) -> tuple[int, int]:
+        asked.append(device)
+        return 7, 80
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", fake)
+    assert data_module._free("cuda:1") == 7
+    assert asked == ["cuda:1"]
+    assert data_module._free("cpu") > 1e6
+
+
+def test_images_that_would_fill_the_memory_are_kept_in_a_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The whole way: room, splitting, a share, another resolution; all equal to those in memory."""
+    rng = np.random.default_rng(0)
+    arrays = Arrays(
+        (rng.integers(0, 256, (60, 6, 6, 3), dtype=np.uint8), np.arange(60) % 3),
+        (rng.integers(0, 256, (12, 6, 6, 3), dtype=np.uint8), np.arange(12) % 3),
+    )
+
+    def small() -> Data:
+        return split(arrays, 0.25, 0, "made up").subset(0.5, 0).resized(4)
+
+    inside = small()
+    monkeypatch.setattr(data_module, "_free", lambda device: 10)
+    assert isinstance(data_module.room((3, 2)), np.memmap)
+    outside = small()
+    for one, other in ((inside.train, outside.train), (inside.val, outside.val)):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+    assert inside.fingerprint == outside.fingerprint

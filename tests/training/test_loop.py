@@ -116,6 +116,24 @@ def test_it_learns_with_every_extra(changes: dict[str, Any]) -> None:
     assert train(epochs=6, images=100)[2] != curve  # the extra does something
 
 
+@pytest.mark.parametrize("augmentation", ["none", "standard", "v2"])
+def test_streaming_changes_nothing_to_the_bit(augmentation: Any) -> None:
+    curves: list[list[tuple[int, Mapping[str, float]]]] = []
+    for streamed in (False, True):
+        curve: list[tuple[int, Mapping[str, float]]] = []
+        fit(
+            network(),
+            replace(separable(50), streamed=streamed),
+            replace(separable(30, seed=1), streamed=streamed),
+            NORMALIZE,
+            replace(SETTINGS, augmentation=augmentation),
+            0,
+            lambda step, metrics, curve=curve: curve.append((step, metrics)),  # type: ignore[misc]
+        )
+        curves.append(curve)
+    assert curves[0] == curves[1]
+
+
 def test_another_seed_gives_another_result() -> None:
     (_, first, curve), (_, second, other) = train(seed=0), train(seed=1)
     assert curve != other
