@@ -102,10 +102,10 @@ def conclude(
     # What an earlier session trained has its figures, but no weights any more: the winner's count.
     again = retraining.run([winner], runs, weights=True)
     _, runs = _best([winner], again, objectives)
-    if not any(run.metrics for run in runs.values()):
-        return winner.number, {}
     try:
         metrics = _measure(evaluator, winner, runs, retraining.folder, terms, run_dir, note)
+        if not metrics:
+            return winner.number, {}
         record = {"trial": winner.number, "metrics": metrics, "terms": asked}
         history.write_whole(run_dir / FINAL, json.dumps(record))
     except OSError as error:
@@ -151,7 +151,7 @@ def _measure(
     run_dir: Path,
     note: Callable[[str], None],
 ) -> dict[str, float]:
-    """Test the winner's networks and keep the best of them."""
+    """Test the winner's networks and keep the best of them; empty if there is nothing to say."""
     tested: dict[int, dict[str, float]] = {}
     networks: dict[int, nn.Module] = {}
     for seed, run in runs.items():
@@ -163,6 +163,8 @@ def _measure(
             network = Mirrored(network) if terms.flip else network
         tested[seed] = {**run.metrics, **evaluator.test(winner.architecture, network)}
     metrics = _means(list(tested.values()))
+    if not metrics:
+        return {}
     by = criterion((Objective("val_accuracy"),), next(iter(tested.values())))
     kept = max(tested, key=lambda seed: by.key(tested[seed]) if by else 0.0)
     _keep(winner, metrics, {str(seed): found for seed, found in tested.items()}, run_dir, evaluator)

@@ -158,7 +158,13 @@ def figures(run_dir: Path) -> tuple[Any, ...]:
     return final["trial"], quality, found["rows"], trusted
 
 
-@every_evaluation
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("inherit", "supernet", "reduced", "pruning"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("extrapolate", "zero_cost")),
+    ],
+)
 def test_a_run_crashed_anywhere_is_the_run_left_alone(
     content: Callable[..., dict[str, Any]], name: str
 ) -> None:

@@ -74,8 +74,8 @@ class Tabular(Evaluator):
         return self._look_up(trial.architecture, self._columns)
 
     def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
-        """The row's ``full`` columns, if any are named; else those of a trial."""
-        return Retrained(self._look_up(trial.architecture, self._full or self._columns))
+        """The row's ``full`` columns, if any are named."""
+        return Retrained(self._look_up(trial.architecture, self._full)) if self._full else None
 
     def test(self, architecture: Architecture, network: nn.Module | None) -> Mapping[str, float]:
         """The winner's ``final`` columns."""

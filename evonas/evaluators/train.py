@@ -202,7 +202,7 @@ class Train(Evaluator):
             stop = max(1, round(left * share))
             accuracy = fit(network, train, val, self._normalize, settings, number, counted, stop)
         if weights is not None:
-            weights.end(network, trial, epochs)
+            weights.end(network, trial, epochs - left + stop)
         return network, accuracy
 
     @cached_property

@@ -119,7 +119,7 @@ class Weights(ABC):
 
     @abstractmethod
     def end(self, network: nn.Module, trial: Trial, epochs: int) -> None:
-        """Take the weights of a trained network; ``epochs`` as ``start`` was given."""
+        """Take the weights of a trained network that has ``epochs`` epochs behind it."""
 
     @abstractmethod
     def retain(self, trials: Sequence[int]) -> None:

@@ -94,9 +94,7 @@ def test_the_end_reads_its_own_columns(tmp_path: Path) -> None:
     path = write(tmp_path / "table.csv")
     given, architecture = trial(), trial().architecture
     plain = tabular(path)
-    retrained = plain.retrain(given, 0, lambda step, metrics: None)
-    assert retrained is not None
-    assert retrained.metrics == plain.evaluate(given, lambda step, metrics: None)
+    assert plain.retrain(given, 0, lambda step, metrics: None) is None
     assert plain.test(architecture, None) == {}
     table = tabular(path, full={"val_accuracy": "test"}, final={"test_accuracy": "test"})
     retrained = table.retrain(given, 0, lambda step, metrics: None)
