@@ -395,6 +395,7 @@ def test_a_serial_run_killed_is_the_run_left_alone(
     assert figures(run_dir) == figures(Path("alone"))
 
 
+@pytest.mark.slow
 def test_an_interrupt_during_the_final_trainings_can_be_resumed(
     content: Callable[..., dict[str, Any]],
 ) -> None:
