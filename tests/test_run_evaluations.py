@@ -5,6 +5,7 @@ same. Most are crashed in this process, at the event where it hurts; some are re
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner, Result
 from test_run import EVONAS, finish, timeless, wait_for
@@ -345,7 +347,12 @@ def test_evaluation_cannot_be_changed_when_resuming(
 
 def begin(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [str(EVONAS), *arguments], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [str(EVONAS), *arguments],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # As many threads as here, where the run left alone runs: sums depend on their number.
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
     )
 
 

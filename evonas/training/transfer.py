@@ -9,19 +9,22 @@ where shapes differ, the overlap is copied, as from a parent (``inheritance.py``
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 from evonas.errors import DataError, RecipeError, did_you_mean
+from evonas.training.checkpoints import read_weights
 from evonas.training.inheritance import transplant
 
 _OURS = "1."  # before the names in ``incumbent/weights.safetensors``; ``0.`` is normalisation
+_CHECKSUM = "crc32"  # in the metadata of what ``write_weights`` wrote
+_INSTEAD = "; give the path of a file instead"
 
 
 def stages(network: nn.Module) -> list[nn.Module]:
@@ -61,8 +64,8 @@ def begin(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> float:
     Raises:
         ValueError: Nothing has the same name.
     """
-    last = {id(tensor) for stage in stages(network)[-1:] for tensor in stage.parameters()}
-    fresh = {name for name, tensor in network.named_parameters() if id(tensor) in last}
+    last = {id(tensor) for stage in stages(network)[-1:] for tensor in _state(stage).values()}
+    fresh = {name for name, tensor in _state(network).items() if id(tensor) in last}
     share = transplant(network, {n: t for n, t in weights.items() if n not in fresh})
     if not share:
         raise ValueError("evaluation.init: has no tensor of a name that the network has")
@@ -82,6 +85,12 @@ def freeze(network: nn.Module, count: int) -> None:
         part.requires_grad_(False)
 
 
+def _state(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by name: the tensors themselves."""
+    state: dict[str, torch.Tensor] = module.state_dict(keep_vars=True)
+    return state
+
+
 def _torchvision(name: str) -> dict[str, torch.Tensor]:
     from torchvision import models
 
@@ -91,14 +100,11 @@ def _torchvision(name: str) -> dict[str, torch.Tensor]:
             f"evaluation.init: torchvision has no {name!r}{did_you_mean(name, known)}"
         )
     weights = models.get_model_weights(name).DEFAULT
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    try:
-        return dict(weights.get_state_dict(progress=False, check_hash=True))
-    except (URLError, OSError, RuntimeError) as error:  # RuntimeError: the hash is another one
-        raise DataError(
-            f"evaluation.init: {name} is not in {folder} and cannot be fetched from {weights.url}: "
-            f"{error}; give the path of a file instead"
-        ) from error
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    if file.exists():
+        return _file(file)
+    with _one_line(f"{file} is not there and cannot be fetched from {weights.url}", _INSTEAD):
+        return dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
 
 
 def _timm(name: str) -> dict[str, torch.Tensor]:
@@ -108,24 +114,19 @@ def _timm(name: str) -> dict[str, torch.Tensor]:
         raise DataError(
             "evaluation.init: timm is not installed: pip install 'evonas[timm]'"
         ) from error
-    known = timm.list_models(pretrained=True)
-    if name not in known:
-        raise RecipeError(f"evaluation.init: timm has no {name!r}{did_you_mean(name, known)}")
-    try:
+    if not timm.is_model_pretrained(name):
+        tagged = timm.list_models(pretrained=True)  # resnet18.a1_in1k; resnet18 is known, too
+        known = [*dict.fromkeys(model.partition(".")[0] for model in tagged), *tagged]
+        raise RecipeError(
+            f"evaluation.init: timm has no weights of {name!r}{did_you_mean(name, known)}"
+        )
+    with _one_line(f"timm cannot fetch {name}", _INSTEAD):
         return dict(timm.create_model(name, pretrained=True).state_dict())
-    except (URLError, OSError, RuntimeError) as error:
-        raise DataError(f"evaluation.init: timm cannot fetch {name}: {error}") from error
 
 
 def _file(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            weights = load_file(path)
-        else:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"evaluation.init: {path} cannot be read: {reason}") from error
+    with _one_line(f"{path} cannot be read"):
+        weights = _safetensors(path) if path.suffix == ".safetensors" else _saved(path)
     if not isinstance(weights, Mapping) or not all(
         isinstance(tensor, torch.Tensor) for tensor in weights.values()
     ):
@@ -133,3 +134,28 @@ def _file(path: Path) -> dict[str, torch.Tensor]:
     if {"0.mean", "0.std"} <= weights.keys():
         return {n.removeprefix(_OURS): t for n, t in weights.items() if n.startswith(_OURS)}
     return dict(weights)
+
+
+def _safetensors(path: Path) -> dict[str, torch.Tensor]:
+    with safe_open(path, "pt") as file:
+        checked = _CHECKSUM in (file.metadata() or {})
+    return read_weights(path)[0] if checked else load_file(path)
+
+
+def _saved(path: Path) -> object:
+    """What torch saved; never code."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # torch's own text says how to run the file's code
+        raise ValueError("it is damaged, or more than a state_dict") from error
+
+
+@contextmanager
+def _one_line(what: str, instead: str = "") -> Iterator[None]:
+    """Errors of reading and of fetching are the user's to know, in a line."""
+    try:
+        yield
+    # Unpickling a damaged file ends in anything, and timm fetches with libraries of its own.
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise DataError(f"evaluation.init: {what}: {reason}{instead}") from error

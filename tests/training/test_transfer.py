@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import urllib.request
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 from statistics import fmean
-from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -17,12 +16,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
+from torchvision import models
 
 from evonas.errors import DataError, RecipeError
 from evonas.evaluators.base import Context
 from evonas.evaluators.train import Train
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.training import transfer
+from evonas.training.checkpoints import write_weights
 from evonas.training.data import Arrays, Data, Images, Labels, split
 from evonas.training.loop import Settings, fit, parameter_groups
 from evonas.trial import Proposal, Trial
@@ -46,7 +47,7 @@ def half(upper: bool, count: int = 240) -> Data:
             0: across, 1: down, 2: across + down,
             3: 2 * across, 4: 2 * down, 5: across - down,
         }  # fmt: skip
-        angles = np.stack([waves[kind] for kind in kinds]) + phase
+        angles = np.stack([waves[int(kind)] for kind in kinds]) + phase
         images = (
             128 + 60 * np.sin(angles * np.pi / 4)[..., None] + rng.normal(0, 40, (count, 8, 8, 3))
         )
@@ -72,8 +73,7 @@ def source(tmp_path: Path) -> Path:
     done = evaluator.retrain(TRIAL, 0, lambda step, metrics: None)
     assert done is not None
     assert done.network is not None
-    state = {name: tensor.contiguous() for name, tensor in done.network.state_dict().items()}
-    save_file(state, tmp_path / "weights.safetensors")
+    write_weights(tmp_path / "weights.safetensors", done.network.state_dict(), {})
     return tmp_path / "weights.safetensors"
 
 
@@ -117,6 +117,28 @@ def test_the_classifier_begins_anew() -> None:
     for name, tensor in two.state_dict().items():
         given = fresh if name.startswith("classifier") else one.state_dict()
         assert torch.equal(tensor, given[name])
+
+
+def test_the_classifiers_statistics_begin_anew_too() -> None:
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+
+    source = {name: torch.full_like(t, 7) for name, t in network().state_dict().items()}
+    began = network()
+    assert transfer.begin(began, source) == 6 / 16
+    assert all((tensor == 7).all() for tensor in began[0].parameters())  # type: ignore[index]
+    assert not any((tensor == 7).any() for tensor in began[1].state_dict().values())  # type: ignore[index]
+
+
+def test_torchvisions_networks_begin_with_its_weights(tmp_path: Path) -> None:
+    torch.save(models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    weights, network = transfer.read(str(tmp_path / "resnet18.pth")), models.resnet18(num_classes=5)
+    names = {part: name for name, part in network.named_children()}
+    blocks = [f"layer{i}" for i in range(1, 5)]
+    assert [names[stage] for stage in transfer.stages(network)] == ["conv1", "bn1", *blocks, "fc"]
+    assert transfer.begin(network, weights) > 0.99
+    for name, tensor in network.state_dict().items():
+        assert name.startswith("fc.") or torch.equal(tensor, weights[name])
 
 
 def test_networks_of_any_size_begin_with_what_overlaps() -> None:
@@ -182,19 +204,31 @@ def test_parameters_outside_of_stages_are_trained() -> None:
 
 
 def broken(folder: Path) -> Mapping[str, tuple[str, type[Exception], str]]:
-    (folder / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    write_weights(folder / "whole.safetensors", {"weight": torch.ones(9)}, {})
+    whole = (folder / "whole.safetensors").read_bytes()
+    (folder / "cut.safetensors").write_bytes(whole[:-9])
+    (folder / "flipped.safetensors").write_bytes(whole[:-9] + b"!" + whole[-8:])
     (folder / "text.pt").write_text("no weights")
+    (folder / "empty.pt").touch()
     torch.save([1, 2], folder / "list.pt")
+    torch.save(nn.Linear(1, 1), folder / "code.pt")
     return {
         "missing": (str(folder / "no.safetensors"), DataError, "cannot be read"),
+        "folder": (str(folder), DataError, "cannot be read"),
         "cut": (str(folder / "cut.safetensors"), DataError, "cannot be read"),
+        "flipped": (str(folder / "flipped.safetensors"), DataError, "is damaged"),
         "text": (str(folder / "text.pt"), DataError, "cannot be read"),
+        "empty": (str(folder / "empty.pt"), DataError, "cannot be read"),
         "list": (str(folder / "list.pt"), DataError, "holds no state_dict"),
-        "model": ("torchvision:resnet81", RecipeError, "Did you mean"),
+        "code": (str(folder / "code.pt"), DataError, "it is damaged, or more than a state_dict"),
+        "model": ("torchvision:resnet81", RecipeError, "Did you mean 'resnet"),
     }
 
 
-@pytest.mark.parametrize("case", ["missing", "cut", "text", "list", "model"])
+CASES = ("missing", "folder", "cut", "flipped", "text", "empty", "list", "code", "model")
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_what_cannot_be_had_is_told_in_a_line_before_any_work(tmp_path: Path, case: str) -> None:
     init, kind, sentence = broken(tmp_path)[case]
     with pytest.raises(kind, match=sentence) as caught:
@@ -202,26 +236,83 @@ def test_what_cannot_be_had_is_told_in_a_line_before_any_work(tmp_path: Path, ca
     assert "\n" not in str(caught.value)
 
 
-def test_without_a_network_torchvisions_weights_are_a_data_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unreachable(*_: object, **__: object) -> None:
-        raise URLError("no route to host")
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("form", ["zip", "pickle", "safetensors"])
+def test_no_damage_is_more_than_a_line(tmp_path: Path, form: str) -> None:
+    """Bytes changed or cut off anywhere: readable all the same, or a DataError."""
+    path = tmp_path / ("w.safetensors" if form == "safetensors" else "w.pt")
+    tensors = {f"part{i}.weight": torch.ones(4, 3) for i in range(3)}
+    if form == "safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path, _use_new_zipfile_serialization=form == "zip")
+    whole, rng = path.read_bytes(), Random(0)
+    told: list[str] = []
+    for _ in range(150):
+        damaged = bytearray(whole)
+        damaged[rng.randrange(min(len(whole), 600))] = rng.randrange(256)
+        path.write_bytes(damaged[: rng.choice([len(whole), rng.randrange(len(whole))])])
+        try:
+            transfer.read(str(path))
+        except DataError as error:
+            told.append(str(error))
+    assert len(told) > 50
+    assert not any("\n" in sentence for sentence in told)
 
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing can be fetched: the way out is a proxy that is not there. Torchvision's folder."""
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
-    monkeypatch.setattr("torch.hub.urlopen", unreachable)
-    with pytest.raises(DataError, match=r"resnet18 is not in .* no route to host.*; give the path"):
+    return tmp_path / "hub" / "checkpoints"
+
+
+def test_without_a_network_torchvisions_weights_are_a_data_error(offline: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        transfer.read("torchvision:resnet18")
+    said = str(caught.value)
+    assert said.startswith(f"evaluation.init: {offline / 'resnet18-f37072fd.pth'} is not there")
+    assert said.endswith("; give the path of a file instead")
+    assert "\n" not in said
+
+
+def test_a_damaged_file_in_torchvisions_folder_is_told(offline: Path) -> None:
+    offline.mkdir(parents=True)
+    (offline / "resnet18-f37072fd.pth").touch()
+    with pytest.raises(DataError, match=r"resnet18-f37072fd\.pth cannot be read"):
         transfer.read("torchvision:resnet18")
 
 
-def test_torchvisions_weights_are_read_from_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    folder = tmp_path / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    torch.save({"conv1.weight": torch.ones(2)}, folder / "resnet18-f37072fd.pth")
+def test_without_timm_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(DataError, match=r"pip install 'evonas\[timm\]'"):
+        transfer.read("timm:resnet18")
+
+
+@pytest.mark.parametrize("name", ["resnet81", "resnet18.nowhere"])
+def test_a_wrong_name_for_timm_is_told(name: str) -> None:
+    pytest.importorskip("timm", reason="needs the extra timm")
+    with pytest.raises(RecipeError, match=r"timm has no weights of .* Did you mean 'resnet"):
+        transfer.read(f"timm:{name}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18", "resnet18.a1_in1k"])
+@pytest.mark.usefixtures("offline")
+def test_without_a_network_timms_weights_are_a_data_error(name: str) -> None:
+    pytest.importorskip("timm", reason="needs the extra timm")
+    with pytest.raises(DataError, match=rf"timm cannot fetch {name}: .*; give the path") as caught:
+        transfer.read(f"timm:{name}")
+    assert "\n" not in str(caught.value)
+
+
+def test_torchvisions_weights_are_read_from_its_folder(offline: Path) -> None:
+    offline.mkdir(parents=True)
+    torch.save({"conv1.weight": torch.ones(2)}, offline / "resnet18-f37072fd.pth")
     assert transfer.read("torchvision:resnet18")["conv1.weight"].sum() == 2
 
 
@@ -253,8 +344,7 @@ def test_half_of_cifar10_helps_with_the_other_half(shared_data: Path, tmp_path: 
     done = source.retrain(trial, 0, lambda step, metrics: None)
     assert done is not None
     assert done.network is not None
-    state = {name: tensor.contiguous() for name, tensor in done.network.state_dict().items()}
-    save_file(state, tmp_path / "weights.safetensors")
+    write_weights(tmp_path / "weights.safetensors", done.network.state_dict(), {})
     scores: dict[str | None, list[float]] = {}
     for seed in range(2):
         for init in (None, str(tmp_path / "weights.safetensors")):
