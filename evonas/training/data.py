@@ -1,7 +1,8 @@
 """Images as uint8: what every loader returns and what the training loop reads.
 
-What takes more than half of the free memory is kept in a temporary file that is mapped into it, and
-what takes more than half of a device's is streamed to it batch by batch.
+What takes more than half of the free memory is kept in a temporary file that is mapped into it.
+From there to a CPU, and where it takes more than half of a GPU's memory, it is streamed batch by
+batch.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import os
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -40,19 +43,26 @@ class Split:
         images: uint8, (N, height, width, channels).
         labels: int64, (N,), on the device to train on.
         streamed: Whether the images stay where they are, and batches of them go to the device.
+        mapped: Whether the images are in a file that is mapped into memory.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     streamed: bool = False
+    mapped: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: str) -> Split:
-        """A copy on the device; without the images if they would take half of its free memory."""
-        if self.streamed or 2 * self.images.nbytes > _free(device):
-            return Split(self.images, self.labels.to(device), streamed=True)
+        """A copy on the device; without the images if they would take half of its free memory.
+
+        On a CPU nothing is copied: there, images in memory are used and images in a file streamed.
+        """
+        cpu = torch.device(device).type == "cpu"
+        too_large = self.mapped if cpu else 2 * self.images.nbytes > _free(device)
+        if self.streamed or too_large:
+            return Split(self.images, self.labels.to(device), True, self.mapped)
         return Split(self.images.to(device), self.labels.to(device))
 
     def batches(self, order: torch.Tensor, size: int) -> Iterator[Batch]:
@@ -78,6 +88,8 @@ class Split:
             num_workers=_WORKERS,
             collate_fn=_same,
             pin_memory=cuda,
+            # Its own, for else it draws from the global one, and dropout is not as when resident.
+            generator=torch.Generator(),
         )
         for index, images in zip(parts, loader, strict=True):
             images = images.to(self.labels.device, non_blocking=True)
@@ -206,6 +218,7 @@ def split(arrays: Arrays, validation: float, seed: int, source: str) -> Data:
 
 def _checked(arrays: tuple[Images, Labels], name: str, classes: int, source: str) -> Split:
     images, labels = (np.asarray(a) for a in arrays)
+    mapped = isinstance(arrays[0], np.memmap)
     if images.ndim == 3:
         images = images[..., None]
     _require(images.dtype == np.uint8, source, f"x_{name} must be uint8, not {images.dtype}")
@@ -227,7 +240,9 @@ def _checked(arrays: tuple[Images, Labels], name: str, classes: int, source: str
         f"y_{name} has labels {low}…{high}, out of range for {classes} classes",
     )
     return Split(
-        torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels.astype(np.int64))
+        torch.from_numpy(np.ascontiguousarray(images)),
+        torch.from_numpy(labels.astype(np.int64)),
+        mapped=mapped,
     )
 
 
@@ -251,10 +266,23 @@ def room(shape: tuple[int, ...]) -> Images:
     """Room for images: memory, or a mapped temporary file if they would take half of what is free.
 
     The file has no name, so it is gone when nobody uses it any more, however that came.
+
+    Raises:
+        DataError: If the disk has not so much space.
     """
-    if 2 * math.prod(shape) <= _free("cpu"):
+    size = math.prod(shape)
+    if 2 * size <= _free("cpu"):
         return np.empty(shape, np.uint8)
     with tempfile.TemporaryFile() as file:
+        if sys.platform == "linux":  # to find the disk full while writing would kill the process
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                raise DataError(
+                    f"{size / 1e9:.1f} GB of images fit neither in half of the free memory nor in "
+                    f"{tempfile.gettempdir()} ({error.strerror}); let the environment variable "
+                    "TMPDIR name a folder on a larger disk, or --set dataset.size to a smaller one"
+                ) from error
         return np.memmap(file, np.uint8, "w+", shape=shape)
 
 
@@ -272,19 +300,20 @@ def _free(device: str) -> float:
 
 def _take(part: Split, indices: Labels) -> Split:
     chunks = (indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK))
-    images = _filled(len(indices), (part.images[torch.from_numpy(chunk)] for chunk in chunks))
-    return Split(images, part.labels[torch.from_numpy(indices)])
+    images = (part.images[torch.from_numpy(chunk)] for chunk in chunks)
+    return _filled(images, part.labels[torch.from_numpy(indices)])
 
 
-def _filled(count: int, chunks: Iterator[torch.Tensor]) -> torch.Tensor:
+def _filled(chunks: Iterator[torch.Tensor], labels: torch.Tensor) -> Split:
     """Chunks of images in a row, in memory or in a file."""
     first = next(chunks)
-    images = torch.from_numpy(room((count, *first.shape[1:])))
+    array = room((len(labels), *first.shape[1:]))
+    images = torch.from_numpy(array)
     place = 0
     for chunk in itertools.chain([first], chunks):
         images[place : place + len(chunk)] = chunk
         place += len(chunk)
-    return images
+    return Split(images, labels, mapped=isinstance(array, np.memmap))
 
 
 def _resize(part: Split, resolution: int) -> Split:
@@ -294,7 +323,7 @@ def _resize(part: Split, resolution: int) -> Split:
         for chunk in part.images.split(_CHUNK)
     )
     chunks = (chunk.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1) for chunk in scaled)
-    return Split(_filled(len(part), chunks), part.labels)
+    return _filled(chunks, part.labels)
 
 
 def _fingerprint(indices: Labels, parts: Sequence[Split]) -> str:

@@ -67,7 +67,9 @@ def digits(name: str, source: Source) -> Arrays:
     """1,797 real 8×8 digits that scikit-learn bundles; a stratified share is the test split."""
     bundle = load_digits()
     images = (bundle.images * 255 / 16).round().astype(np.uint8)
-    return _hold_out(images, bundle.target, source, [str(n) for n in bundle.target_names])
+    kept, held_out = _held_out(bundle.target, source)
+    train, test = ((images[part], bundle.target[part]) for part in (kept, held_out))
+    return Arrays(train, test, classes=[str(n) for n in bundle.target_names])
 
 
 def npz(name: str, source: Source) -> Arrays:
@@ -125,11 +127,12 @@ def image_folder(name: str, source: Source) -> Arrays:
         for part in ("val", "test"):
             if (root / part).is_dir():
                 files[part] = _files(root / part, classes)
+    if "test" not in files:  # before decoding: the images need not be copied then
+        paths, labels = files["train"]
+        for part, indices in zip(("train", "test"), _held_out(labels, source), strict=True):
+            files[part] = [paths[i] for i in indices], labels[indices]
     size, mode = _format([path for paths, _ in files.values() for path in paths], source.size)
     parts = {part: (_decode(paths, size, mode), labels) for part, (paths, labels) in files.items()}
-    if "test" not in parts:
-        rest = _hold_out(*parts["train"], source, classes)
-        return Arrays(rest.train, rest.test, parts.get("val"), classes)
     return Arrays(parts["train"], parts["test"], parts.get("val"), classes)
 
 
@@ -188,14 +191,15 @@ LOADERS: Mapping[str, Callable[[str, Source], Arrays]] = {
 }
 
 
-def _hold_out(images: Images, labels: Labels, source: Source, classes: list[str]) -> Arrays:
+def _held_out(labels: Labels, source: Source) -> tuple[Labels, Labels]:
+    """Indices of the training images and of the test images, each class in proportion."""
     try:
-        x_train, x_test, y_train, y_test = train_test_split(
-            images, labels, test_size=source.test, stratify=labels, random_state=source.seed
+        kept, held_out = train_test_split(
+            np.arange(len(labels)), test_size=source.test, stratify=labels, random_state=source.seed
         )
     except ValueError as error:
         raise DataError(f"dataset.test: cannot hold out a test split: {error}") from error
-    return Arrays((x_train, y_train), (x_test, y_test), classes=classes)
+    return kept, held_out
 
 
 def _subfolders(folder: Path) -> list[str]:

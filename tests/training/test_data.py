@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -116,11 +117,21 @@ def test_what_does_not_fit_on_the_device_stays_and_is_streamed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     split = made_split()
-    assert not split.to("cpu").streamed
+    monkeypatch.setattr(data_module, "_free", lambda device: 2 * split.images.nbytes)
+    assert split.to("meta").images.is_meta
     monkeypatch.setattr(data_module, "_free", lambda device: 2 * split.images.nbytes - 1)
-    moved = split.to("cpu")
+    moved = split.to("meta")
     assert moved.streamed
     assert moved.images is split.images
+    assert moved.labels.is_meta
+
+
+def test_to_a_cpu_only_images_in_a_file_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those in memory are there already, however little of it is left."""
+    monkeypatch.setattr(data_module, "_free", lambda device: 10)
+    assert not made_split().to("cpu").streamed
+    moved = replace(made_split(), mapped=True).to("cpu")
+    assert moved.streamed
     assert moved.to("cpu").streamed
 
 
@@ -157,4 +168,23 @@ def test_images_that_would_fill_the_memory_are_kept_in_a_file(
     for one, other in ((inside.train, outside.train), (inside.val, outside.val)):
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.labels, other.labels)
+        assert not one.mapped
+        assert other.mapped
     assert inside.fingerprint == outside.fingerprint
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory is asked for on Linux alone")
+def test_a_disk_that_is_too_small_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit on the size of files stands for a full disk: writing would kill the process."""
+    import resource
+
+    monkeypatch.setattr(data_module, "_free", lambda device: 10)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        assert data_module.room((1000,)).shape == (1000,)
+        with pytest.raises(DataError, match=r"0\.2 GB of images fit neither .* TMPDIR") as caught:
+            data_module.room((200_000_000,))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(caught.value)

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from evonas.errors import DataError
+from evonas.training import data as data_module
 from evonas.training import datasets
 from evonas.training.data import Arrays, Data, split
 from evonas.training.datasets import Source, load
@@ -283,6 +284,17 @@ def test_one_folder_per_class() -> None:
     for part in (data.train, data.val, data.test):  # the value says the class: b, a, c were written
         values = part.images[:, 0, 0, 0] // 50
         assert torch.equal(values, torch.tensor([1, 0, 2])[part.labels].to(torch.uint8))
+
+
+def test_a_folder_too_large_for_memory_never_gets_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder(Path("images"), 20)
+    inside = image_folder()
+    monkeypatch.setattr(data_module, "_free", lambda device: 10)
+    outside = image_folder()
+    assert inside.fingerprint == outside.fingerprint
+    for part in (outside.train, outside.val, outside.test):
+        assert part is not None
+        assert part.mapped
 
 
 def test_grey_stays_grey_and_one_colour_image_makes_all_colour() -> None:
