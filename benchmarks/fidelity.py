@@ -41,7 +41,7 @@ from evonas.evaluators.supernet import SharedWeights
 from evonas.evaluators.train import Train
 from evonas.evaluators.zero_cost import ZeroCost
 from evonas.spaces.plain_cnn import PlainCNN
-from evonas.training import datasets
+from evonas.training import cost, datasets
 from evonas.trial import Proposal, Trial
 
 RESAMPLES = 500
@@ -94,8 +94,9 @@ def trained(context: Context, architectures: Sequence[Architecture], epochs: int
             scores[label].append(_score(evaluator, metric, trial))
             seconds[label].append(time.perf_counter() - start)
         inherit.retain(())
-        network = context.space.build(architecture, context.data.task)  # type: ignore[union-attr]
-        scores["params"].append(float(sum(p.numel() for p in network.parameters())))
+        assert context.data is not None
+        counted = cost.count(context.space, architecture, context.data.task, ("params",))
+        scores["params"].append(counted["params"])
         seconds["params"].append(0.0)
         print(f"  {n + 1} of {len(architectures)}: {scores['full training'][-1]:.3f}", flush=True)
     full, full_seconds = scores.pop("full training"), seconds.pop("full training")

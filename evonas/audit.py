@@ -99,21 +99,20 @@ def audit(
     chosen = sample(len(ranking), trials, Random(f"{seed}/audit"))
     results = retraining.run([ranking[i] for i in chosen], (0,), weights=False)
     rows: list[Row] = []
+    keys: list[tuple[float, float]] = []
     seconds: list[tuple[float, float]] = []
-    better = 1.0
     for place in chosen:
         trial, full = ranking[place], results[ranking[place].number, 0]
         by = criterion(objectives, full.metrics)
         if full.state is not TrialState.COMPLETE or by is None:
             continue
-        better = 1.0 if by.direction == "max" else -1.0
+        keys.append((objectives[0].key(trial.metrics), by.key(full.metrics)))
         score = trial.metrics[objectives[0].metric]
         rows.append(Row(trial.number, place + 1, score, full.metrics[by.metric]))
         seconds.append((trial.seconds, full.seconds))
     if len(rows) < LEAST:
         return None
-    sign = 1.0 if objectives[0].direction == "max" else -1.0
-    found = _compare([sign * r.score for r in rows], [better * r.full for r in rows], seed)
+    found = _compare([score for score, _ in keys], [full for _, full in keys], seed)
     found["seconds_search"] = fmean(s for s, _ in seconds)
     found["seconds_full"] = fmean(f for _, f in seconds)
     done = Audit(tuple(rows), found, sentence(found, len(rows)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from evonas.objective import Objective
 from evonas.report import page
 from evonas.retraining import Retraining, Stopped
 from evonas.search import End
-from evonas.trackers.base import Report, Tracker
+from evonas.trackers.base import Report, Tracker, note_all
 from evonas.trial import Trial
 
 REPORT = "report.json"  # what of the report the history does not say
@@ -42,11 +43,7 @@ def conclude(
     Raises:
         StorageError: If the disk does not take what is written.
     """
-
-    def note(message: str) -> None:
-        for tracker in trackers:
-            tracker.note(message)
-
+    note = partial(note_all, trackers)
     ranking = history.ranking(events, assembly.objectives)
     status, reason = "finished", str(end).splitlines()[0]
     if isinstance(end, TooManyFailures):
@@ -130,7 +127,7 @@ def _summary(
     final: Mapping[str, float] = {}
     if (concluded := incumbents.stored(folder)) is not None and status == "finished":
         best, final = trials[concluded["trial"]], concluded["metrics"]
-    audited = audit.stored(folder)
+    examined = audit.stored(folder)
     return Report(
         status,
         reason,
@@ -140,6 +137,6 @@ def _summary(
         history.pareto_front(events, objectives),
         final,
         acceptance,
-        audited.metrics if audited else {},
-        audited.sentence if audited else "",
+        examined.metrics if examined else {},
+        examined.sentence if examined else "",
     )

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from evonas import atomic
 from evonas.errors import HistoryError, RunInUse, StorageError
 from evonas.objective import Objective, dominates, keys
 from evonas.trial import Trial, TrialState
@@ -114,12 +115,7 @@ def read(run_dir: Path) -> tuple[dict[str, Any], list[Trial]]:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a small file wholly or not at all: after a crash it is the old one or the new one."""
-    draft = path.with_suffix(".tmp")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    atomic.write(path, text.encode())
 
 
 def store(path: Path, text: str) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,7 +29,7 @@ from evonas.registry import Registry
 from evonas.report import page
 from evonas.search import End, search
 from evonas.strategies.base import Strategy
-from evonas.trackers.base import Report, RunInfo, Tracker
+from evonas.trackers.base import Report, RunInfo, Tracker, note_all
 from evonas.trial import Trial, TrialState
 
 RECIPE = "recipe.yaml"
@@ -133,8 +134,7 @@ def resume(
             raise HistoryError(
                 f"--set {override}: a resumed run may change {', '.join(_GROWS)}… only"
             )
-    registry = Registry(tuple(Path(path) for path in header.get("plugins", ())))
-    assembly = assemble(recipe.load(run_dir / RECIPE, overrides), registry, run_dir)
+    assembly = assemble(recipe.load(run_dir / RECIPE, overrides), _registry(header), run_dir)
     with _journal(run_dir, listeners) as journal:
         _check(journal, run_dir, assembly)
         history.store(run_dir / RECIPE, yaml.safe_dump(assembly.recipe.dump(), sort_keys=False))
@@ -253,14 +253,9 @@ def examine(
         RunInUse: If the run is still going on.
         retraining.Stopped: If the user wants to stop; asking again goes on.
     """
-
-    def note(message: str) -> None:
-        for listener in listeners:
-            listener.note(message)
-
+    note = partial(note_all, listeners)
     header, _ = history.read(run_dir)
-    registry = Registry(tuple(Path(path) for path in header.get("plugins", ())))
-    assembly = assemble(recipe.load(run_dir / RECIPE), registry, run_dir)
+    assembly = assemble(recipe.load(run_dir / RECIPE), _registry(header), run_dir)
     with _journal(run_dir, listeners) as journal:
         _check(journal, run_dir, assembly)
         ranking = history.ranking(journal.events, assembly.objectives)
@@ -293,13 +288,17 @@ def _send(run_dir: Path, header: Mapping[str, Any], events: Sequence[Trial]) -> 
     if not header:
         raise HistoryError(f"{run_dir} holds no run: its first record was never written")
     stored = recipe.load(run_dir / RECIPE)
-    registry = Registry(tuple(Path(path) for path in header["plugins"]))
     objectives = tuple(Objective(metric, way) for metric, way in stored.objectives.items())
     info = RunInfo(
         stored.name, run_dir, stored.dump(), objectives, environment(()), header["started"]
     )
     report = ending.known(run_dir, objectives, events)
-    return tracker_of(stored, registry).sync(info, tuple(events), report)
+    return tracker_of(stored, _registry(header)).sync(info, tuple(events), report)
+
+
+def _registry(header: Mapping[str, Any]) -> Registry:
+    """The registry that a run began with."""
+    return Registry(tuple(Path(path) for path in header.get("plugins", ())))
 
 
 def _fresh(given: Recipe) -> Path:
@@ -338,9 +337,8 @@ def _check(journal: History, run_dir: Path, assembly: Assembly) -> None:
 def _journal(folder: Path, listeners: Sequence[Tracker]) -> Iterator[History]:
     with History(folder) as journal:
         if journal.dropped:
-            for listener in listeners:
-                size = journal.dropped
-                listener.note(f"{journal.path}: dropped a torn last line of {size} bytes")
+            dropped = f"{journal.path}: dropped a torn last line of {journal.dropped} bytes"
+            note_all(listeners, dropped)
         yield journal
 
 

@@ -12,7 +12,7 @@ import evonas
 PACKAGE = Path(evonas.__file__).parent
 # A module may import from layers above its own line and from its own folder.
 LAYERS = [
-    {"errors"},
+    {"errors", "atomic"},
     {"architecture", "task", "objective", "devices"},
     {"trial"},
     {"spaces", "strategies", "training", "constraints", "pruning"},

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
@@ -93,10 +93,15 @@ def timeless(events: list[Trial]) -> list[tuple[object, ...]]:
 
 
 def kill_and_resume(
-    begin: Callable[..., subprocess.Popen[str]], moments: list[int], arguments: tuple[str, ...]
+    begin: Callable[..., subprocess.Popen[str]],
+    moments: Sequence[int],
+    arguments: tuple[str, ...] = (),
+    seed: int = 0,
+    said: str = "finished: the budget is spent (40 complete",
 ) -> Path:
+    """A run of recipe.yaml, killed at so many records, then resumed until it finishes."""
     run_dir = Path("killed").absolute()
-    rng = Random(0)
+    rng = Random(seed)
     process = begin("run", "recipe.yaml", "--run-dir", str(run_dir), *arguments)
     for moment in moments:
         wait_for(run_dir, moment, process)
@@ -104,8 +109,7 @@ def kill_and_resume(
         process.send_signal(signal.SIGKILL)
         process.wait()
         process = begin("resume", str(run_dir))
-    output = finish(process)
-    assert "finished: the budget is spent (40 complete" in output
+    assert said in finish(process)
     return run_dir
 
 
@@ -126,7 +130,7 @@ def test_a_serial_run_killed_is_the_run_left_alone(
     begin: Callable[..., subprocess.Popen[str]],
 ) -> None:
     alone = begin("run", "recipe.yaml", "--run-dir", "alone")
-    run_dir = kill_and_resume(begin, [12, 45], ())
+    run_dir = kill_and_resume(begin, [12, 45])
     finish(alone)
     assert timeless(every_trial_once(run_dir, 40)) == timeless(every_trial_once(Path("alone"), 40))
 

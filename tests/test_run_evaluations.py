@@ -21,7 +21,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner, Result
-from test_run import EVONAS, finish, timeless, wait_for
+from test_run import EVONAS, finish, kill_and_resume, timeless
 
 from evonas import cli, history, incumbents, recipe
 from evonas import run as runs
@@ -359,16 +359,7 @@ def begin(*arguments: str) -> subprocess.Popen[str]:
 def killed(given: Mapping[str, Any], moments: Sequence[int], seed: int) -> Path:
     """A run by the command line, killed at so many records, then resumed until it finishes."""
     Path("recipe.yaml").write_text(yaml.safe_dump(dict(given)))
-    run_dir, rng = Path("killed").absolute(), Random(seed)
-    process = begin("run", "recipe.yaml", "--run-dir", str(run_dir))
-    for moment in moments:
-        wait_for(run_dir, moment, process)
-        time.sleep(rng.random() * 0.1)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process = begin("resume", str(run_dir))
-    assert "finished: the budget is spent" in finish(process)
-    return run_dir
+    return kill_and_resume(begin, moments, seed=seed, said="finished: the budget is spent")
 
 
 def test_two_workers_are_killed_while_they_inherit(

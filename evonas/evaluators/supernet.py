@@ -27,10 +27,9 @@ from evonas.errors import InvalidArchitecture, RecipeError
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
 from evonas.spaces.sharing import BATCH_NORMS, Supernet
 from evonas.training import cost
-from evonas.training.augmentation import Augmentation, distort, gather
-from evonas.training.checkpoints import BadWeights, read_weights, write_weights
-from evonas.training.data import Split
-from evonas.training.loop import Diverged, Normalize, evaluate, schedule, seeded
+from evonas.training.augmentation import Augmentation
+from evonas.training.checkpoints import FOLDER, BadWeights, read_weights, write_weights
+from evonas.training.loop import Diverged, OnDevice, augmented, evaluate, schedule, seeded
 from evonas.trial import Trial
 
 _LABEL_SMOOTHING = 0.1
@@ -82,6 +81,7 @@ class SharedWeights(Wrapper):
         if not 0 <= weight_decay < 1:
             raise RecipeError(f"evaluation.weight_decay: must be in [0, 1), not {weight_decay}")
         self._data, self._epochs = context.data, epochs
+        self._on_device = OnDevice(context.data, context.device)
         self._batch_size = min(batch_size, len(context.data.train))
         self._rate, self._decay, self._augmentation = learning_rate, weight_decay, augmentation
         self._calibration = self._batch_size * calibration_batches
@@ -98,7 +98,7 @@ class SharedWeights(Wrapper):
         with seeded(self._seed("calibration"), device):
             network = supernet.extract(architecture).to(device)
             self._calibrate(network)
-        accuracy = evaluate(network, self._splits[1], self._normalize)
+        accuracy = evaluate(network, self._on_device.splits[1], self._on_device.normalize)
         counted = cost.count(self.context.space, architecture, self._data.task)
         return {"val_accuracy": accuracy, **counted}
 
@@ -109,14 +109,14 @@ class SharedWeights(Wrapper):
             if isinstance(module, BATCH_NORMS):
                 module.reset_running_stats()
                 module.momentum = None  # the plain average
-        train = self._splits[0]
+        train, normalize = self._on_device.splits[0], self._on_device.normalize
         device = train.labels.device
         rng = torch.Generator(device).manual_seed(self._seed("calibration"))
         order = torch.randperm(len(train), device=device, generator=rng)
         with torch.inference_mode():
             for images, index, _ in train.batches(order[: self._calibration], self._batch_size):
                 if len(index) == self._batch_size:
-                    network(self._normalize(images[index].permute(0, 3, 1, 2)))
+                    network(normalize(images[index].permute(0, 3, 1, 2)))
 
     @cached_property
     def _supernet(self) -> Supernet:
@@ -131,7 +131,7 @@ class SharedWeights(Wrapper):
             for epoch in range(self._epochs):
                 self._train_epoch(supernet, optimizer, epoch)
             return supernet
-        path = self.context.run_dir / "weights" / "supernet.safetensors"
+        path = self.context.run_dir / FOLDER / "supernet.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.with_suffix(".lock")):
             for epoch in range(self._load(path, supernet, optimizer), self._epochs):
@@ -145,7 +145,7 @@ class SharedWeights(Wrapper):
         Parameters that a path does not name stay as they are; of those that it uses in part, the
         rest follows momentum and weight decay.
         """
-        train, space = self._splits[0], self.context.space
+        train, normalize = self._on_device.splits[0], self._on_device.normalize
         device, seed = train.labels.device, self._seed(f"epoch {epoch}")
         rng = torch.Generator(device).manual_seed(seed)
         steps = len(train) // self._batch_size
@@ -155,15 +155,14 @@ class SharedWeights(Wrapper):
         supernet.train()
         with seeded(seed, self.context.device):
             batches = train.batches(order, self._batch_size)
-            for step, (images, index, labels) in enumerate(batches):
+            for step, batch in enumerate(batches):
                 progress = (epoch * steps + step) / (self._epochs * steps)
                 optimizer.param_groups[0]["lr"] = self._rate * schedule(progress)
-                path = space.sample(self._path_rng(epoch, step))
-                images = gather(images, index, self._augmentation, rng)
-                images = distort(images, self._augmentation, rng)
+                path = self.context.space.sample(self._path_rng(epoch, step))
+                images = augmented(batch, normalize, self._augmentation, rng)
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=brain):
-                    logits = supernet(self._normalize(images.permute(0, 3, 1, 2)), path)
-                    loss = F.cross_entropy(logits, labels, label_smoothing=_LABEL_SMOOTHING)
+                    logits = supernet(images, path)
+                    loss = F.cross_entropy(logits, batch[2], label_smoothing=_LABEL_SMOOTHING)
                 optimizer.zero_grad(set_to_none=True)
                 torch.autograd.backward(loss)
                 optimizer.step()
@@ -230,15 +229,6 @@ class SharedWeights(Wrapper):
 
     def _seed(self, purpose: str) -> int:
         return zlib.crc32(f"{self.context.seed}/supernet/{purpose}".encode())
-
-    @cached_property
-    def _splits(self) -> tuple[Split, Split]:
-        """Training and validation images on the device; they stay there."""
-        return self._data.train.to(self.context.device), self._data.val.to(self.context.device)
-
-    @cached_property
-    def _normalize(self) -> Normalize:
-        return Normalize(*self._data.channel_statistics()).to(torch.device(self.context.device))
 
 
 @contextmanager

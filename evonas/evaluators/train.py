@@ -7,7 +7,6 @@ import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Literal
 
 import torch
@@ -19,8 +18,7 @@ from evonas.evaluators.base import Context, Evaluator, Reporter, Retrained
 from evonas.training import cost, transfer
 from evonas.training.augmentation import Augmentation
 from evonas.training.checkpoints import Weights
-from evonas.training.data import Split
-from evonas.training.loop import Normalize, ScheduleName, Settings, evaluate, fit, seeded
+from evonas.training.loop import OnDevice, ScheduleName, Settings, evaluate, fit, seeded
 from evonas.trial import Trial
 
 _LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3}
@@ -114,6 +112,7 @@ class Train(Evaluator):
         self._init = None if init is None else transfer.read(init)
         self._freeze = freeze
         self._data = context.data
+        self._on_device = OnDevice(context.data, context.device)
         self._final_epochs = final_epochs or epochs
         self._settings = Settings(
             epochs=epochs,
@@ -154,13 +153,13 @@ class Train(Evaluator):
         )
         counted = cost.count(self.context.space, trial.architecture, self._data.task)
         metrics = {"val_accuracy": accuracy, **counted, "seconds": time.perf_counter() - start}
-        whole = nn.Sequential(copy.deepcopy(self._normalize), network).cpu()
+        whole = nn.Sequential(copy.deepcopy(self._on_device.normalize), network).cpu()
         return Retrained(metrics, tuple(curve), whole)
 
     def network(self, architecture: Architecture) -> nn.Module | None:
         """Normalisation and network in a row."""
         network = self.context.space.build(architecture, self._data.task)
-        return nn.Sequential(copy.deepcopy(self._normalize), network).cpu()
+        return nn.Sequential(copy.deepcopy(self._on_device.normalize), network).cpu()
 
     def test(self, architecture: Architecture, network: nn.Module | None) -> Mapping[str, float]:
         """Accuracy on the test split, if there is one."""
@@ -187,7 +186,8 @@ class Train(Evaluator):
     ) -> tuple[nn.Module, float]:
         architecture, device = trial.architecture, self.context.device
         number = zlib.crc32(seed.encode())
-        train, val = self._splits
+        train, val = self._on_device.splits
+        normalize = self._on_device.normalize
         with seeded(number, device):
             network = self.context.space.build(architecture, self._data.task).to(device)
             if self._init is not None:
@@ -200,16 +200,7 @@ class Train(Evaluator):
 
             settings = replace(self._settings, epochs=left)
             stop = max(1, round(left * share))
-            accuracy = fit(network, train, val, self._normalize, settings, number, counted, stop)
+            accuracy = fit(network, train, val, normalize, settings, number, counted, stop)
         if weights is not None:
             weights.end(network, trial, epochs - left + stop)
         return network, accuracy
-
-    @cached_property
-    def _splits(self) -> tuple[Split, Split]:
-        """Training and validation images on the device; they stay there."""
-        return self._data.train.to(self.context.device), self._data.val.to(self.context.device)
-
-    @cached_property
-    def _normalize(self) -> Normalize:
-        return Normalize(*self._data.channel_statistics()).to(torch.device(self.context.device))

@@ -163,8 +163,9 @@ class SearchSpace(ABC):
             InvalidArchitecture: If a factor is not 1 and the space declares no such role.
         """
         choices = dict(architecture.choices)
-        factors = {"width": width, "depth": depth}
-        for role, factor in ((role, factor) for role, factor in factors.items() if factor != 1):
+        for role, factor in (("width", width), ("depth", depth)):
+            if factor == 1:
+                continue
             domains = {
                 name: domain
                 for name, domain in self.domains.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,12 @@ class Report:
     acceptance: float | None = None
     audit: Mapping[str, float] = field(default_factory=dict)
     verdict: str = ""
+
+
+def note_all(trackers: Sequence[Tracker], message: str) -> None:
+    """Tell all of them something that a person wants to know."""
+    for tracker in trackers:
+        tracker.note(message)
 
 
 class Tracker(ABC):

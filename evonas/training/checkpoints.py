@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 import zlib
 from abc import ABC, abstractmethod
@@ -16,11 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from evonas import atomic
 from evonas.trial import Trial
 
 FOLDER = "weights"  # in the run folder
 RUNGS_GB = 2.0  # of weights of lower rungs
-_CHECKSUM = "crc32"
+CHECKSUM = "crc32"  # in the metadata of every file that is ours
 
 
 class BadWeights(Exception):
@@ -168,16 +168,7 @@ def write_weights(
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    data = save(whole, {**about, _CHECKSUM: _checksum(whole, about)})
-    draft = path.with_suffix(".tmp")  # the same each time, so that kills leave no more than one
-    try:
-        with draft.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    atomic.write(path, save(whole, {**about, CHECKSUM: _checksum(whole, about)}))
 
 
 def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -194,7 +185,7 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         raise BadWeights(f"{path}: is not there") from error
     except (SafetensorError, OSError) as error:
         raise BadWeights(f"{path}: cannot be read: {error}") from error
-    if about.pop(_CHECKSUM, None) != _checksum(tensors, about):
+    if about.pop(CHECKSUM, None) != _checksum(tensors, about):
         raise BadWeights(f"{path}: is damaged")
     return tensors, about
 

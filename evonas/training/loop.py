@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from evonas.training.augmentation import Augmentation, cutout, distort, gather, mix
-from evonas.training.data import Batch, Split
+from evonas.training.data import Batch, Data, Split
 from evonas.training.transfer import stages
 
 OptimizerName = Literal["sgd", "adamw"]
@@ -103,6 +104,28 @@ class Normalize(nn.Module):
         return spread
 
 
+class OnDevice:
+    """What training needs of a data set, on a device; it gets there on first use, and stays.
+
+    Args:
+        data: The data set.
+        device: "cpu", "cuda", "cuda:1".
+    """
+
+    def __init__(self, data: Data, device: str) -> None:
+        self._data, self._device = data, device
+
+    @cached_property
+    def splits(self) -> tuple[Split, Split]:
+        """Training and validation images."""
+        return self._data.train.to(self._device), self._data.val.to(self._device)
+
+    @cached_property
+    def normalize(self) -> Normalize:
+        """By the statistics of the training images."""
+        return Normalize(*self._data.channel_statistics()).to(torch.device(self._device))
+
+
 class Average:
     """An exponential moving average of a network's parameters and buffers.
 
@@ -178,7 +201,9 @@ def fit(
             rate = settings.learning_rate * schedule(progress, settings.schedule)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
-            images, labels = _prepared(batch, normalize, settings, rng)
+            images, labels = augmented(batch, normalize, settings.augmentation, rng), batch[2]
+            if settings.cutout:
+                images = cutout(images, settings.cutout, rng)
             with precision():
                 loss = _loss(forward, images, labels, settings, dice)
             optimizer.zero_grad(set_to_none=True)
@@ -197,6 +222,16 @@ def fit(
         network.load_state_dict(average.network.state_dict())
     network.eval()
     return accuracy
+
+
+def augmented(
+    batch: Batch, normalize: Normalize, augmentation: Augmentation, rng: torch.Generator
+) -> torch.Tensor:
+    """The images of a batch, augmented and normalised: float, (B, C, H, W), channels last."""
+    images, index, _ = batch
+    images = gather(images, index, augmentation, rng)
+    normalized: torch.Tensor = normalize(distort(images, augmentation, rng).permute(0, 3, 1, 2))
+    return normalized
 
 
 def evaluate(network: nn.Module, part: Split, normalize: nn.Module) -> float:
@@ -278,18 +313,6 @@ def seeded(seed: int, device: str) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
-
-
-def _prepared(
-    batch: Batch, normalize: Normalize, settings: Settings, rng: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Augmented and normalised images (B, C, H, W), channels last, and their labels."""
-    images, index, labels = batch
-    images = gather(images, index, settings.augmentation, rng)
-    images = normalize(distort(images, settings.augmentation, rng).permute(0, 3, 1, 2))
-    if settings.cutout:
-        images = cutout(images, settings.cutout, rng)
-    return images, labels
 
 
 def _loss(

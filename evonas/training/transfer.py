@@ -19,11 +19,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from evonas.errors import DataError, RecipeError, did_you_mean
-from evonas.training.checkpoints import read_weights
+from evonas.training.checkpoints import CHECKSUM, read_weights
 from evonas.training.inheritance import transplant
 
 _OURS = "1."  # before the names in ``incumbent/weights.safetensors``; ``0.`` is normalisation
-_CHECKSUM = "crc32"  # in the metadata of what ``write_weights`` wrote
 _INSTEAD = "; give the path of a file instead"
 
 
@@ -138,7 +137,7 @@ def _file(path: Path) -> dict[str, torch.Tensor]:
 
 def _safetensors(path: Path) -> dict[str, torch.Tensor]:
     with safe_open(path, "pt") as file:
-        checked = _CHECKSUM in (file.metadata() or {})
+        checked = CHECKSUM in (file.metadata() or {})
     return read_weights(path)[0] if checked else load_file(path)
 
 

@@ -195,7 +195,7 @@ def test_parameters_outside_of_stages_are_trained() -> None:
         network,
         data.train,
         data.val,
-        evaluator._normalize,
+        evaluator._on_device.normalize,
         settings(stage_decay=0.5),
         0,
         lambda *_: None,
