@@ -25,12 +25,20 @@ def same(a: Value, b: Value) -> bool:
 
 @dataclass(frozen=True)
 class Categorical:
-    """An unordered choice among ``options``."""
+    """A choice among ``options``.
+
+    Args:
+        options: At least one, none twice.
+        ordered: They are in order, at whatever distances, such as 1, 2, 4, 8: neighbours are the
+            options beside a value, and models may count on it.
+    """
 
     options: tuple[Value, ...]
+    ordered: bool = False
 
-    def __init__(self, options: Sequence[Value]) -> None:
+    def __init__(self, options: Sequence[Value], ordered: bool = False) -> None:
         object.__setattr__(self, "options", tuple(options))
+        object.__setattr__(self, "ordered", ordered)
         if not self.options:
             raise ValueError("a Categorical needs at least one option")
         if len({(type(o), o) for o in self.options}) < len(self.options):
@@ -54,12 +62,18 @@ class Categorical:
         return rng.choice(self.options)
 
     def neighbours(self, value: Value) -> tuple[Value, ...]:
-        """Every other option: an unordered choice has no distance."""
-        return tuple(o for o in self.options if not same(o, value))
+        """The options beside it if they are ordered; else every other: there is no distance."""
+        if self.ordered:
+            index = self.options.index(value)
+            return self.options[max(index - 1, 0) : index] + self.options[index + 1 : index + 2]
+        return self._others(value)
 
     def mutate(self, value: Value, rng: Random) -> Value:
         """Draw another value uniformly; the same value if there is no other."""
-        return rng.choice(self.neighbours(value) or (value,))
+        return rng.choice(self._others(value) or (value,))
+
+    def _others(self, value: Value) -> tuple[Value, ...]:
+        return tuple(o for o in self.options if not same(o, value))
 
 
 @dataclass(frozen=True)

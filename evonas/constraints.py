@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from evonas.architecture import Architecture, Value
 from evonas.errors import InfeasibleConstraints, InvalidArchitecture
-from evonas.spaces.base import SearchSpace
+from evonas.spaces.base import Cost, SearchSpace
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,6 +67,7 @@ class Feasible(SearchSpace):
     ) -> None:
         self.space, self.limits, self._measure = space, dict(limits), measure
         self.domains, self.points = space.domains, space.points
+        self.conditions, self.rules = space.conditions, space.rules
         self.name = space.name  # type: ignore[misc]  # stands in for the space in everything
         self.drawn = self.accepted = 0
         self._violations: dict[str, float] = {}
@@ -79,6 +80,10 @@ class Feasible(SearchSpace):
     def build(self, architecture: Architecture, task: Task) -> nn.Module:
         """Build the network."""
         return self.space.build(architecture, task)
+
+    def cost(self, architecture: Architecture, task: Task) -> Cost | None:
+        """The space's own count."""
+        return self.space.cost(architecture, task)
 
     def build_supernet(self, task: Task) -> Supernet:
         """The space's own: it covers what the limits forbid, too."""

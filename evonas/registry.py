@@ -39,7 +39,12 @@ CONTRACTS: Mapping[str, type] = {
     "executor": Executor,
     "tracker": Tracker,
 }
-_NOT_COMPONENTS = {"base", "operations", "sharing"}  # files in the folders that other files share
+_NOT_COMPONENTS = {
+    "base",
+    "layers",
+    "operations",
+    "sharing",
+}  # files in the folders that other files share
 
 
 @dataclass(frozen=True)

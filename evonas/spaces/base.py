@@ -9,9 +9,9 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from random import Random
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from evonas.architecture import Architecture, Domain, Integer, Value, check_choices
 from evonas.errors import InvalidArchitecture
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 
 _TRIES = 1000
 
+Condition = Callable[[Mapping[str, Value]], bool]
+
+
+class Cost(NamedTuple):
+    """What a network costs: trainable parameters, and FLOPs as ``training/cost.py`` counts them."""
+
+    params: int
+    flops: int
+
 
 class SearchSpace(ABC):
     """A search space.
@@ -31,11 +40,19 @@ class SearchSpace(ABC):
     Attributes:
         name: How recipes call it: the name of the file it is defined in.
         domains: One named domain per choice.
+        conditions: When a choice has an effect, by its name, such as ``{"kernel3": lambda c:
+            c["depth"] >= 3}``; a condition may look at choices that are declared earlier. A choice
+            without effect is set to the first value of its domain, so that equal networks are one
+            architecture; it is neither mutated nor handed on, and drawn when it gains effect.
+        rules: What must hold between choices, by the sentence that an error says, such as
+            ``{"the second stage is no narrower": lambda c: c["width1"] <= c["width2"]}``.
         points: Reference architectures by name, as choices; ``evonas show SPACE/NAME`` prints them.
     """
 
     name: ClassVar[str]
     domains: Mapping[str, Domain]
+    conditions: Mapping[str, Condition] = {}
+    rules: Mapping[str, Condition] = {}
     points: Mapping[str, Mapping[str, Value]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -55,6 +72,14 @@ class SearchSpace(ABC):
             (N, classes).
         """
 
+    def cost(self, architecture: Architecture, task: Task) -> Cost | None:
+        """Count parameters and FLOPs without building, if the space can; default: it cannot.
+
+        What it offers must equal the count of the built network, which takes a hundred times as
+        long. A space that builds from layers has it for nothing: ``spaces/layers.py``.
+        """
+        return None
+
     def build_supernet(self, task: Task) -> Supernet:
         """Build the weights that all networks of the space share; a space need not offer it.
 
@@ -69,9 +94,16 @@ class SearchSpace(ABC):
     def canonical(self, choices: Mapping[str, Value]) -> Mapping[str, Value]:
         """Bring choices that build the same network into one form.
 
-        Typically: set what has no effect to a fixed value. The default changes nothing.
+        Choices without effect are fixed already, by ``conditions``. The default changes nothing.
         """
         return choices
+
+    def active(self, choices: Mapping[str, Value]) -> list[str]:
+        """Names of the choices that have an effect, in order of declaration."""
+        return [name for name in self.domains if self._holds(name, choices)]
+
+    def _holds(self, name: str, choices: Mapping[str, Value]) -> bool:
+        return name not in self.conditions or bool(self.conditions[name](choices))
 
     def architecture(self, choices: Mapping[str, Value]) -> Architecture:
         """Make a validated architecture in canonical form.
@@ -81,7 +113,11 @@ class SearchSpace(ABC):
                 rule of the space is broken.
         """
         check_choices(self.domains, choices)
-        architecture = Architecture(self.name, self.canonical(choices))
+        settled = dict(choices)
+        for name, domain in self.domains.items():
+            if not self._holds(name, settled):
+                settled[name] = domain.values()[0]
+        architecture = Architecture(self.name, self.canonical(settled))
         self.validate(architecture)
         return architecture
 
@@ -89,8 +125,11 @@ class SearchSpace(ABC):
         """The reference architecture of that name; KeyError if there is none."""
         return self.architecture(self.points[name])
 
-    def validate(self, architecture: Architecture) -> None:  # noqa: B027  (no rules is fine)
-        """Raise InvalidArchitecture if a rule between choices is broken. Default: no such rules."""
+    def validate(self, architecture: Architecture) -> None:
+        """Raise InvalidArchitecture if one of the ``rules`` is broken."""
+        for sentence, rule in self.rules.items():
+            if not rule(architecture.choices):
+                raise InvalidArchitecture(f"space {self.name!r}: it must hold that {sentence}")
 
     def sample(self, rng: Random) -> Architecture:
         """Draw an architecture: every choice from its own domain, again if a rule is broken."""
@@ -100,24 +139,42 @@ class SearchSpace(ABC):
         )
 
     def mutate(self, parent: Architecture, rng: Random) -> Architecture:
-        """Change one choice; the child differs from its parent, unless the space has one point."""
+        """Change one choice; the child differs from its parent, unless the space has one point.
+
+        Choices that gain an effect by it are drawn.
+        """
 
         def children() -> Iterator[Mapping[str, Value]]:
-            names = [name for name, domain in self.domains.items() if domain.size > 1]
+            active = set(self.active(parent.choices))
+            names = [
+                name for name in self.domains if name in active and self.domains[name].size > 1
+            ]
             for _ in range(_TRIES if names else 0):
                 name = rng.choice(names)
                 value = self.domains[name].mutate(parent.choices[name], rng)
-                yield {**parent.choices, name: value}
+                child = {**parent.choices, name: value}
+                for gained, domain in self.domains.items():
+                    if gained not in active and self._holds(gained, child):
+                        child[gained] = domain.sample(rng)
+                yield child
             yield parent.choices
 
         return self._first_valid(children(), other_than=parent.id)
 
     def crossover(self, a: Architecture, b: Architecture, rng: Random) -> Architecture:
-        """Take every choice from either parent with equal probability (uniform crossover)."""
+        """Take every choice from either parent with equal probability (uniform crossover).
+
+        A choice that has an effect in one of the parents alone is taken from that one.
+        """
+        parents = [(parent.choices, set(self.active(parent.choices))) for parent in (a, b)]
 
         def children() -> Iterator[Mapping[str, Value]]:
             for _ in range(_TRIES):
-                yield {name: rng.choice((a, b)).choices[name] for name in self.domains}
+                child = {}
+                for name, domain in self.domains.items():
+                    givers = [choices for choices, active in parents if name in active]
+                    child[name] = rng.choice(givers)[name] if givers else domain.sample(rng)
+                yield child
             yield a.choices
 
         return self._first_valid(children())
@@ -148,7 +205,10 @@ class SearchSpace(ABC):
                 yield architecture
 
     def size(self) -> int:
-        """Number of points, as the product of the domains' sizes."""
+        """Number of points: the product of the domains' sizes.
+
+        With conditions, rules or a canonical form that is an upper bound; override it to be exact.
+        """
         return math.prod(domain.size for domain in self.domains.values())
 
     def scaled(

@@ -8,8 +8,10 @@ from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
 from evonas.errors import RecipeError
-from evonas.spaces.base import SearchSpace
-from evonas.spaces.operations import ConvBNReLU, named_classifier, named_stages
+from evonas.spaces import layers
+from evonas.spaces.base import Cost, SearchSpace
+from evonas.spaces.layers import Layer
+from evonas.spaces.operations import ConvNorm, named_classifier, named_stages
 from evonas.spaces.operations import MBConv as Block
 from evonas.spaces.sharing import Supernet
 from evonas.task import Task
@@ -50,18 +52,25 @@ class MBConv(SearchSpace):
 
     def build(self, architecture: Architecture, task: Task) -> nn.Module:
         """Build the network."""
+        return layers.network(self._layers(architecture, task))
+
+    def cost(self, architecture: Architecture, task: Task) -> Cost:
+        """Count it."""
+        return layers.cost(self._layers(architecture, task), task)
+
+    def _layers(self, architecture: Architecture, task: Task) -> dict[str, Layer]:
         choices = {name: int(value) for name, value in architecture.choices.items()}
         channels, stages = choices["stem"], []
-        stem = OrderedDict(stem=ConvBNReLU(task.channels, channels))
+        stem = OrderedDict(stem=Layer(ConvNorm, task.channels, channels, bias=True))
         for i in range(1, 5):
-            stage: list[nn.Module] = []
+            stage: list[Layer] = []
             for _ in range(choices[f"depth{i}"]):
                 outputs, inner = choices[f"channels{i}"], channels * choices[f"expansion{i}"]
-                stage.append(Block(channels, outputs, inner))
+                stage.append(Layer(Block, channels, outputs, inner))
                 channels = outputs
             stages.append(stage)
-        layers = named_stages(stages, min(task.height, task.width))
-        return nn.Sequential(stem | layers | named_classifier(channels, task.classes))
+        blocks = named_stages(stages, min(task.height, task.width))
+        return stem | blocks | named_classifier(channels, task.classes)
 
     def build_supernet(self, task: Task) -> Supernet:
         """The largest network, and two whose width changes at every stage: that takes a shortcut.

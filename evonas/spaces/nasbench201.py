@@ -10,7 +10,9 @@ from torch import nn
 
 from evonas.architecture import Architecture, Categorical
 from evonas.errors import RecipeError
-from evonas.spaces.base import SearchSpace
+from evonas.spaces import layers
+from evonas.spaces.base import Cost, SearchSpace
+from evonas.spaces.layers import Layer, Meter
 from evonas.spaces.operations import named_classifier
 from evonas.spaces.sharing import Supernet
 from evonas.task import Task
@@ -39,20 +41,27 @@ class NASBench201(SearchSpace):
 
     def build(self, architecture: Architecture, task: Task) -> nn.Module:
         """Build the network: stem, three stages of cells with reduction blocks between, head."""
+        return layers.network(self._layers(architecture, task))
+
+    def cost(self, architecture: Architecture, task: Task) -> Cost:
+        """Count it."""
+        return layers.cost(self._layers(architecture, task), task)
+
+    def _layers(self, architecture: Architecture, task: Task) -> dict[str, Layer]:
         operations = {(i, j): str(architecture.choices[f"edge_{i}_{j}"]) for i, j in EDGES}
         channels = self._channels
-        layers: OrderedDict[str, nn.Module] = OrderedDict(
-            stem=nn.Conv2d(task.channels, channels, 3, padding=1, bias=False),
-            stem_norm=nn.BatchNorm2d(channels),
+        named = OrderedDict(
+            stem=Layer(nn.Conv2d, task.channels, channels, 3, padding=1, bias=False),
+            stem_norm=Layer(nn.BatchNorm2d, channels),
         )
         for stage in range(1, 4):
             if stage > 1:
-                layers[f"reduction{stage - 1}"] = _Reduction(channels, 2 * channels)
+                named[f"reduction{stage - 1}"] = Layer(_Reduction, channels, 2 * channels)
                 channels *= 2
             for number in range(1, self._cells + 1):
-                layers[f"stage{stage}_cell{number}"] = _Cell(operations, channels)
-        layers |= {"norm": nn.BatchNorm2d(channels), "relu": nn.ReLU()}
-        return nn.Sequential(layers | named_classifier(channels, task.classes))
+                named[f"stage{stage}_cell{number}"] = Layer(_Cell, operations, channels)
+        named |= {"norm": Layer(nn.BatchNorm2d, channels), "relu": Layer(nn.ReLU)}
+        return named | named_classifier(channels, task.classes)
 
     def build_supernet(self, task: Task) -> Supernet:
         """Every operation on every edge."""
@@ -71,6 +80,11 @@ def _relu_conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn
         nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(outputs),
     )
+
+
+def _relu_conv_bn_cost(meter: Meter, outputs: int, kernel: int, stride: int = 1) -> None:
+    meter.conv(outputs, kernel, stride)
+    meter.norm()
 
 
 def _operation(name: str, channels: int) -> nn.Module:
@@ -98,6 +112,12 @@ class _Cell(nn.Module):
             {self._names[edge]: _operation(name, channels) for edge, name in operations.items()}
         )
 
+    @staticmethod
+    def cost(meter: Meter, operations: dict[tuple[int, int], str], channels: int) -> None:
+        for name in operations.values():
+            if name.startswith("nor_conv"):
+                _relu_conv_bn_cost(meter, channels, 3 if name == "nor_conv_3x3" else 1)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         nodes = [x]
         for j in range(1, 4):
@@ -118,6 +138,14 @@ class _Reduction(nn.Module):
         self.shortcut = nn.Sequential(
             nn.AvgPool2d(2, stride=2, ceil_mode=True), nn.Conv2d(inputs, outputs, 1, bias=False)
         )
+
+    @staticmethod
+    def cost(meter: Meter, inputs: int, outputs: int) -> None:
+        with meter.aside():
+            meter.pool(2, stride=2, ceil=True)
+            meter.conv(outputs)
+        _relu_conv_bn_cost(meter, outputs, kernel=3, stride=2)
+        _relu_conv_bn_cost(meter, outputs, kernel=3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.body(x) + self.shortcut(x)

@@ -6,8 +6,10 @@ from torch import nn
 
 from evonas.architecture import Architecture, Integer
 from evonas.errors import RecipeError
-from evonas.spaces.base import SearchSpace
-from evonas.spaces.operations import ConvBNReLU, named_classifier, named_stages
+from evonas.spaces import layers
+from evonas.spaces.base import Cost, SearchSpace
+from evonas.spaces.layers import Layer
+from evonas.spaces.operations import ConvNorm, named_classifier, named_stages
 from evonas.spaces.sharing import Supernet
 from evonas.task import Task
 
@@ -38,16 +40,24 @@ class PlainCNN(SearchSpace):
 
     def build(self, architecture: Architecture, task: Task) -> nn.Module:
         """Build the network."""
+        return layers.network(self._layers(architecture, task))
+
+    def cost(self, architecture: Architecture, task: Task) -> Cost:
+        """Count it."""
+        return layers.cost(self._layers(architecture, task), task)
+
+    def _layers(self, architecture: Architecture, task: Task) -> dict[str, Layer]:
         choices = architecture.choices
         channels, blocks = task.channels, []
         for i in range(1, 5):
-            block: list[nn.Module] = []
+            block: list[Layer] = []
             for _ in range(int(choices[f"k{i}"])):
-                block.append(ConvBNReLU(channels, int(choices[f"c{i}"]), kernel=3))
-                channels = int(choices[f"c{i}"])
+                width = int(choices[f"c{i}"])
+                block.append(Layer(ConvNorm, channels, width, kernel=3, bias=True))
+                channels = width
             blocks.append(block)
-        layers = named_stages(blocks, min(task.height, task.width))
-        return nn.Sequential(layers | named_classifier(channels, task.classes))
+        stages = named_stages(blocks, min(task.height, task.width))
+        return stages | named_classifier(channels, task.classes)
 
     def build_supernet(self, task: Task) -> Supernet:
         """The largest network holds the weights of all others."""

@@ -1,12 +1,11 @@
 """A space with a mutation of its own: a list of blocks that grows, shrinks and changes.
 
 The list has a variable length, the domains do not: ``depth`` says how many of the blocks are there,
-and ``canonical`` gives the others a fixed value, so that equal networks are one architecture.
+and ``conditions`` say that the others have no effect, so that equal networks are one architecture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from random import Random
 
 import torch
@@ -15,7 +14,7 @@ from torch import nn
 from evonas.architecture import Architecture, Categorical, Integer, Value
 from evonas.errors import RecipeError
 from evonas.spaces.base import SearchSpace
-from evonas.spaces.operations import ConvBNReLU, classifier, stages_with_pooling
+from evonas.spaces.operations import ConvNorm
 from evonas.task import Task
 
 
@@ -36,10 +35,10 @@ class ResidualChain(SearchSpace):
             "depth": Integer(1, max_blocks, role="depth"),
             **dict.fromkeys(self._blocks, self._kernel),
         }
-
-    def canonical(self, choices: Mapping[str, Value]) -> Mapping[str, Value]:
-        """Blocks beyond ``depth`` have no effect: their kernel is 3."""
-        return {**choices, **dict.fromkeys(self._blocks[int(choices["depth"]) :], 3)}
+        self.conditions = {
+            name: lambda choices, i=i: choices["depth"] >= i
+            for i, name in enumerate(self._blocks, start=1)
+        }
 
     def mutate(self, parent: Architecture, rng: Random) -> Architecture:
         """Insert or remove a block anywhere, or do as every space does and change one choice."""
@@ -56,11 +55,16 @@ class ResidualChain(SearchSpace):
 
     def build(self, architecture: Architecture, task: Task) -> nn.Module:
         """Build the network."""
-        channels = int(architecture.choices["channels"])
-        stages: list[list[nn.Module]] = [[ConvBNReLU(task.channels, channels)]]
-        stages += [[_Residual(channels, int(kernel))] for kernel in self._chain(architecture)]
-        layers = stages_with_pooling(stages, min(task.height, task.width))
-        return nn.Sequential(*layers, *classifier(channels, task.classes))
+        channels, size = int(architecture.choices["channels"]), min(task.height, task.width)
+        network = nn.Sequential(ConvNorm(task.channels, channels))
+        for kernel in self._chain(architecture):
+            if size >= 2:
+                network.append(nn.MaxPool2d(2))
+                size //= 2
+            network.append(_Residual(channels, int(kernel)))
+        for module in (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, task.classes)):
+            network.append(module)
+        return network
 
     def _chain(self, architecture: Architecture) -> list[Value]:
         """Kernel sizes of the blocks that are there."""
@@ -73,7 +77,7 @@ class _Residual(nn.Module):
 
     def __init__(self, channels: int, kernel: int) -> None:
         super().__init__()
-        self.body = ConvBNReLU(channels, channels, kernel)
+        self.body = ConvNorm(channels, channels, kernel)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.add(x, self.body(x))

@@ -102,7 +102,7 @@ def test_counting_allocates_nothing(name: str) -> None:
     state = torch.random.get_rng_state()
     with Devices() as devices:
         cost.count(space, space.sample(Random(0)), TASK)
-    assert devices.seen == {"meta"}
+    assert devices.seen <= {"meta"}
     assert torch.equal(state, torch.random.get_rng_state())
 
 

@@ -14,7 +14,7 @@ from evonas.architecture import Architecture, Value
 from evonas.spaces.base import SearchSpace
 from evonas.spaces.mbconv import MBConv
 from evonas.spaces.nasbench201 import NASBench201
-from evonas.spaces.operations import ConvBNReLU
+from evonas.spaces.operations import ConvNorm
 from evonas.spaces.operations import MBConv as Block
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.task import Task
@@ -295,8 +295,10 @@ def positive(channels: int) -> torch.Tensor:
     return (wide + 1).relu()
 
 
-@pytest.mark.parametrize("block", [ConvBNReLU(6, 6, 3), ConvBNReLU(6, 6, 1), ConvBNReLU(6, 6, 5)])
-def test_a_plain_block_passes_on_what_comes_in(block: ConvBNReLU) -> None:
+@pytest.mark.parametrize(
+    "block", [ConvNorm(6, 6, 3, bias=True), ConvNorm(6, 6, 1), ConvNorm(6, 6, 5, bias=True)]
+)
+def test_a_plain_block_passes_on_what_comes_in(block: ConvNorm) -> None:
     block.become_identity()
     images = positive(6)
     assert torch.allclose(block.train()(images), images, atol=1e-3)
@@ -308,7 +310,7 @@ def test_a_plain_block_passes_on_what_comes_in(block: ConvBNReLU) -> None:
 
 def test_a_copy_of_a_block_does_not_reach_into_the_original() -> None:
     """A moving average of the weights is a copy, and is scored after every epoch."""
-    block = ConvBNReLU(4, 4, 3)
+    block = ConvNorm(4, 4, 3, bias=True)
     block.become_identity()
     average = copy.deepcopy(block)
     images = positive(4)
@@ -323,7 +325,7 @@ def test_a_copy_of_a_block_does_not_reach_into_the_original() -> None:
 
 
 def test_a_block_that_changes_channels_stays_as_it_is() -> None:
-    for block in (ConvBNReLU(3, 5, 3), Block(3, 5, 6)):
+    for block in (ConvNorm(3, 5, 3, bias=True), Block(3, 5, 6)):
         before = copy.deepcopy(block.state_dict())
         block.become_identity()
         assert all(torch.equal(t, before[n]) for n, t in block.state_dict().items())
@@ -337,7 +339,7 @@ def test_an_mbconv_block_adds_next_to_nothing() -> None:
 
 
 def test_a_channel_that_is_constant_stays_finite() -> None:
-    block = ConvBNReLU(2, 2, 3)
+    block = ConvNorm(2, 2, 3, bias=True)
     block.become_identity()
     images = torch.full((4, 2, 5, 5), 3.0)
     out = block.train()(images)
