@@ -189,12 +189,23 @@ class Architecture:
         return Architecture(data["space"], data["choices"])
 
 
-def check_choices(domains: Mapping[str, Domain], choices: Mapping[str, Value]) -> None:
-    """Raise ``InvalidArchitecture`` unless every domain has exactly one value inside it."""
+def check_choices(
+    domains: Mapping[str, Domain], choices: Mapping[str, Value], searched: bool = True
+) -> None:
+    """Raise ``InvalidArchitecture`` unless every domain has exactly one value inside it.
+
+    Args:
+        domains: By name.
+        choices: By name.
+        searched: Whether it is to be searched: numbers within their bounds. What is only to be
+            built may have any number that is not negative.
+    """
     for name in domains.keys() - choices.keys():
         raise InvalidArchitecture(f"choice {name!r} is missing")
     for name in choices.keys() - domains.keys():
         raise InvalidArchitecture(f"choice {name!r} is not declared by the space")
     for name, domain in domains.items():
-        if not domain.contains(choices[name]):
-            raise InvalidArchitecture(f"choice {name!r}: {choices[name]!r} is outside {domain}")
+        value = choices[name]
+        beyond = not searched and isinstance(domain, Integer) and type(value) is int and value >= 0
+        if not (beyond or domain.contains(value)):
+            raise InvalidArchitecture(f"choice {name!r}: {value!r} is outside {domain}")

@@ -47,6 +47,7 @@ class SearchSpace(ABC):
         rules: What must hold between choices, by the sentence that an error says, such as
             ``{"the second stage is no narrower": lambda c: c["width1"] <= c["width2"]}``.
         points: Reference architectures by name, as choices; ``evonas show SPACE/NAME`` prints them.
+            They are to be built, so their numbers may exceed what is searched.
     """
 
     name: ClassVar[str]
@@ -113,6 +114,15 @@ class SearchSpace(ABC):
                 rule of the space is broken.
         """
         check_choices(self.domains, choices)
+        return self._settled(choices)
+
+    def point(self, name: str) -> Architecture:
+        """The reference architecture of that name; KeyError if there is none."""
+        check_choices(self.domains, self.points[name], searched=False)
+        return self._settled(self.points[name])
+
+    def _settled(self, choices: Mapping[str, Value]) -> Architecture:
+        """In canonical form, with the rules kept."""
         settled = dict(choices)
         for name, domain in self.domains.items():
             if not self._holds(name, settled):
@@ -120,10 +130,6 @@ class SearchSpace(ABC):
         architecture = Architecture(self.name, self.canonical(settled))
         self.validate(architecture)
         return architecture
-
-    def point(self, name: str) -> Architecture:
-        """The reference architecture of that name; KeyError if there is none."""
-        return self.architecture(self.points[name])
 
     def validate(self, architecture: Architecture) -> None:
         """Raise InvalidArchitecture if one of the ``rules`` is broken."""

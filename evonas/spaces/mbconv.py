@@ -41,14 +41,13 @@ class MBConv(SearchSpace):
             self.domains[f"depth{i}"] = Integer(1, max_depth, role="depth")
             self.domains[f"channels{i}"] = Integer(8, max_width, step=4, log=True, role="width")
             self.domains[f"expansion{i}"] = Categorical((1, 2, 3, 4, 6))
-        if max_depth >= 2 and max_width >= 256:
-            self.points = {
-                "model4": _point(16, (1, 16), (1, 32), (1, 32), (1, 100)),
-                "model5": _point(32, (1, 32), (1, 32), (1, 64), (1, 100)),
-                "model6": _point(32, (1, 32), (1, 64), (1, 128), (1, 256)),
-                "model7": _point(32, (1, 32), (1, 64), (2, 128), (1, 256)),
-                "model8": _point(32, (1, 32), (2, 64), (2, 128), (2, 256)),
-            }
+        self.points = {
+            "model4": _point(16, (1, 16), (1, 32), (1, 32), (1, 100)),
+            "model5": _point(32, (1, 32), (1, 32), (1, 64), (1, 100)),
+            "model6": _point(32, (1, 32), (1, 64), (1, 128), (1, 256)),
+            "model7": _point(32, (1, 32), (1, 64), (2, 128), (1, 256)),
+            "model8": _point(32, (1, 32), (2, 64), (2, 128), (2, 256)),
+        }
 
     def build(self, architecture: Architecture, task: Task) -> nn.Module:
         """Build the network."""

@@ -35,8 +35,7 @@ class PlainCNN(SearchSpace):
         width = Integer(4, max_width, step=4, log=True, role="width")
         self.domains = {f"k{i}": depth for i in range(1, 5)} | {f"c{i}": width for i in range(1, 5)}
         ones = dict.fromkeys(("k1", "k2", "k3", "k4"), 1)
-        if max_width >= 32:
-            self.points = {"small": ones | {"c1": 4, "c2": 8, "c3": 16, "c4": 32}}
+        self.points = {"small": ones | {"c1": 4, "c2": 8, "c3": 16, "c4": 32}}
 
     def build(self, architecture: Architecture, task: Task) -> nn.Module:
         """Build the network."""
