@@ -34,6 +34,15 @@ class Cost(NamedTuple):
     flops: int
 
 
+def divisible(value: float, divisor: int = 8) -> int:
+    """Round to the nearest multiple, but never to less than nine tenths; at least one divisor.
+
+    The rounding of MobileNet, MnasNet and EfficientNet for numbers of channels.
+    """
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
+
+
 class SearchSpace(ABC):
     """A search space.
 
@@ -220,31 +229,35 @@ class SearchSpace(ABC):
     def scaled(
         self, architecture: Architecture, width: float = 1.0, depth: float = 1.0
     ) -> Architecture:
-        """A narrower or shallower copy: choices with role ``width`` times ``width``, and so on.
+        """A wider, narrower, deeper or shallower copy, by the choices that declare such a role.
 
-        The result is rounded to the domain's step, at least one step, and may leave the domain, so
-        it is to be built, not searched.
+        Widths are rounded to the domain's step (``divisible``), depths up (Tan and Le,
+        EfficientNet, ICML 2019), or to the nearest where they shrink; what is absent stays absent.
+        The result may leave the domain, so it is to be built, not searched.
 
         Raises:
             InvalidArchitecture: If a factor is not 1 and the space declares no such role.
         """
         choices = dict(architecture.choices)
         for role, factor in (("width", width), ("depth", depth)):
-            if factor == 1:
-                continue
             domains = {
                 name: domain
                 for name, domain in self.domains.items()
                 if isinstance(domain, Integer) and domain.role == role
             }
-            if not domains:
+            if factor != 1 and not domains:
                 raise InvalidArchitecture(
                     f"space {self.name!r} declares no choice with role {role!r}"
                 )
             for name, domain in domains.items():
-                steps = round(int(choices[name]) * factor / domain.step)
-                least = min(int(choices[name]), domain.step)  # what is absent stays absent
-                choices[name] = max(least, domain.step * steps)
+                old = int(choices[name])
+                if factor == 1 or not old:
+                    continue
+                if role == "width":
+                    choices[name] = divisible(old * factor, domain.step)
+                else:
+                    deep = math.ceil(old * factor) if factor > 1 else round(old * factor)
+                    choices[name] = max(1, deep)
         return Architecture(architecture.space, choices)
 
     def _first_valid(

@@ -161,6 +161,7 @@ def _nothing(meter: Meter, *arguments: Any, **keywords: Any) -> None:
     """Activations and dropout have no parameters and count no FLOPs."""
 
 
+_FREE = (nn.Dropout, nn.Flatten, nn.Identity, nn.Hardswish, nn.ReLU, nn.ReLU6, nn.SiLU)
 _OF_TORCH: Mapping[type[nn.Module], Callable[..., None]] = {
     nn.AdaptiveAvgPool2d: _average,
     nn.AvgPool2d: _max_pool,
@@ -168,5 +169,5 @@ _OF_TORCH: Mapping[type[nn.Module], Callable[..., None]] = {
     nn.Conv2d: _convolution,
     nn.Linear: _linear,
     nn.MaxPool2d: _max_pool,
-    **dict.fromkeys((nn.Dropout, nn.Flatten, nn.Identity, nn.ReLU), _nothing),
+    **dict.fromkeys(_FREE, _nothing),
 }

@@ -19,15 +19,6 @@ _SMALL = 0.01  # of a normalised channel
 Activation = type[nn.Module]
 
 
-def divisible(value: float, divisor: int = 8) -> int:
-    """Round to the nearest multiple, but never to less than nine tenths; at least one divisor.
-
-    The rounding of MobileNet, MnasNet and EfficientNet for numbers of channels.
-    """
-    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * value else rounded
-
-
 class ConvNorm(nn.Sequential):
     """A convolution, batch normalisation and an activation; stride 1 keeps the size.
 

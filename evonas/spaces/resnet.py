@@ -10,13 +10,12 @@ from torch import nn
 from evonas.architecture import Architecture, Categorical, Integer, Value
 from evonas.errors import RecipeError
 from evonas.spaces import layers
-from evonas.spaces.base import Cost, SearchSpace
+from evonas.spaces.base import Cost, SearchSpace, divisible
 from evonas.spaces.layers import Layer
 from evonas.spaces.operations import (
     BasicBlock,
     Bottleneck,
     ConvNorm,
-    divisible,
     named_classifier,
 )
 from evonas.task import Task

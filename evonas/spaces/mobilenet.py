@@ -1,0 +1,309 @@
+"""Mobile networks: MobileNet V1, V2 and V3, MnasNet and EfficientNet in one space."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
+from evonas.errors import RecipeError
+from evonas.spaces import layers
+from evonas.spaces.base import Cost, SearchSpace, divisible
+from evonas.spaces.layers import Layer
+from evonas.spaces.operations import (
+    Activation,
+    ConvNorm,
+    InvertedResidual,
+    SeparableConv,
+)
+from evonas.task import Task
+
+STAGES = range(1, 8)
+_ACTIVATIONS: Mapping[str, Activation] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "hswish": nn.Hardswish,
+    "silu": nn.SiLU,
+}
+_EXPANSIONS = (1.0, 1.5, 2.0, 2.3, 2.5, 3.0, 3.67, 4.0, 4.5, 5.0, 6.0)
+
+
+class MobileNet(SearchSpace):
+    """A stem, seven stages of depthwise blocks, and a 1×1 convolution before the classifier.
+
+    A stage has ``depth`` blocks (0: there is none) of ``width`` channels: depthwise-``separable``
+    convolutions (Howard et al., MobileNets, 2017) or ``inverted`` residuals (Sandler et al.,
+    MobileNetV2, CVPR 2018), with ``kernel`` 3, 5 or 7, ``stride``, ``activation``, and for inverted
+    ones the ``expansion`` of the first block, that of the ``others``, and squeeze-and-excitation:
+    to a quarter of the block's ``input`` (MnasNet, Tan et al., CVPR 2019; EfficientNet, Tan and Le,
+    ICML 2019) or of its ``inner`` channels with a hard sigmoid (Howard et al., MobileNetV3, ICCV
+    2019). ``head`` channels come last (0: none), a ``hidden`` linear layer after the pooling
+    likewise. The points are the published networks, exact to torchvision's and timm's parameters.
+
+    Args:
+        max_depth: Most blocks of a stage.
+        max_width: Of a stage; in steps of 8, sampled log-uniformly.
+        multiplier: Of the stem's and the stages' widths, rounded to multiples of 8; of the head and
+            the hidden layer too if it is more than 1 (MobileNetV2).
+    """
+
+    def __init__(self, max_depth: int = 4, max_width: int = 320, multiplier: float = 1.0) -> None:
+        for name, value, least in (("max_depth", max_depth, 1), ("max_width", max_width, 8)):
+            if value < least:
+                raise RecipeError(f"space.{name}: must be at least {least}, not {value}")
+        if not 0 < multiplier < float("inf"):
+            raise RecipeError(f"space.multiplier: must be greater than 0, not {multiplier}")
+        self._multiplier = multiplier
+        activation = Categorical(tuple(_ACTIVATIONS))
+        self.domains: dict[str, Domain] = {
+            "stem": Integer(8, min(64, max_width), step=8, log=True, role="width"),
+            "stem_stride": Integer(1, 2),
+            "stem_activation": activation,
+        }
+        for i in STAGES:
+            self.domains |= {
+                f"depth{i}": Integer(int(i == 1), max_depth, role="depth"),
+                f"width{i}": Integer(8, max_width, step=8, log=True, role="width"),
+                f"block{i}": Categorical(("inverted", "separable")),
+                f"kernel{i}": Integer(3, 7, step=2),
+                f"stride{i}": Integer(1, 2),
+                f"activation{i}": activation,
+                f"expansion{i}": Categorical(_EXPANSIONS, ordered=True),
+                f"others{i}": Categorical(_EXPANSIONS, ordered=True),
+                f"se{i}": Categorical(("none", "input", "inner")),
+            }
+            self.conditions = {**self.conditions, **_conditions(i)}
+        self.domains |= {
+            "head": Integer(0, 4 * max_width, step=64, role="width"),
+            "head_activation": activation,
+            "hidden": Integer(0, 4 * max_width, step=64, role="width"),
+        }
+        self.points = POINTS
+        base = self.point("efficientnet_b0")
+        self.points = POINTS | {
+            f"efficientnet_b{n}": self.scaled(base, width, depth).choices
+            for n, (width, depth) in enumerate(EFFICIENTNETS, start=1)
+        }
+
+    def canonical(self, choices: Mapping[str, Value]) -> Mapping[str, Value]:
+        """Where there are no other blocks than the first, they are like it: a deeper copy's are."""
+        alone = (i for i in STAGES if int(choices[f"depth{i}"]) == 1)
+        return {**choices, **{f"others{i}": choices[f"expansion{i}"] for i in alone}}
+
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        """Build the network."""
+        return layers.network(self._layers(architecture, task))
+
+    def cost(self, architecture: Architecture, task: Task) -> Cost:
+        """Count it."""
+        return layers.cost(self._layers(architecture, task), task)
+
+    def _layers(self, architecture: Architecture, task: Task) -> dict[str, Layer]:
+        choices = architecture.choices
+        channels = divisible(int(choices["stem"]) * self._multiplier)
+        activation = _ACTIVATIONS[str(choices["stem_activation"])]
+        stride = int(choices["stem_stride"])
+        named = OrderedDict(
+            stem=Layer(ConvNorm, task.channels, channels, 3, stride, activation=activation)
+        )
+        for i in STAGES:
+            stage = {n: choices[f"{n}{i}"] for n in _OF_A_STAGE}
+            width = divisible(int(stage["width"]) * self._multiplier)
+            for number in range(1, int(stage["depth"]) + 1):
+                block = _block(stage, channels, width, first=number == 1)
+                named[f"stage{i}_{stage['block']}{number}"] = block
+                channels = width
+        return named | self._head(choices, channels, task.classes)
+
+    def _head(
+        self, choices: Mapping[str, Value], channels: int, classes: int
+    ) -> OrderedDict[str, Layer]:
+        activation = _ACTIVATIONS[str(choices["head_activation"])]
+        named: OrderedDict[str, Layer] = OrderedDict()
+        if choices["head"]:
+            head = divisible(int(choices["head"]) * max(1.0, self._multiplier))
+            named["head"] = Layer(ConvNorm, channels, head, activation=activation)
+            channels = head
+        named |= {"pool": Layer(nn.AdaptiveAvgPool2d, 1), "flatten": Layer(nn.Flatten)}
+        if choices["hidden"]:
+            hidden = divisible(int(choices["hidden"]) * max(1.0, self._multiplier))
+            named["hidden"] = Layer(nn.Linear, channels, hidden)
+            named["hidden_activation"] = Layer(activation)
+            channels = hidden
+        named["classifier"] = Layer(nn.Linear, channels, classes)
+        return named
+
+
+_OF_A_STAGE = (
+    "depth", "width", "block", "kernel", "stride", "activation", "expansion", "others", "se"
+)  # fmt: skip
+
+
+def _conditions(i: int) -> dict[str, Any]:
+    """A stage that is not there has no choices, a separable convolution nothing inside."""
+
+    def there(choices: Mapping[str, Value]) -> bool:
+        return int(choices[f"depth{i}"]) > 0
+
+    def inverted(choices: Mapping[str, Value]) -> bool:
+        return there(choices) and choices[f"block{i}"] == "inverted"
+
+    def several(choices: Mapping[str, Value]) -> bool:
+        return inverted(choices) and int(choices[f"depth{i}"]) > 1
+
+    of_all = dict.fromkeys(("width", "block", "kernel", "stride", "activation"), there)
+    of_inverted = {"expansion": inverted, "others": several, "se": inverted}
+    return {f"{name}{i}": condition for name, condition in (of_all | of_inverted).items()}
+
+
+def _block(stage: Mapping[str, Value], inputs: int, outputs: int, first: bool) -> Layer:
+    kernel, stride = int(stage["kernel"]), int(stage["stride"]) if first else 1
+    activation = _ACTIVATIONS[str(stage["activation"])]
+    if stage["block"] == "separable":
+        return Layer(SeparableConv, inputs, outputs, kernel, stride, activation)
+    expansion = float(stage["expansion" if first else "others"])
+    inner = inputs if expansion == 1 else divisible(inputs * expansion)
+    squeezed = {
+        "none": 0,
+        "input": max(1, inputs // 4),
+        "inner": divisible(inner // 4),
+    }[str(stage["se"])]
+    gate = nn.Hardsigmoid if stage["se"] == "inner" else nn.Sigmoid
+    return Layer(
+        InvertedResidual, inputs, outputs, inner, kernel, stride, squeezed, activation, gate
+    )
+
+
+def _stage(
+    depth: int,
+    width: int,
+    stride: int,
+    kernel: int = 3,
+    expansion: float = 6.0,
+    others: float | None = None,
+    **rest: Value,
+) -> dict[str, Value]:
+    stage: dict[str, Value] = {"depth": depth, "width": width, "stride": stride, "kernel": kernel}
+    stage |= {"expansion": expansion, "others": expansion if others is None else others}
+    return stage | rest
+
+
+def _point(
+    stem: int, stages: list[dict[str, Value]], head: int, hidden: int = 0, **of_all: Value
+) -> dict[str, Value]:
+    """Choices of a network of up to seven stages, ``of_all`` of which hold in every stage."""
+    defaults = {"block": "inverted", "activation": "relu6", "se": "none"} | of_all
+    activation = defaults["activation"]
+    choices: dict[str, Value] = {"stem": stem, "stem_stride": 2, "stem_activation": activation}
+    choices |= {"head": head, "head_activation": activation, "hidden": hidden}
+    for i in STAGES:
+        stage = stages[i - 1] if i <= len(stages) else _stage(0, 8, 1)
+        choices |= {f"{name}{i}": value for name, value in (defaults | stage).items()}
+    return choices
+
+
+# Published factors of width and depth of EfficientNet-B1…B7.
+EFFICIENTNETS = (
+    (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8), (1.6, 2.2), (1.8, 2.6), (2.0, 3.1)
+)  # fmt: skip
+_V3: dict[str, Any] = {"activation": "relu"}
+_V3_SE = _V3 | {"se": "inner"}
+_H: dict[str, Any] = {"activation": "hswish"}
+_H_SE = _H | {"se": "inner"}
+_LAST = {"stem_activation": "hswish", "head_activation": "hswish"}
+_B0 = [
+    _stage(1, 16, 1, expansion=1.0),
+    _stage(2, 24, 2),
+    _stage(2, 40, 2, kernel=5),
+    _stage(3, 80, 2),
+    _stage(3, 112, 1, kernel=5),
+    _stage(4, 192, 2, kernel=5),
+    _stage(1, 320, 1),
+]
+POINTS: dict[str, Mapping[str, Value]] = {
+    "mobilenet_v1": _point(
+        32,
+        [
+            _stage(1, 64, 1),
+            _stage(2, 128, 2),
+            _stage(2, 256, 2),
+            _stage(6, 512, 2),
+            _stage(2, 1024, 2),
+        ],
+        head=0,
+        block="separable",
+    ),
+    "mobilenet_v2": _point(
+        32,
+        [
+            _stage(1, 16, 1, expansion=1.0),
+            _stage(2, 24, 2),
+            _stage(3, 32, 2),
+            _stage(4, 64, 2),
+            _stage(3, 96, 1),
+            _stage(3, 160, 2),
+            _stage(1, 320, 1),
+        ],
+        head=1280,
+    ),
+    "mobilenet_v3_small": _point(
+        16,
+        [
+            _stage(1, 16, 2, expansion=1.0, **_V3_SE),
+            _stage(2, 24, 2, expansion=4.5, others=3.67, **_V3),
+            _stage(3, 40, 2, kernel=5, expansion=4.0, others=6.0, **_H_SE),
+            _stage(2, 48, 1, kernel=5, expansion=3.0, **_H_SE),
+            _stage(3, 96, 2, kernel=5, **_H_SE),
+        ],
+        head=576,
+        hidden=1024,
+    )
+    | _LAST,
+    "mobilenet_v3_large": _point(
+        16,
+        [
+            _stage(1, 16, 1, expansion=1.0, **_V3),
+            _stage(2, 24, 2, expansion=4.0, others=3.0, **_V3),
+            _stage(3, 40, 2, kernel=5, expansion=3.0, **_V3_SE),
+            _stage(2, 80, 2, others=2.5, **_H),
+            _stage(2, 80, 1, expansion=2.3, **_H),
+            _stage(2, 112, 1, **_H_SE),
+            _stage(3, 160, 2, kernel=5, **_H_SE),
+        ],
+        head=960,
+        hidden=1280,
+    )
+    | _LAST,
+    "mnasnet1_0": _point(
+        32,
+        [
+            _stage(1, 16, 1, expansion=1.0),
+            _stage(3, 24, 2, expansion=3.0),
+            _stage(3, 40, 2, kernel=5, expansion=3.0),
+            _stage(3, 80, 2, kernel=5),
+            _stage(2, 96, 1),
+            _stage(4, 192, 2, kernel=5),
+            _stage(1, 320, 1),
+        ],
+        head=1280,
+        activation="relu",
+    ),
+    "semnasnet_100": _point(
+        32,
+        [
+            _stage(1, 16, 1, expansion=1.0),
+            _stage(2, 24, 2),
+            _stage(3, 40, 2, kernel=5, expansion=3.0, se="input"),
+            _stage(4, 80, 2),
+            _stage(2, 112, 1, se="input"),
+            _stage(3, 160, 2, kernel=5, se="input"),
+            _stage(1, 320, 1),
+        ],
+        head=1280,
+        activation="relu",
+    ),
+    "efficientnet_b0": _point(32, _B0, head=1280, activation="silu", se="input"),
+}
