@@ -77,15 +77,14 @@ class MobileNet(SearchSpace):
             }
             self.conditions = {**self.conditions, **_conditions(i)}
         self.domains |= {
-            "head": Integer(0, 4 * max_width, step=64, role="width"),
+            "head": Integer(0, 4 * max_width, step=8, role="width"),
             "head_activation": activation,
-            "hidden": Integer(0, 4 * max_width, step=64, role="width"),
+            "hidden": Integer(0, 4 * max_width, step=8, role="width"),
         }
         self.points = POINTS
-        base = self.point("efficientnet_b0")
         self.points = POINTS | {
-            f"efficientnet_b{n}": self.scaled(base, width, depth).choices
-            for n, (width, depth) in enumerate(EFFICIENTNETS, start=1)
+            name: {**self.scaled(self.point(base), width, depth).choices, **fixed}
+            for name, (base, width, depth, fixed) in SCALED.items()
         }
 
     def canonical(self, choices: Mapping[str, Value]) -> Mapping[str, Value]:
@@ -205,10 +204,6 @@ def _point(
     return choices
 
 
-# Published factors of width and depth of EfficientNet-B1…B7.
-EFFICIENTNETS = (
-    (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8), (1.6, 2.2), (1.8, 2.6), (2.0, 3.1)
-)  # fmt: skip
 _V3: dict[str, Any] = {"activation": "relu"}
 _V3_SE = _V3 | {"se": "inner"}
 _H: dict[str, Any] = {"activation": "hswish"}
@@ -306,4 +301,20 @@ POINTS: dict[str, Mapping[str, Value]] = {
         activation="relu",
     ),
     "efficientnet_b0": _point(32, _B0, head=1280, activation="silu", se="input"),
+    "efficientnet_lite0": _point(32, _B0, head=1280),
+}
+# Base, published factors of width and depth, and what they leave alone.
+SCALED: dict[str, tuple[str, float, float, dict[str, Value]]] = {
+    "mobilenetv3_small_075": ("mobilenet_v3_small", 0.75, 1.0, {"hidden": 1024}),
+    "mobilenetv3_large_075": ("mobilenet_v3_large", 0.75, 1.0, {"hidden": 1280}),
+    "mnasnet0_5": ("mnasnet1_0", 0.5, 1.0, {"head": 1280}),
+    "mnasnet0_75": ("mnasnet1_0", 0.75, 1.0, {"head": 1280}),
+    "mnasnet1_3": ("mnasnet1_0", 1.3, 1.0, {"head": 1280}),
+    "efficientnet_b1": ("efficientnet_b0", 1.0, 1.1, {}),
+    "efficientnet_b2": ("efficientnet_b0", 1.1, 1.2, {}),
+    "efficientnet_b3": ("efficientnet_b0", 1.2, 1.4, {}),
+    "efficientnet_b4": ("efficientnet_b0", 1.4, 1.8, {}),
+    "efficientnet_b5": ("efficientnet_b0", 1.6, 2.2, {}),
+    "efficientnet_b6": ("efficientnet_b0", 1.8, 2.6, {}),
+    "efficientnet_b7": ("efficientnet_b0", 2.0, 3.1, {}),
 }
