@@ -77,18 +77,36 @@ def make_space(registry: Registry, name: str) -> SearchSpace:
 
 def show(registry: Registry, reference: str, shape: str, classes: int) -> str:
     """Layers, parameters and FLOPs of SPACE/NAME; the choices and points of SPACE."""
+    if "/" not in reference:
+        return _describe(make_space(registry, reference))
+    space, architecture = find_point(registry, reference)
+    return _layers(space, architecture, parse_task(shape, classes))
+
+
+def find_point(registry: Registry, reference: str) -> tuple[SearchSpace, Architecture]:
+    """A named architecture and its space, from SPACE/NAME.
+
+    Raises:
+        UnknownComponent: If there is none of that name.
+    """
     space_name, _, point = reference.partition("/")
     space = make_space(registry, space_name)
-    if not point:
-        return _describe(space)
     if point not in space.points:
         raise UnknownComponent(f"point of {space_name}", point, space.points)
+    return space, space.point(point)
+
+
+def parse_task(shape: str, classes: int) -> Task:
+    """A task from CHANNELSxHEIGHTxWIDTH.
+
+    Raises:
+        RecipeError: If it is not of that form.
+    """
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", shape)
     if match is None:
         raise RecipeError(f"--input {shape}: must be CHANNELSxHEIGHTxWIDTH, such as 3x32x32")
     channels, height, width = map(int, match.groups())
-    task = Task(channels, height, width, classes)
-    return _layers(space, space.point(point), task)
+    return Task(channels, height, width, classes)
 
 
 def _describe(space: SearchSpace) -> str:

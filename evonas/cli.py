@@ -223,6 +223,54 @@ def show(reference: str, shape: str, classes: int, plugins: tuple[Path, ...]) ->
 
 
 @main.command()
+@click.argument("reference", metavar="RUN_DIR|SPACE/NAME")
+@click.option("--phi", type=click.FloatRange(min=0, max=10), help="About 2^phi times the FLOPs.")
+@click.option("--flops", metavar="2x|NUMBER", help="Choose phi by the FLOPs wanted.")
+@click.option("--depth", type=click.FloatRange(0, min_open=True), help="Factor, instead of phi.")
+@click.option("--width", type=click.FloatRange(0, min_open=True), help="Factor, instead of phi.")
+@click.option("--resolution", type=click.IntRange(min=1), help="Pixels, instead of phi.")
+@click.option("--rule", metavar="A,B,C", default="1.2,1.1,1.15", show_default=True)
+@click.option("--grid", is_flag=True, help="Search the rule with the run's own evaluation.")
+@click.option("--train", type=click.Path(path_type=Path), help="Train it for good, into a folder.")
+@click.option("--output", type=click.Path(path_type=Path), help="Write it as JSON.")
+@click.option("--input", "shape", default="3x224x224", help="Of SPACE/NAME.")
+@click.option("--classes", default=1000, type=click.IntRange(min=1), help="Of SPACE/NAME.")
+@_PLUGINS
+def scale(
+    reference: str,
+    phi: float | None,
+    flops: str | None,
+    depth: float | None,
+    width: float | None,
+    resolution: int | None,
+    rule: str,
+    grid: bool,
+    train: Path | None,
+    output: Path | None,
+    shape: str,
+    classes: int,
+    plugins: tuple[Path, ...],
+) -> None:
+    """Make a found or named network larger: depth, width and resolution at once.
+
+    For a coefficient phi they are multiplied by A^phi, B^phi and C^phi of the rule.
+    """
+    from evonas import scaling
+
+    given = scaling.source(_registry(plugins), reference, shape, classes)
+    asked = scaling.Request(phi, flops, depth, width, resolution)
+    by = scaling.search_rule(given, click.echo) if grid else scaling.parse_rule(rule)
+    scaled = asked.answer(given, by)
+    click.echo(scaling.table(given, scaled))
+    if output is not None:
+        scaling.write(scaled, output)
+    if train is not None:
+        for name, value in scaling.train(given, scaled, train, click.echo).items():
+            click.echo(f"  {name:<12} {value:,.6g}   (final training)")
+        click.echo(f"  network      {train}/incumbent")
+
+
+@main.command()
 @click.argument("kind")
 @click.argument("name")
 @_PLUGINS

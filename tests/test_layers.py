@@ -22,6 +22,7 @@ LAYERS = [
     {"assemble"},
     {"ending"},
     {"run", "catalogue"},
+    {"scaling"},
     {"cli"},
 ]
 # Within a layer: who may import whom beside itself.
