@@ -85,6 +85,10 @@ class Feasible(SearchSpace):
         """The space's own count."""
         return self.space.cost(architecture, task)
 
+    def relatives(self, child: Architecture, parent: Architecture) -> Mapping[str, str | None]:
+        """The space's own."""
+        return self.space.relatives(child, parent)
+
     def build_supernet(self, task: Task) -> Supernet:
         """The space's own: it covers what the limits forbid, too."""
         return self.space.build_supernet(task)

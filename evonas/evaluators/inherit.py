@@ -13,10 +13,12 @@ from dataclasses import replace
 
 from torch import nn
 
+from evonas.architecture import Architecture
 from evonas.errors import RecipeError
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
+from evonas.spaces.base import SearchSpace
 from evonas.training.checkpoints import FOLDER, Checkpoints, Continued, Weights
-from evonas.training.inheritance import transplant
+from evonas.training.inheritance import rename, transplant
 from evonas.trial import Trial
 
 
@@ -47,7 +49,8 @@ class Inherit(Wrapper):
             raise RecipeError(f"evaluation.keep_gb: must be positive, not {keep_gb}")
         if context.run_dir is None:
             raise RecipeError("evaluation.name: inherit needs a run folder to keep weights in")
-        self._weights = _FromParent(Checkpoints(context.run_dir / FOLDER, keep_gb), epochs)
+        checkpoints = Checkpoints(context.run_dir / FOLDER, keep_gb)
+        self._weights = _FromParent(context.space, checkpoints, epochs)
         super().__init__(context, of(replace(context, weights=self._weights)))
         self.metrics = (*self.inner.metrics, "inherited")
 
@@ -60,8 +63,8 @@ class Inherit(Wrapper):
 class _FromParent(Weights):
     """Weights of the parent, or of the trial's own lower rung."""
 
-    def __init__(self, checkpoints: Checkpoints, share: float) -> None:
-        self._checkpoints, self._share = checkpoints, share
+    def __init__(self, space: SearchSpace, checkpoints: Checkpoints, share: float) -> None:
+        self._space, self._checkpoints, self._share = space, checkpoints, share
         self._continued = Continued(checkpoints)
         self.inherited = 0.0  # by the last started network
 
@@ -71,7 +74,9 @@ class _FromParent(Weights):
             return self._continued.start(network, trial, epochs)
         for parent in trial.proposal.parents[:1]:
             if (found := self._checkpoints.load(parent)) is not None:
-                self.inherited = transplant(network, found.weights)
+                old = Architecture(self._space.name, found.choices)
+                moved = self._space.relatives(trial.architecture, old)
+                self.inherited = transplant(network, rename(found.weights, moved))
                 return max(1, round(epochs * self._share))
         return epochs
 

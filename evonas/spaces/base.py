@@ -28,7 +28,7 @@ Condition = Callable[[Mapping[str, Value]], bool]
 
 
 class Cost(NamedTuple):
-    """What a network costs: trainable parameters, and FLOPs as ``training/cost.py`` counts them."""
+    """What a network costs: parameters, and FLOPs as ``training/cost.py`` counts them."""
 
     params: int
     flops: int
@@ -100,6 +100,18 @@ class SearchSpace(ABC):
             InvalidArchitecture: If the space offers none.
         """
         raise InvalidArchitecture(f"space {self.name!r} offers no supernet")
+
+    def relatives(self, child: Architecture, parent: Architecture) -> Mapping[str, str | None]:
+        """Which parts of a child's network are which of its parent's, where names do not tell.
+
+        Weights are handed on between parts of one name. A space whose parts move when others come
+        and go says here where they were.
+
+        Returns:
+            Per direct part of the child's network the name of the parent's, or None if it is new;
+            parts that are not named here keep their names.
+        """
+        return {}
 
     def canonical(self, choices: Mapping[str, Value]) -> Mapping[str, Value]:
         """Bring choices that build the same network into one form.

@@ -27,7 +27,7 @@ class Meter:
 
     Attributes:
         channels: Of the shape here; ``height`` and ``width`` likewise, in pixels.
-        params: Trainable parameters so far.
+        params: Parameters so far.
         flops: Of one image's forward pass so far.
     """
 

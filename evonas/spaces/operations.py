@@ -327,6 +327,13 @@ class SeparableConv(nn.Sequential):
         ConvNorm.cost(meter, inputs, inputs, kernel, stride, groups=inputs)
         ConvNorm.cost(meter, inputs, outputs)
 
+    def become_identity(self) -> None:
+        """Start by passing on what comes in; no-op if the shape changes."""
+        pointwise = cast(nn.Conv2d, cast(ConvNorm, self[1])[0])
+        if pointwise.in_channels == pointwise.out_channels:
+            for part in self:
+                cast(ConvNorm, part).become_identity()
+
 
 class InvertedResidual(nn.Module):
     """1×1 expansion to ``inner`` channels, depthwise convolution, linear 1×1 projection.

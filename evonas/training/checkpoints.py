@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import nn
 
 from evonas import atomic
+from evonas.architecture import Value
 from evonas.trial import Trial
 
 FOLDER = "weights"  # in the run folder
@@ -34,10 +35,12 @@ class Checkpoint:
     Attributes:
         weights: By the names of the network's ``state_dict``; on the CPU.
         epochs: That the network has behind it.
+        choices: Of its architecture.
     """
 
     weights: Mapping[str, torch.Tensor]
     epochs: int
+    choices: Mapping[str, Value]
 
 
 class Checkpoints:
@@ -54,6 +57,7 @@ class Checkpoints:
     def save(self, trial: Trial, network: nn.Module, epochs: int) -> None:
         """Keep a trial's weights; what an earlier session kept for it is replaced."""
         about = {"trial": trial.number, "architecture": trial.architecture.id, "epochs": epochs}
+        about |= {"choices": json.dumps(dict(trial.architecture.choices))}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_weights(
             self._path(trial.number),
@@ -74,7 +78,7 @@ class Checkpoints:
                 raise BadWeights(f"{self._path(number)}: are those of trial {about.get('trial')}")
             if architecture not in (None, about.get("architecture")):
                 raise BadWeights(f"{self._path(number)}: are those of another architecture")
-            return Checkpoint(weights, int(about["epochs"]))
+            return Checkpoint(weights, int(about["epochs"]), json.loads(about["choices"]))
         except BadWeights as error:
             warnings.warn(f"{error}; training from scratch", RuntimeWarning, stacklevel=2)
             return None

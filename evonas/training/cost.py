@@ -14,8 +14,8 @@ from evonas.task import Task
 
 
 def params(network: nn.Module, task: Task) -> float:
-    """Number of trainable parameters."""
-    return float(sum(p.numel() for p in network.parameters() if p.requires_grad))
+    """Number of parameters, frozen ones among them."""
+    return float(sum(p.numel() for p in network.parameters()))
 
 
 def flops(network: nn.Module, task: Task) -> float:

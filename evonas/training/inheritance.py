@@ -49,6 +49,26 @@ def transplant(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> float
     return copied / total if total else 0.0
 
 
+def rename(
+    weights: Mapping[str, torch.Tensor], parts: Mapping[str, str | None]
+) -> dict[str, torch.Tensor]:
+    """A relative's weights under the names of the network that takes them.
+
+    Args:
+        weights: By the relative's names.
+        parts: The relative's name of a direct part by the network's; None: it has no such part.
+            Others keep their names.
+    """
+    took = {theirs for theirs in parts.values() if theirs is not None}
+    whole = {n: t for n, t in weights.items() if n.partition(".")[0] not in {*took, *parts}}
+    for ours, theirs in parts.items():
+        for name, tensor in weights.items():
+            part, dot, rest = name.partition(".")
+            if part == theirs:
+                whole[ours + dot + rest] = tensor
+    return whole
+
+
 def _begin_new_blocks(module: nn.Module, known: tuple[str, ...], prefix: str = "") -> None:
     """Have the outermost blocks of which the relative has nothing start as the identity."""
     for name, child in module.named_children():

@@ -1,0 +1,154 @@
+"""Layer by layer: chains of convolutions and poolings of any length."""
+
+from __future__ import annotations
+
+import difflib
+from collections import OrderedDict
+from collections.abc import Mapping
+from random import Random
+
+from torch import nn
+
+from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
+from evonas.errors import RecipeError
+from evonas.spaces import layers
+from evonas.spaces.base import Condition, Cost, SearchSpace
+from evonas.spaces.layers import Layer
+from evonas.spaces.operations import BasicBlock, ConvNorm, SeparableConv, named_classifier
+from evonas.task import Task
+
+_OF_A_KERNEL = ("conv", "separable")
+_OF_A_WIDTH = (*_OF_A_KERNEL, "residual")
+_POOLS = ("max_pool", "avg_pool")
+
+
+class Sequential(SearchSpace):
+    """A chain of up to ``max_layers`` layers, each with a type and the settings of that type.
+
+    ``depth`` says how many there are; ``type1``, ``width1``, ``kernel1`` and so on describe them: a
+    ``conv`` or ``separable`` convolution of a kernel and a width, a ``residual`` block of a width
+    (BasicBlock), or a pooling that halves the size. A mutation adds, drops or changes a layer. A
+    child that inherits weights finds those of its parent's layers wherever they have moved to, and
+    an added layer, as wide as what it reads, starts as the identity (Elsken, Metzen and Hutter,
+    Efficient multi-objective neural architecture search via Lamarckian evolution, ICLR 2019). The
+    chain of layers as a space is that of Baker et al., Designing neural network architectures using
+    reinforcement learning, ICLR 2017.
+
+    Args:
+        max_layers: Length of the longest chain.
+        max_width: Of a layer; in steps of 8, sampled log-uniformly.
+    """
+
+    def __init__(self, max_layers: int = 10, max_width: int = 128) -> None:
+        for name, value, least in (("max_layers", max_layers, 2), ("max_width", max_width, 8)):
+            if value < least:
+                raise RecipeError(f"space.{name}: must be at least {least}, not {value}")
+        self._numbers = range(1, max_layers + 1)
+        self._settings: dict[str, Domain] = {
+            "type": Categorical((*_OF_A_WIDTH, *_POOLS)),
+            "width": Integer(8, max_width, step=8, log=True, role="width"),
+            "kernel": Integer(3, 7, step=2),
+        }
+        self.domains = {"depth": Integer(1, max_layers)}
+        self.conditions: dict[str, Condition] = {}
+        for i in self._numbers:
+            self.domains |= {f"{name}{i}": domain for name, domain in self._settings.items()}
+            self.conditions |= _conditions(i)
+        small = [("conv", 32, 3), ("max_pool", 8, 3), ("conv", 64, 3), ("max_pool", 8, 3)]
+        if max_layers >= 6:
+            self.points = {"small": self._choices([*small, ("conv", 128, 3), ("residual", 128, 3)])}
+
+    def size(self) -> int:
+        """Exactly: the sum over the lengths of the number of layers to the power of the length."""
+        width, kernel = self._settings["width"].size, self._settings["kernel"].size
+        kinds = len(_OF_A_KERNEL) * width * kernel + width + len(_POOLS)
+        return sum(kinds**length for length in self._numbers)
+
+    def mutate(self, parent: Architecture, rng: Random) -> Architecture:
+        """Add a layer anywhere, drop one, or change a setting of one."""
+        chain = _chain(parent)
+        match rng.choice(("add", "drop", "change")):
+            case "add" if len(chain) < len(self._numbers):
+                place = rng.randint(0, len(chain))
+                kind, width, kernel = (domain.sample(rng) for domain in self._settings.values())
+                before = [w for k, w, _ in chain[:place] if k in _OF_A_WIDTH]
+                chain.insert(place, (str(kind), before[-1] if before else int(width), int(kernel)))
+            case "drop" if len(chain) > 1:
+                del chain[rng.randrange(len(chain))]
+            case _:
+                names = [name for name in self.active(parent.choices) if name != "depth"]
+                name = rng.choice(names)
+                value = self.domains[name].mutate(parent.choices[name], rng)
+                return self._changed(parent, name, value, rng)
+        return self.architecture(self._choices(chain))
+
+    def relatives(self, child: Architecture, parent: Architecture) -> Mapping[str, str | None]:
+        """Layers are matched in order, as far as their types agree."""
+        ours, theirs = ([kind for kind, _, _ in _chain(a)] for a in (child, parent))
+        names: dict[str, str | None] = {f"layer{i}": None for i in range(1, len(ours) + 1)}
+        matcher = difflib.SequenceMatcher(None, ours, theirs, autojunk=False)
+        for here, there, length in matcher.get_matching_blocks():
+            for i in range(1, length + 1):
+                names[f"layer{here + i}"] = f"layer{there + i}"
+        return names
+
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        """Build the network."""
+        return layers.network(_layers(architecture, task))
+
+    def cost(self, architecture: Architecture, task: Task) -> Cost:
+        """Count it."""
+        return layers.cost(_layers(architecture, task), task)
+
+    def _changed(self, parent: Architecture, name: str, value: Value, rng: Random) -> Architecture:
+        """One choice changed; settings that the layer gains by that are drawn."""
+        child = {**parent.choices, name: value}
+        for gained in set(self.active(child)) - set(self.active(parent.choices)):
+            child[gained] = self.domains[gained].sample(rng)
+        return self.architecture(child)
+
+    def _choices(self, chain: list[tuple[str, int, int]]) -> dict[str, Value]:
+        """Choices of a chain of (type, width, kernel)."""
+        choices: dict[str, Value] = {"depth": len(chain)}
+        unused = tuple(domain.values()[0] for domain in self._settings.values())
+        for i in self._numbers:
+            layer = chain[i - 1] if i <= len(chain) else unused
+            choices |= {f"{name}{i}": v for name, v in zip(self._settings, layer, strict=True)}
+        return choices
+
+
+def _conditions(i: int) -> dict[str, Condition]:
+    def there(choices: Mapping[str, Value]) -> bool:
+        return int(choices["depth"]) >= i
+
+    def wide(choices: Mapping[str, Value]) -> bool:
+        return there(choices) and choices[f"type{i}"] in _OF_A_WIDTH
+
+    def kernel(choices: Mapping[str, Value]) -> bool:
+        return there(choices) and choices[f"type{i}"] in _OF_A_KERNEL
+
+    return {f"type{i}": there, f"width{i}": wide, f"kernel{i}": kernel}
+
+
+def _chain(architecture: Architecture) -> list[tuple[str, int, int]]:
+    """(type, width, kernel) of the layers that are there."""
+    c = architecture.choices
+    numbers = range(1, int(c["depth"]) + 1)
+    return [(str(c[f"type{i}"]), int(c[f"width{i}"]), int(c[f"kernel{i}"])) for i in numbers]
+
+
+def _layers(architecture: Architecture, task: Task) -> dict[str, Layer]:
+    channels, named = task.channels, OrderedDict[str, Layer]()
+    for number, (kind, width, kernel) in enumerate(_chain(architecture), start=1):
+        match kind:
+            case "conv":
+                layer = Layer(ConvNorm, channels, width, kernel)
+            case "separable":
+                layer = Layer(SeparableConv, channels, width, kernel)
+            case "residual":
+                layer = Layer(BasicBlock, channels, width)
+            case _:
+                layer = Layer(nn.MaxPool2d if kind == "max_pool" else nn.AvgPool2d, 3, 2, 1)
+        channels = width if kind in _OF_A_WIDTH else channels
+        named[f"layer{number}"] = layer
+    return named | named_classifier(channels, task.classes)
