@@ -135,6 +135,7 @@ def _layers(space: SearchSpace, architecture: Architecture, task: Task) -> str:
             module.register_forward_hook(hook(name))
     with torch.no_grad():
         network(torch.empty(1, *task.input_shape, device="meta"))
+    field = cost.receptive_field(network, task)
     choices = ", ".join(f"{name}={value}" for name, value in architecture.choices.items())
     return "\n".join(
         [
@@ -143,6 +144,7 @@ def _layers(space: SearchSpace, architecture: Architecture, task: Task) -> str:
             *rows,
             f"parameters {counted['params']:,.0f}",
             f"FLOPs      {counted['flops']:,.0f} ({counted['flops'] / 2:,.0f} multiply-adds)",
+            f"receptive field {field} pixels",
         ]
     )
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import nullcontext
 from random import Random
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from evonas.architecture import Architecture, Categorical
+from evonas.architecture import Architecture, Categorical, Integer
 from evonas.errors import InvalidArchitecture
 from evonas.evaluators.base import Evaluator, Reporter
 from evonas.executors.base import Executor, Watch, run_trial
@@ -24,13 +26,17 @@ from evonas.search import Budget, search
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
 from evonas.task import Task
+from evonas.training import cost
 from evonas.trial import Proposal, Trial, TrialState
 
 TASK = Task(channels=3, height=16, width=16, classes=10)
 
 
 def check_space(space: SearchSpace, task: Task = TASK, points: int = 8, seed: int = 0) -> list[str]:
-    """Check a search space: domains, sampling, mutation, crossover, JSON and building.
+    """Check a search space, and say in a sentence what is wrong.
+
+    Domains, conditions and rules; sampling, mutation, crossover, JSON; networks that are built, run
+    forward and backward, on the CPU and, as far as shapes, types and devices go, on a GPU; costs.
 
     Args:
         space: The space.
@@ -38,9 +44,9 @@ def check_space(space: SearchSpace, task: Task = TASK, points: int = 8, seed: in
         points: How many random points are built and run forward and backward.
         seed: Seed of the points.
     """
-    if not getattr(space, "domains", None):
-        return ["domains: the space declares none; set self.domains in __init__"]
-    problems: list[str] = []
+    problems = list(_check_declarations(space))
+    if problems:
+        return problems
     for n in range(points):
         rng = Random(f"{seed}/{n}")
         architecture = space.sample(rng)
@@ -48,16 +54,37 @@ def check_space(space: SearchSpace, task: Task = TASK, points: int = 8, seed: in
         problems += _check_network(space, architecture, task)
         if problems:
             return problems
-    # Sixteen draws, so that chance does not hide randomness of the space's own.
-    first, second = ([space.sample(rng) for _ in range(16)] for rng in (Random(seed), Random(seed)))
-    if first != second:
-        problems.append("sample: two generators of one seed give different architectures")
+    problems += _check_variation(space, Random(seed))
+    problems += _check_extremes(space, task, Random(seed))
+    grey = Task(1 if task.channels > 1 else 3, task.height, task.width, task.classes + 1)
+    problems += _check_network(space, space.sample(Random(seed)), grey)
     for name in space.points:
         try:
             space.point(name)
         except InvalidArchitecture as error:
             problems.append(f"points: {name!r} is not in the space: {error}")
     return problems
+
+
+def _check_declarations(space: SearchSpace) -> Iterator[str]:
+    domains = getattr(space, "domains", None)
+    if not domains:
+        yield "domains: the space declares none; set self.domains in __init__"
+        return
+    for name, domain in domains.items():
+        if not isinstance(domain, Categorical | Integer):
+            yield f"domains: {name!r} is {domain!r}; it must be a Categorical or an Integer"
+    for name in space.conditions:
+        if name not in domains:
+            yield f"conditions: {name!r} is no choice of the space; name one of its domains"
+    some = {name: d.values()[0] for name, d in domains.items() if hasattr(d, "values")}
+    for kind, predicates in (("conditions", space.conditions), ("rules", space.rules)):
+        for name, predicate in predicates.items():
+            try:
+                predicate(some)
+            # The space under test is anybody's code: what it raises is the finding.
+            except Exception as error:
+                yield f"{kind}: that of {name!r} raises {type(error).__name__}: {error}"
 
 
 def _check_point(space: SearchSpace, parent: Architecture, rng: Random) -> Iterator[str]:
@@ -85,10 +112,100 @@ def _belongs(space: SearchSpace, architecture: Architecture, method: str) -> Ite
             yield f"{method}: gives an architecture that is not canonical; use self.architecture()"
 
 
+def _check_variation(space: SearchSpace, rng: Random) -> Iterator[str]:
+    """Determinism, and that search can get everywhere."""
+    # Sixteen draws, so that chance does not hide randomness of the space's own.
+    seeds = (rng.random(),) * 2
+    first, second = ([space.sample(own) for _ in range(16)] for own in map(Random, seeds))
+    if first != second:
+        yield "sample: two generators of one seed give different architectures"
+        return
+    one, two = (space.mutate(first[0], Random(0)) for _ in range(2))
+    if one != two:
+        yield "mutate: two generators of one seed give different children"
+    if len({a.id for a in first}) > space.size():
+        yield f"size: says {space.size()}, but more architectures than that were drawn"
+    unchanged = {name for name, domain in space.domains.items() if domain.size > 1}
+    unchanged -= _changed_by_mutation(space, rng, unchanged)
+    for name in sorted(unchanged):
+        yield f"mutate: never changes {name!r}, so that search cannot reach its other values"
+    a, b = first[0], next((other for other in first if other != first[0]), first[0])
+    children = {space.crossover(a, b, rng).id for _ in range(32)}
+    for parent in (a, b):
+        if a != b and children == {parent.id}:
+            yield "crossover: the child is always the same parent; take choices from both"
+
+
+def _changed_by_mutation(space: SearchSpace, rng: Random, wanted: set[str]) -> set[str]:
+    """Those choices that a random walk by mutation changed."""
+    changed: set[str] = set()
+    for _ in range(20 * len(wanted)):
+        here = space.sample(rng)
+        for _ in range(5):
+            child = space.mutate(here, rng)
+            changed |= {n for n in wanted if child.choices.get(n) != here.choices.get(n)}
+            here = child
+        if changed == wanted:
+            break
+    return changed
+
+
+def _check_extremes(space: SearchSpace, task: Task, rng: Random) -> Iterator[str]:
+    """The smallest point runs here; both, without data, as half precision and on a GPU."""
+    smallest, largest = (_extreme(space, end, rng) for end in (0, -1))
+    yield from _check_network(space, smallest, task)
+    for architecture in (smallest, largest):
+        yield from _check_without_data(space, architecture, task, "cuda")
+        yield from _check_without_data(space, architecture, task, "meta", torch.bfloat16)
+
+
+def _extreme(space: SearchSpace, end: int, rng: Random) -> Architecture:
+    """The point with every choice at one end of its domain; a random one if rules forbid that."""
+    try:
+        return space.architecture({name: d.values()[end] for name, d in space.domains.items()})
+    except InvalidArchitecture:
+        return space.sample(rng)
+
+
+def _check_without_data(
+    space: SearchSpace,
+    architecture: Architecture,
+    task: Task,
+    device: str,
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[str]:
+    """Where only shapes, types and devices are computed: forward on a GPU, which needs none.
+
+    Backward on the meta device alone: torch's gradients want a real GPU.
+    """
+    fake = FakeTensorMode() if device == "cuda" else nullcontext()
+    try:
+        with fake, torch.device(device):
+            network = space.build(architecture, task)
+            if device == "meta":
+                network = network.to(dtype)
+            images = torch.empty(2, *task.input_shape, dtype=dtype)
+        with fake:
+            logits = network(images)
+        if device == "meta" and logits.requires_grad:
+            logits.sum().backward()
+    # As below: anybody's code.
+    except Exception as error:
+        said = str(error).partition("\n")[0]
+        yield (
+            f"forward: {dict(architecture.choices)} on {device} as {dtype} raises "
+            f"{type(error).__name__}: {said}; make new tensors by x.new_zeros and the like, or "
+            "register them as buffers"
+        )
+        return
+    if logits.dtype != dtype or logits.device.type != device:
+        yield f"forward: of {dtype} on {device} it gives {logits.dtype} on {logits.device.type}"
+
+
 def _check_network(space: SearchSpace, architecture: Architecture, task: Task) -> Iterator[str]:
     choices = dict(architecture.choices)
     try:
-        network = space.build(architecture, task)
+        network, other = space.build(architecture, task), space.build(architecture, task)
     # The space under test is anybody's code: what it raises is the finding.
     except Exception as error:
         yield f"build: {choices} raises {type(error).__name__}: {error}"
@@ -96,8 +213,17 @@ def _check_network(space: SearchSpace, architecture: Architecture, task: Task) -
     if not isinstance(network, nn.Module):
         yield f"build: returns {type(network).__name__}, not a torch module"
         return
+    if _shapes(network) != _shapes(other):
+        yield f"build: {choices} gives a different network each time"
+        return
+    if {p.device.type for p in network.parameters()} - {"cpu"}:
+        yield "build: puts parameters on a device; evonas does that"
+        return
+    images = torch.randn(2, *task.input_shape)
+    before = images.clone()
     try:
-        logits = network(torch.randn(2, *task.input_shape))
+        logits = network(images)
+        alone = network.eval()(before[:1])
     # As above.
     except Exception as error:
         yield f"forward: {choices} raises {type(error).__name__}: {error}"
@@ -105,6 +231,23 @@ def _check_network(space: SearchSpace, architecture: Architecture, task: Task) -
     if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (2, task.classes):
         yield f"forward: {choices} must give logits of shape (2, {task.classes})"
         return
+    if tuple(alone.shape) != (1, task.classes):
+        yield f"forward: {choices} must give logits of shape (1, {task.classes}) for one image"
+    if not torch.equal(images, before):
+        yield f"forward: {choices} changes the images in place; leave out inplace=True at the start"
+    yield from _check_gradients(network, logits, choices)
+    yield from _check_cost(space, architecture, task, other)
+
+
+def _shapes(network: object) -> dict[str, torch.Size]:
+    if not isinstance(network, nn.Module):
+        return {}
+    return {name: tensor.shape for name, tensor in network.state_dict().items()}
+
+
+def _check_gradients(
+    network: nn.Module, logits: torch.Tensor, choices: Mapping[str, object]
+) -> Iterator[str]:
     if not any(p.requires_grad for p in network.parameters()):
         yield f"build: {choices} has no parameter to train"
         return
@@ -112,6 +255,17 @@ def _check_network(space: SearchSpace, architecture: Architecture, task: Task) -
         logits.sum().backward()
     if all(p.grad is None for p in network.parameters()):
         yield f"backward: no parameter of {choices} gets a gradient"
+
+
+def _check_cost(
+    space: SearchSpace, architecture: Architecture, task: Task, network: nn.Module
+) -> Iterator[str]:
+    built = {name: count(network, task) for name, count in cost.COSTS.items()}
+    told = cost.count(space, architecture, task)
+    for name, value in built.items():
+        if told[name] != value:
+            choices = dict(architecture.choices)
+            yield f"cost: says {told[name]:,.0f} {name}, the network of {choices} has {value:,.0f}"
 
 
 class _Grid(SearchSpace):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _TRIES = 1000
 
-Condition = Callable[[Mapping[str, Value]], bool]
+Condition = Callable[[Mapping[str, Any]], bool]
 
 
 class Cost(NamedTuple):
