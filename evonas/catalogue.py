@@ -111,7 +111,9 @@ def parse_task(shape: str, classes: int) -> Task:
 
 def _describe(space: SearchSpace) -> str:
     lines = [inspect.getdoc(type(space)) or "", "", f"size {space.size():.4g}"]
-    lines += [f"  {name:<14} {domain}" for name, domain in space.domains.items()]
+    for name, domain in space.domains.items():
+        lines.append(f"  {name:<14} {domain}{', conditional' if name in space.conditions else ''}")
+    lines += [f"rule: {sentence}" for sentence in space.rules]
     lines.append(f"points: {', '.join(space.points) or 'none'}")
     return "\n".join(lines)
 

@@ -286,6 +286,32 @@ def check(ctx: click.Context, kind: str, name: str, plugins: tuple[Path, ...]) -
     ctx.exit(errors.PluginError.exit_code if problems else 0)
 
 
+@main.group()
+def new() -> None:
+    """Write a working component of your own, to be changed."""
+
+
+@new.command("space")
+@click.argument("name")
+@click.option(
+    "--plugins",
+    type=click.Path(path_type=Path),
+    default=Path("plugins"),
+    show_default=True,
+    help="Folder to write to.",
+)
+def new_space(name: str, plugins: Path) -> None:
+    """Write the search space NAME and its test."""
+    from evonas import scaffold
+    from evonas.registry import Registry
+
+    for path in scaffold.new_space(name, plugins, Registry((plugins,))):
+        click.echo(f"wrote {path}")
+    own = "" if plugins == Path("plugins") else f" --plugins {plugins}"
+    click.echo(f"check it with: evonas check space {name}{own}")
+    click.echo(f"try it with:   evonas run recipes/digits_evo.yaml --set space={name}{own}")
+
+
 @main.command()
 @click.option("--port", default=5000, type=click.IntRange(1, 65535))
 @click.option("--uri", help="Default: MLFLOW_TRACKING_URI, else sqlite:///mlruns/mlflow.db.")

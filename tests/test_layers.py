@@ -22,11 +22,12 @@ LAYERS = [
     {"assemble"},
     {"ending"},
     {"run", "catalogue"},
-    {"scaling"},
+    {"scaling", "scaffold", "templates"},
     {"cli"},
 ]
 # Within a layer: who may import whom beside itself.
 SIBLINGS = {
+    ("scaffold", "templates"),
     ("strategies", "spaces"),
     ("training", "spaces"),
     ("constraints", "spaces"),

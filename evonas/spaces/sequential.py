@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import OrderedDict
 from collections.abc import Mapping
 from random import Random
@@ -83,13 +82,16 @@ class Sequential(SearchSpace):
         return self.architecture(self._choices(chain))
 
     def relatives(self, child: Architecture, parent: Architecture) -> Mapping[str, str | None]:
-        """Layers are matched in order, as far as their types agree."""
-        ours, theirs = ([kind for kind, _, _ in _chain(a)] for a in (child, parent))
-        names: dict[str, str | None] = {f"layer{i}": None for i in range(1, len(ours) + 1)}
-        matcher = difflib.SequenceMatcher(None, ours, theirs, autojunk=False)
-        for here, there, length in matcher.get_matching_blocks():
-            for i in range(1, length + 1):
-                names[f"layer{here + i}"] = f"layer{there + i}"
+        """What both begin and end with is the same; between, layers of one type and place are."""
+        ours, theirs = _chain(child), _chain(parent)
+        begin = _common(ours, theirs)
+        end = min(_common(ours[::-1], theirs[::-1]), len(ours) - begin, len(theirs) - begin)
+        names: dict[str, str | None] = {}
+        for i, layer in enumerate(ours):
+            there = i if i < len(ours) - end else i + len(theirs) - len(ours)
+            known = there < len(theirs) - end or i >= len(ours) - end
+            same = known and layer[0] == theirs[there][0]
+            names[f"layer{i + 1}"] = f"layer{there + 1}" if same else None
         return names
 
     def build(self, architecture: Architecture, task: Task) -> nn.Module:
@@ -135,6 +137,12 @@ def _chain(architecture: Architecture) -> list[tuple[str, int, int]]:
     c = architecture.choices
     numbers = range(1, int(c["depth"]) + 1)
     return [(str(c[f"type{i}"]), int(c[f"width{i}"]), int(c[f"kernel{i}"])) for i in numbers]
+
+
+def _common(ours: list[tuple[str, int, int]], theirs: list[tuple[str, int, int]]) -> int:
+    """How many layers both begin with."""
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
 
 
 def _layers(architecture: Architecture, task: Task) -> dict[str, Layer]:

@@ -11,7 +11,7 @@ what was told stays in the model: that makes a resumed run propose what it would
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from random import Random
 from typing import Any
@@ -105,7 +105,7 @@ class TPE(Strategy):
         # Out of the model again: it enters, in canonical form, when the trial is told to run.
         self._study.tell(suggestion.number, state=optuna.trial.TrialState.FAIL)
         try:
-            architecture = self.space.architecture(suggestion.params)
+            architecture = self.space.architecture(self._decoded(suggestion.params))
         except InvalidArchitecture:
             return None
         return architecture if self._is_new(architecture) else None
@@ -118,7 +118,7 @@ class TPE(Strategy):
         self._study.add_trial(
             optuna.create_trial(
                 state=optuna.trial.TrialState.PRUNED,
-                params=dict(trial.architecture.choices),
+                params=self._encoded(trial.architecture),
                 distributions=self._distributions,
                 intermediate_values={curve[-1][0]: objective.key(trial.metrics)},
             )
@@ -129,11 +129,28 @@ class TPE(Strategy):
         self._study.add_trial(
             optuna.create_trial(
                 state=optuna.trial.TrialState.RUNNING,
-                params=dict(architecture.choices),
+                params=self._encoded(architecture),
                 distributions=self._distributions,
             )
         )
         return len(self._study.get_trials(deepcopy=False)) - 1
+
+    def _encoded(self, architecture: Architecture) -> dict[str, Any]:
+        """Choices as Optuna has them: of ordered options, which are numbers to it, the index."""
+        return {
+            name: domain.options.index(architecture.choices[name])
+            if isinstance(domain, Categorical) and domain.ordered
+            else architecture.choices[name]
+            for name, domain in self.space.domains.items()
+        }
+
+    def _decoded(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: domain.options[params[name]]
+            if isinstance(domain, Categorical) and domain.ordered
+            else params[name]
+            for name, domain in self.space.domains.items()
+        }
 
 
 class _Sampler(optuna.samplers.TPESampler):
@@ -151,6 +168,8 @@ class _Sampler(optuna.samplers.TPESampler):
 
 def _distribution(domain: Domain) -> BaseDistribution:
     if isinstance(domain, Categorical):
+        if domain.ordered:
+            return IntDistribution(0, domain.size - 1)
         return CategoricalDistribution(domain.options)
     if domain.log and domain.step == 1:
         return IntDistribution(domain.low, domain.high, log=True)

@@ -1,0 +1,1 @@
+"""What ``evonas new`` copies: real files, checked like the others, with their names replaced."""

@@ -1,0 +1,125 @@
+"""Mobile networks: exact to torchvision and timm, and what each choice does."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+import torch
+from spaces_helper import IMAGENET, costs_of_built, torchvision_figures
+from torch import nn
+from torchvision import models
+
+from evonas.errors import RecipeError
+from evonas.spaces import layers
+from evonas.spaces.layers import Layer
+from evonas.spaces.mobilenet import MobileNet
+from evonas.spaces.operations import SeparableConv
+from evonas.task import Task
+
+SPACE = MobileNet()
+TASK = Task(channels=3, height=32, width=32, classes=10)
+OF_TORCHVISION = [
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "mnasnet0_5",
+    "mnasnet0_75",
+    "mnasnet1_0",
+    "mnasnet1_3",
+    *(f"efficientnet_b{n}" for n in range(8)),
+]
+# timm's; mobilenet_v1 is its mobilenetv1_100.
+OF_TIMM = {
+    "mobilenet_v1": 4_231_976,
+    "semnasnet_100": 3_887_038,
+    "efficientnet_lite0": 4_652_008,
+    "mobilenetv3_small_075": 2_041_872,
+    "mobilenetv3_large_075": 3_993_528,
+}
+
+
+@pytest.mark.parametrize("name", OF_TORCHVISION)
+def test_points_have_the_parameters_of_torchvision(name: str) -> None:
+    assert SPACE.cost(SPACE.point(name), IMAGENET).params == torchvision_figures(name)[0]
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"])
+def test_points_have_the_multiply_adds_of_torchvision(name: str) -> None:
+    flops = SPACE.cost(SPACE.point(name), IMAGENET).flops
+    assert flops / 2e9 == pytest.approx(torchvision_figures(name)[1], abs=6e-4)
+
+
+def test_every_point_is_compared_with_a_published_one() -> None:
+    assert set(SPACE.points) == {*OF_TORCHVISION, *OF_TIMM}
+
+
+@pytest.mark.parametrize("name", OF_TIMM)
+def test_points_have_the_parameters_of_timm(name: str) -> None:
+    assert SPACE.cost(SPACE.point(name), IMAGENET).params == OF_TIMM[name]
+
+
+@pytest.mark.parametrize("multiplier", [0.25, 0.35, 0.5, 0.75, 1.3, 1.4])
+def test_the_multiplier_is_that_of_mobilenet_v2(multiplier: float) -> None:
+    space = MobileNet(multiplier=multiplier)
+    with torch.device("meta"):
+        published = models.mobilenet_v2(width_mult=multiplier)
+    counted = space.cost(space.point("mobilenet_v2"), IMAGENET)
+    assert counted.params == sum(p.numel() for p in published.parameters())
+
+
+def test_a_separable_convolution_by_hand() -> None:
+    """3×3, 64×64 pixels, 256 to 256 channels: 2.4e9 multiply-adds, or 2.8e8."""
+    task = Task(channels=256, height=64, width=64, classes=2)
+    plain = layers.cost({"conv": Layer(nn.Conv2d, 256, 256, 3, padding=1, bias=False)}, task)
+    separable = layers.cost({"conv": Layer(SeparableConv, 256, 256)}, task)
+    assert plain.flops // 2 == 2_415_919_104 == 64 * 64 * 256 * 256 * 9
+    assert separable.flops // 2 == 277_872_640 == 64 * 64 * 256 * (9 + 256)
+
+
+def test_costs_are_those_of_the_built_network() -> None:
+    for seed in range(20):
+        rng = Random(seed)
+        architecture = SPACE.sample(rng)
+        for each in (architecture, SPACE.mutate(architecture, rng)):
+            for task in (TASK, Task(1, 5, 9, 4)):
+                assert SPACE.cost(each, task) == costs_of_built(SPACE, each, task)
+
+
+def test_an_absent_stage_has_no_choices() -> None:
+    choices = dict(SPACE.points["mobilenet_v3_small"])
+    assert not any(name.endswith("7") for name in SPACE.active(choices) if name != "depth7")
+    same = SPACE.architecture(choices | {"kernel7": 5, "se7": "inner", "width7": 64})
+    assert same == SPACE.point("mobilenet_v3_small")
+
+
+def test_a_separable_stage_has_nothing_inside() -> None:
+    choices = dict(SPACE.points["mobilenet_v2"]) | {"block3": "separable"}
+    one = SPACE.architecture(choices)
+    assert one == SPACE.architecture(choices | {"expansion3": 2.0, "se3": "input"})
+    with torch.device("meta"):
+        network = SPACE.build(one, TASK)
+    assert isinstance(network.get_submodule("stage3_separable1"), SeparableConv)
+
+
+def test_a_deeper_stage_goes_on_like_its_only_block() -> None:
+    deeper = SPACE.scaled(SPACE.point("efficientnet_b0"), depth=1.1)
+    assert deeper.choices["depth7"] == 2
+    assert deeper.choices["others7"] == 6.0
+
+
+def test_activations_and_gates_are_those_chosen() -> None:
+    with torch.device("meta"):
+        network = SPACE.build(SPACE.point("mobilenet_v3_large"), TASK)
+    kinds = {type(m) for m in network.get_submodule("stage3_inverted1").modules()}
+    assert nn.Hardsigmoid in kinds
+    assert nn.Hardswish not in kinds
+    assert nn.Hardswish in {type(m) for m in network.get_submodule("stage4_inverted1").modules()}
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("max_depth", 0), ("max_width", 4), ("multiplier", 0.0)]
+)
+def test_options_out_of_range(option: str, value: float) -> None:
+    with pytest.raises(RecipeError, match=rf"space\.{option}: must be"):
+        MobileNet(**{option: value})
