@@ -57,6 +57,10 @@ class Categorical:
         """Whether ``value`` is one of the options, type included."""
         return any(type(o) is type(value) and o == value for o in self.options)
 
+    def index(self, value: Value) -> int:
+        """Place of the value among the options, type included."""
+        return next(i for i, o in enumerate(self.options) if same(o, value))
+
     def sample(self, rng: Random) -> Value:
         """Draw a value uniformly."""
         return rng.choice(self.options)
@@ -64,7 +68,7 @@ class Categorical:
     def neighbours(self, value: Value) -> tuple[Value, ...]:
         """The options beside it if they are ordered; else every other: there is no distance."""
         if self.ordered:
-            index = self.options.index(value)
+            index = self.index(value)
             return self.options[max(index - 1, 0) : index] + self.options[index + 1 : index + 2]
         return self._others(value)
 

@@ -31,13 +31,16 @@ def new_space(name: str, folder: Path, registry: Registry) -> list[Path]:
         raise RecipeError(f"new space {name}: must be a lower-case Python name, such as my_space")
     if origins := registry.origins("space").get(name):
         raise RecipeError(f"new space {name}: there is one of that name: {origins[0]}")
-    written = []
-    for place, template in (("spaces", "my_space"), ("tests", "test_my_space")):
-        text = (_TEMPLATES / f"{template}.py").read_text()
-        path = folder / place / f"{template.replace('my_space', name)}.py"
-        _write(path, _renamed(text, name))
-        written.append(path)
-    return written
+    texts = {
+        folder / place / f"{template.replace('my_space', name)}.py": _TEMPLATES / f"{template}.py"
+        for place, template in (("spaces", "my_space"), ("tests", "test_my_space"))
+    }
+    for path in texts:
+        if path.exists():
+            raise StorageError(f"{path}: is there already")
+    for path, template in texts.items():
+        _write(path, _renamed(template.read_text(), name))
+    return list(texts)
 
 
 def _renamed(text: str, name: str) -> str:
@@ -49,7 +52,6 @@ def _renamed(text: str, name: str) -> str:
 def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x") as file:
-            file.write(text)
+        path.write_text(text)
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error

@@ -29,6 +29,7 @@ from evonas.task import Task
 from evonas.training import cost
 from evonas.trial import Proposal, Trial, TrialState
 
+_NEW_TENSORS = "make new tensors by x.new_zeros and the like, or register them as buffers"
 TASK = Task(channels=3, height=16, width=16, classes=10)
 
 
@@ -194,8 +195,7 @@ def _check_without_data(
         said = str(error).partition("\n")[0]
         yield (
             f"forward: {dict(architecture.choices)} on {device} as {dtype} raises "
-            f"{type(error).__name__}: {said}; make new tensors by x.new_zeros and the like, or "
-            "register them as buffers"
+            f"{type(error).__name__}: {said}; {_NEW_TENSORS}"
         )
         return
     if logits.dtype != dtype or logits.device.type != device:
@@ -261,7 +261,13 @@ def _check_cost(
     space: SearchSpace, architecture: Architecture, task: Task, network: nn.Module
 ) -> Iterator[str]:
     built = {name: count(network, task) for name, count in cost.COSTS.items()}
-    told = cost.count(space, architecture, task)
+    try:
+        told = cost.count(space, architecture, task)
+    # As above: the space's own count, or its network on the meta device.
+    except Exception as error:
+        said = str(error).partition("\n")[0]
+        yield f"cost: counting raises {type(error).__name__}: {said}; {_NEW_TENSORS}"
+        return
     for name, value in built.items():
         if told[name] != value:
             choices = dict(architecture.choices)

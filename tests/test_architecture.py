@@ -168,3 +168,22 @@ def test_check_choices_names_what_is_wrong() -> None:
     ):
         with pytest.raises(InvalidArchitecture, match=reason):
             check_choices(domains, choices)
+
+
+def test_ordered_options_have_neighbours_beside_them() -> None:
+    widths = Categorical((1, 2, 4, 8), ordered=True)
+    assert widths.neighbours(1) == (2,)
+    assert widths.neighbours(4) == (2, 8)
+    assert widths.neighbours(8) == (4,)
+    assert {widths.mutate(4, Random(seed)) for seed in range(50)} == {1, 2, 8}
+    assert widths != Categorical((1, 2, 4, 8))
+
+
+def test_what_is_only_built_may_exceed_its_bounds() -> None:
+    domains = {"width": Integer(8, 32, step=8), "kind": Categorical(("a", "b"))}
+    check_choices(domains, {"width": 100, "kind": "a"}, searched=False)
+    for wrong in ({"width": -8, "kind": "a"}, {"width": 8.0, "kind": "a"}, {"width": 8, "kind": 1}):
+        with pytest.raises(InvalidArchitecture):
+            check_choices(domains, wrong, searched=False)
+    with pytest.raises(InvalidArchitecture, match="100"):
+        check_choices(domains, {"width": 100, "kind": "a"})

@@ -266,7 +266,8 @@ class SearchSpace(ABC):
                 if factor == 1 or not old:
                     continue
                 if role == "width":
-                    choices[name] = divisible(old * factor, domain.step)
+                    wide = divisible(old * factor, domain.step)
+                    choices[name] = wide if factor > 1 else min(old, wide)
                 else:
                     deep = math.ceil(old * factor) if factor > 1 else round(old * factor)
                     choices[name] = max(1, deep)

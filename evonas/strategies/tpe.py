@@ -138,7 +138,7 @@ class TPE(Strategy):
     def _encoded(self, architecture: Architecture) -> dict[str, Any]:
         """Choices as Optuna has them: of ordered options, which are numbers to it, the index."""
         return {
-            name: domain.options.index(architecture.choices[name])
+            name: domain.index(architecture.choices[name])
             if isinstance(domain, Categorical) and domain.ordered
             else architecture.choices[name]
             for name, domain in self.space.domains.items()

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from evonas.architecture import Architecture, Categorical, Integer, Value
 from evonas.errors import InvalidArchitecture
 from evonas.registry import Registry
-from evonas.spaces.base import SearchSpace
+from evonas.spaces.base import Cost, SearchSpace
 from evonas.task import Task
 from evonas.testing import check_space
 
@@ -24,6 +24,10 @@ SMALL = {
     "plain_cnn": {"max_depth": 2, "max_width": 16},
     "mbconv": {"max_depth": 2, "max_width": 16},
     "nasbench201": {"channels": 4, "cells": 1},
+    "resnet": {"max_depth": 2, "max_width": 32},
+    "mobilenet": {"max_depth": 2, "max_width": 32},
+    "sequential": {"max_layers": 4, "max_width": 32},
+    "backbone": {"max_resolution": 32},
 }
 NAMES = sorted(REGISTRY.origins("space"))
 TASKS = (
@@ -174,7 +178,107 @@ class OwnRandomness(Good):
 
 
 class BadPoint(Good):
-    points = {"huge": {"width": 9, "activation": "relu"}}  # noqa: RUF012
+    points = {"odd": {"width": 4, "activation": "sine"}}  # noqa: RUF012
+
+
+class NoDomain(Good):
+    def __init__(self) -> None:
+        self.domains = {"width": [1, 2, 3]}  # type: ignore[dict-item]
+
+
+class StrangeCondition(Good):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conditions = {"depth": lambda choices: True}
+
+
+class BadRule(Good):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rules = {"it is not too deep": lambda choices: choices["depth"] < 3}
+
+
+class StuckChoice(Good):
+    """Mutates the width alone."""
+
+    def mutate(self, parent: Architecture, rng: Random) -> Architecture:
+        width = self.domains["width"].mutate(parent.choices["width"], rng)
+        return self.architecture({**parent.choices, "width": width})
+
+
+class OneParent(Good):
+    def crossover(self, a: Architecture, b: Architecture, rng: Random) -> Architecture:
+        return b
+
+
+class OwnMutation(Good):
+    def mutate(self, parent: Architecture, rng: Random) -> Architecture:
+        return super().mutate(parent, Random())
+
+
+class TooSmall(Good):
+    def size(self) -> int:
+        return 3
+
+
+class Fickle(Good):
+    """A width that nobody chose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._built = 0
+
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        self._built += 1
+        return nn.Sequential(nn.Linear(1, self._built), super().build(architecture, task))
+
+
+class OnlyColours(Good):
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, task.channels, 1), super().build(architecture, task))
+
+
+class FailsWhenLarge(Good):
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        network = super().build(architecture, task)
+        large = architecture.choices == {"width": 8, "activation": "gelu"}
+        return nn.Sequential(network, nn.Linear(1, 1)) if large else network
+
+    def sample(self, rng: Random) -> Architecture:
+        return self.architecture({"width": rng.randint(1, 7), "activation": "relu"})
+
+
+class OnTheCPU(Good):
+    """Adds a tensor that it makes anew."""
+
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        return nn.Sequential(super().build(architecture, task), AddsOnes(torch.float32))
+
+
+class InSinglePrecision(Good):
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        return nn.Sequential(super().build(architecture, task), AddsOnes(None))
+
+
+class AddsOnes(nn.Module):
+    def __init__(self, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self._dtype = dtype
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self._dtype is None:
+            return x + torch.ones(x.shape, dtype=torch.float32, device=x.device)
+        return x + torch.ones(x.shape, dtype=x.dtype, device="cpu")
+
+
+class InPlace(Good):
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        return nn.Sequential(nn.ReLU(inplace=True), super().build(architecture, task))
+
+
+class WrongCost(Good):
+    def cost(self, architecture: Architecture, task: Task) -> Cost:
+        return Cost(1, 2)
 
 
 BROKEN = {
@@ -191,7 +295,21 @@ BROKEN = {
     NeverSettles: "canonical: applied twice",
     RawSample: "sample: gives an architecture that is not canonical",
     OwnRandomness: "sample: two generators of one seed",
-    BadPoint: "points: 'huge' is not in the space: .*'width'",
+    BadPoint: "points: 'odd' is not in the space: .*'activation'",
+    NoDomain: "domains: 'width' is .*must be a Categorical or an Integer",
+    StrangeCondition: "conditions: 'depth' is no choice of the space",
+    BadRule: "rules: that of 'it is not too deep' raises KeyError",
+    StuckChoice: "mutate: never changes 'activation'",
+    OneParent: "crossover: the child is always the same parent",
+    OwnMutation: "mutate: two generators of one seed",
+    TooSmall: "size: says 3, but more architectures than that were drawn",
+    Fickle: "build: .* gives a different network each time",
+    OnlyColours: "forward: .* raises RuntimeError",
+    FailsWhenLarge: "forward: .*'gelu'.* raises RuntimeError",
+    OnTheCPU: "cost: counting raises RuntimeError: .*make new tensors by",
+    InSinglePrecision: "it gives torch.float32 on meta",
+    InPlace: "forward: .* changes the images in place",
+    WrongCost: "cost: says 1 params, the network of .* has",
 }
 
 
@@ -210,6 +328,11 @@ def test_the_kit_names_what_is_broken(space: type[SearchSpace], sentence: str) -
     assert any(re.search(sentence, problem) for problem in problems), problems
 
 
-def test_a_point_outside_the_domains_cannot_be_made() -> None:
+def test_a_point_may_exceed_what_is_searched_but_not_what_there_is() -> None:
+    space = Good()
+    space.points = {"huge": {"width": 9, "activation": "relu"}}
+    assert space.point("huge").choices["width"] == 9
     with pytest.raises(InvalidArchitecture, match="width"):
-        BadPoint().point("huge")
+        space.architecture(space.points["huge"])
+    with pytest.raises(InvalidArchitecture, match="sine"):
+        BadPoint().point("odd")

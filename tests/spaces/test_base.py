@@ -13,7 +13,7 @@ from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
 from evonas.errors import InvalidArchitecture
-from evonas.spaces.base import SearchSpace
+from evonas.spaces.base import SearchSpace, divisible
 from evonas.task import Task
 
 
@@ -203,7 +203,7 @@ def test_a_choice_outside_its_domain_is_refused() -> None:
 def test_scaled_changes_the_widths_alone() -> None:
     space = Free()
     wide = space.architecture({**Free.points["small"], "width": 32})
-    for factor, width in ((0.5, 16), (1, 32), (2, 64), (0.3, 8), (0.01, 8)):
+    for factor, width in ((0.5, 16), (1, 32), (2, 64), (0.3, 16), (0.25, 8), (0.01, 8)):
         scaled = space.scaled(wide, factor)
         assert scaled.choices["width"] == width
         assert set(changed(wide, scaled)) <= {"width"}
@@ -249,3 +249,109 @@ def test_points_are_looked_up_by_name() -> None:
     assert dict(Free().point("small").choices) == Free.points["small"]
     with pytest.raises(KeyError):
         Free().point("large")
+
+
+class Tree(Free):
+    """Conditional choices on two levels, an ordered one, and a rule."""
+
+    def __init__(self) -> None:
+        self.domains = {
+            "depth": Integer(1, 3, role="depth"),
+            **{f"type{i}": Categorical(("conv", "pool")) for i in (1, 2, 3)},
+            **{f"kernel{i}": Categorical((3, 5, 7, 11), ordered=True) for i in (1, 2, 3)},
+        }
+        self.conditions = {
+            **{f"type{i}": lambda c, i=i: c["depth"] >= i for i in (1, 2, 3)},
+            **{
+                f"kernel{i}": lambda c, i=i: c["depth"] >= i and c[f"type{i}"] == "conv"
+                for i in (1, 2, 3)
+            },
+        }
+        self.rules = {"the first layer is a convolution": lambda c: c["type1"] == "conv"}
+
+
+TREE = Tree()
+ONE_CONV = {"depth": 1, **dict.fromkeys(("type1", "type2", "type3"), "conv")}
+ONE_CONV |= dict.fromkeys(("kernel1", "kernel2", "kernel3"), 3)
+
+
+def test_choices_without_effect_are_fixed() -> None:
+    with_rest = ONE_CONV | {"type2": "pool", "kernel3": 7}
+    assert TREE.architecture(with_rest) == TREE.architecture(ONE_CONV)
+    assert TREE.active(ONE_CONV) == ["depth", "type1", "kernel1"]
+    pool = ONE_CONV | {"depth": 2, "type2": "pool", "kernel2": 7}
+    assert TREE.architecture(pool).choices["kernel2"] == 3
+
+
+def test_a_broken_rule_is_said_by_its_sentence() -> None:
+    with pytest.raises(InvalidArchitecture, match="must hold that the first layer is a convolu"):
+        TREE.architecture(ONE_CONV | {"type1": "pool"})
+
+
+def test_conditions_and_rules_hold_in_whatever_is_drawn() -> None:
+    for seed in range(300):
+        rng = Random(seed)
+        a, b = TREE.sample(rng), TREE.sample(rng)
+        child = TREE.mutate(a, rng)
+        assert child != a
+        for drawn in (a, child, TREE.crossover(a, b, rng), *TREE.neighbours(a)):
+            assert drawn.choices["type1"] == "conv"
+            for name in TREE.domains.keys() - set(TREE.active(drawn.choices)):
+                assert drawn.choices[name] == TREE.domains[name].values()[0]
+
+
+def test_a_mutation_changes_one_choice_that_has_an_effect() -> None:
+    for seed in range(200):
+        parent = TREE.sample(Random(seed))
+        child = TREE.mutate(parent, Random(seed))
+        both = set(TREE.active(parent.choices)) & set(TREE.active(child.choices))
+        changed = [name for name in both if parent.choices[name] != child.choices[name]]
+        assert len(changed) == 1
+
+
+def test_choices_that_gain_an_effect_are_drawn() -> None:
+    parent, kernels = TREE.architecture(ONE_CONV), set()
+    for seed in range(300):
+        child = TREE.mutate(parent, Random(seed))
+        if child.choices["depth"] == 2 and child.choices["type2"] == "conv":
+            kernels.add(child.choices["kernel2"])
+    assert kernels == {3, 5, 7, 11}
+
+
+def test_crossover_takes_a_choice_from_the_parent_where_it_has_an_effect() -> None:
+    deep = TREE.architecture({**ONE_CONV, "depth": 3, "kernel2": 7, "kernel3": 11})
+    shallow = TREE.architecture(ONE_CONV)
+    for seed in range(50):
+        child = TREE.crossover(shallow, deep, Random(seed))
+        if child.choices["depth"] == 3:
+            assert (child.choices["kernel2"], child.choices["kernel3"]) == (7, 11)
+
+
+def test_neighbours_of_an_ordered_choice_are_beside_it() -> None:
+    parent = TREE.architecture(ONE_CONV | {"kernel1": 7})
+    kernels = {n.choices["kernel1"] for n in TREE.neighbours(parent)}
+    assert kernels == {5, 7, 11}
+
+
+def test_enumeration_counts_equal_networks_once() -> None:
+    conv, any_layer = 4, 4 + 1
+    assert len(list(TREE.enumerate())) == conv * (1 + any_layer + any_layer**2)
+
+
+@pytest.mark.parametrize(
+    ("value", "divisor", "rounded"),
+    [(32, 8, 32), (35.2, 8, 32), (36, 8, 40), (18, 8, 24), (3, 8, 8), (17.6, 8, 16), (10, 4, 12)],
+)
+def test_widths_are_rounded_to_no_less_than_nine_tenths(
+    value: float, divisor: int, rounded: int
+) -> None:
+    assert divisible(value, divisor) == rounded
+    assert rounded >= 0.9 * value
+
+
+def test_depth_is_rounded_up_when_it_grows() -> None:
+    space = Free()
+    small = space.architecture(space.points["small"])
+    assert space.scaled(small, depth=1.1).choices["depth"] == 2
+    assert space.scaled(small, depth=0.5).choices["depth"] == 1
+    assert space.scaled(space.scaled(small, depth=3.0), depth=0.5).choices["depth"] == 2

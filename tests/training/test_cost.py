@@ -60,10 +60,10 @@ def test_networks_cost_what_the_built_ones_do(name: str) -> None:
         }
 
 
-def test_only_what_is_trained_counts() -> None:
+def test_what_is_frozen_counts_too() -> None:
     network = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
     network[0].requires_grad_(False)
-    assert cost.params(network, TASK) == 3 * 2 + 2
+    assert cost.params(network, TASK) == 4 * 3 + 3 + 3 * 2 + 2
 
 
 def test_counting_leaves_a_network_as_it_was() -> None:
@@ -123,3 +123,38 @@ def test_a_network_larger_than_the_memory_is_counted() -> None:
     counted = cost.count(space, space.sample(Random(0)), TASK)
     assert counted["params"] == (324 + 1 + 7) * (1 << 30) + 7
     assert counted["flops"] == 2 * (324 + 7) * (1 << 30)
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("alexnet", 195),
+        ("vgg16", 212),
+        ("resnet18", 435),
+        ("resnet50", 427),
+        ("mobilenet_v2", 491),
+        ("inception_v3", 1311),
+    ],
+)
+def test_receptive_fields_of_published_networks(name: str, field: int) -> None:
+    """Those of Araujo, Norris and Sim, Distill 2019, for torchvision's variants."""
+    from torchvision import models
+
+    with torch.device("meta"):
+        network = (
+            models.get_model(name, init_weights=False)
+            if "incep" in name
+            else (models.get_model(name))
+        )
+    assert cost.receptive_field(network, Task(3, 299, 299, 1000)) == field
+
+
+def test_receptive_fields_by_hand() -> None:
+    dilated = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3, padding=2, dilation=2)
+    )
+    assert cost.receptive_field(dilated, TASK) == 3 + 1 + 2 * 4
+    assert cost.receptive_field(nn.Sequential(nn.Flatten(), nn.Linear(324, 7)), TASK) == 1
+    pooled = nn.Sequential(nn.Conv2d(3, 4, 5), nn.AvgPool2d(3, 2), nn.AdaptiveAvgPool2d(1))
+    assert cost.receptive_field(pooled, TASK) == 5 + 2
+    assert pooled.training
