@@ -41,6 +41,8 @@ CONTRACTS: Mapping[str, type] = {
 }
 _NOT_COMPONENTS = {
     "base",
+    "cell_operations",
+    "cells",
     "layers",
     "operations",
     "sharing",

@@ -28,6 +28,7 @@ SMALL = {
     "mobilenet": {"max_depth": 2, "max_width": 32},
     "sequential": {"max_layers": 4, "max_width": 32},
     "backbone": {"max_resolution": 32},
+    "cell": {"max_repeats": 1, "max_filters": 8},
 }
 NAMES = sorted(REGISTRY.origins("space"))
 TASKS = (
