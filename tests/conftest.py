@@ -16,6 +16,18 @@ torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
+# Options that make a space's networks tiny.
+TINY_SPACES: dict[str, dict[str, int]] = {
+    "plain_cnn": {"max_depth": 2, "max_width": 16},
+    "mbconv": {"max_depth": 2, "max_width": 16},
+    "nasbench201": {"channels": 4, "cells": 1},
+    "resnet": {"max_depth": 2, "max_width": 32},
+    "mobilenet": {"max_depth": 2, "max_width": 32},
+    "sequential": {"max_layers": 4, "max_width": 32},
+    "backbone": {"max_resolution": 32},
+    "cell": {"max_repeats": 1, "max_filters": 8},
+}
+
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

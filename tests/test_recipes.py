@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+import torch
+from conftest import ROOT, TINY_SPACES
 from PIL import Image
+from torchvision import models
 
 from evonas import recipe, run
 from evonas.registry import Registry
@@ -24,18 +26,28 @@ TINY_OPTIONS = {"train": ("epochs=1", "final_epochs=1"), "supernet": ("epochs=1"
 def overrides(path: Path, images: Callable[..., Path], folder: Path) -> list[str]:
     """What makes a recipe tiny: its own components, on data made here."""
     given = recipe.load(path)
-    sets = [*TINY, "space.max_width=16", "space.max_depth=2"]
+    sets = [*TINY]
+    sets += [f"space.{k}={v}" for k, v in TINY_SPACES.get(given.space.name, {}).items()]
     if given.evaluation.name == "tabular":
         return [*TINY, f"evaluation.path={table(folder)}"]
     section, prefix = given.dump()["evaluation"], "evaluation."
     while section is not None:
         sets += [prefix + option for option in TINY_OPTIONS.get(section["name"], ())]
+        if "init" in section:  # as if the published weights had been downloaded
+            sets.append(f"{prefix}init={published(str(given.space.options['network']), folder)}")
         section, prefix = section.get("of"), f"{prefix}of."
     if given.dataset is not None and given.dataset.name == "image_folder":
         sets += [f"dataset.path={image_folder(folder)}", "dataset.size=8"]
     elif given.dataset is not None and given.dataset.name != "digits":
         sets.append(f"dataset.path={images()}")
     return sets
+
+
+def published(network: str, folder: Path) -> Path:
+    """Random weights of a network of torchvision, in a file."""
+    path = folder / "weights.pth"
+    torch.save(models.get_model(network.partition(":")[2]).state_dict(), path)
+    return path
 
 
 def table(folder: Path) -> Path:
@@ -59,9 +71,17 @@ def image_folder(folder: Path) -> Path:
     return folder / "pictures"
 
 
+def test_there_is_a_recipe_for_every_space() -> None:
+    assert {recipe.load(path).space.name for path in RECIPES} == set(Registry().origins("space"))
+
+
+@pytest.mark.parametrize("strategy", ["own", "random"])
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
-def test_two_tiny_trials(path: Path, images: Callable[..., Path], tmp_path: Path) -> None:
-    given = recipe.load(path, overrides(path, images, tmp_path))
+def test_two_tiny_trials(
+    path: Path, strategy: str, images: Callable[..., Path], tmp_path: Path
+) -> None:
+    others = [] if strategy == "own" else [f"strategy.name={strategy}"]
+    given = recipe.load(path, overrides(path, images, tmp_path) + others)
     outcome = run.start(given, Registry(), tmp_path / "run")
     assert outcome.report.trials == {"complete": 2}
     assert outcome.report.incumbent is not None

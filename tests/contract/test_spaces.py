@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TINY_SPACES
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -20,16 +20,6 @@ from evonas.task import Task
 from evonas.testing import check_space
 
 REGISTRY = Registry((ROOT / "plugins",))
-SMALL = {
-    "plain_cnn": {"max_depth": 2, "max_width": 16},
-    "mbconv": {"max_depth": 2, "max_width": 16},
-    "nasbench201": {"channels": 4, "cells": 1},
-    "resnet": {"max_depth": 2, "max_width": 32},
-    "mobilenet": {"max_depth": 2, "max_width": 32},
-    "sequential": {"max_layers": 4, "max_width": 32},
-    "backbone": {"max_resolution": 32},
-    "cell": {"max_repeats": 1, "max_filters": 8},
-}
 NAMES = sorted(REGISTRY.origins("space"))
 TASKS = (
     Task(channels=1, height=8, width=8, classes=2),
@@ -42,7 +32,7 @@ each_task = pytest.mark.parametrize("task", TASKS, ids=lambda t: "x".join(map(st
 
 
 def make(name: str) -> SearchSpace:
-    space: SearchSpace = REGISTRY.find("space", name)(**SMALL.get(name, {}))
+    space: SearchSpace = REGISTRY.find("space", name)(**TINY_SPACES.get(name, {}))
     return space
 
 
