@@ -76,6 +76,8 @@ class Checkpoints:
             weights, about = read_weights(self._path(number))
             if about.get("trial") != str(number):
                 raise BadWeights(f"{self._path(number)}: are those of trial {about.get('trial')}")
+            if "choices" not in about:
+                raise BadWeights(f"{self._path(number)}: were written by an older evonas")
             if architecture not in (None, about.get("architecture")):
                 raise BadWeights(f"{self._path(number)}: are those of another architecture")
             return Checkpoint(weights, int(about["epochs"]), json.loads(about["choices"]))

@@ -22,6 +22,7 @@ from evonas.evaluators.inherit import Inherit
 from evonas.evaluators.reduced import Reduced
 from evonas.evaluators.train import Train
 from evonas.spaces.plain_cnn import PlainCNN
+from evonas.spaces.sequential import Sequential
 from evonas.testing import check_evaluator
 from evonas.training.checkpoints import Checkpoints, Continued, Weights
 from evonas.trial import Proposal, Trial
@@ -78,6 +79,20 @@ def test_a_childs_weights_are_its_parents(tmp_path: Path) -> None:
     lefts = [evaluate(evaluator, given)[0]["left"] for given in (trial(), child(), child(2, (1,)))]
     assert lefts == [9, 3, 3], "a third, whatever the parent trained"
     assert all(torch.equal(w["weight"], started[0]["weight"]) for w in started)
+
+
+def test_layers_that_moved_keep_their_weights(tmp_path: Path) -> None:
+    """In a space whose parts are named by a place that changes."""
+    space = Sequential(max_layers=4, max_width=8)
+    chain = {"depth": 2, **{f"width{i}": 8 for i in range(1, 5)}}
+    chain |= {f"kernel{i}": 3 for i in range(1, 5)} | {f"type{i}": "conv" for i in range(1, 5)}
+    parent = space.architecture(chain | {"type2": "residual"})
+    longer = space.architecture(chain | {"depth": 3, "type2": "separable", "type3": "residual"})
+    evaluator = Inherit(context(space, run_dir=tmp_path), of=TRAIN)
+    evaluate(evaluator, Trial(0, Proposal(parent)))
+    metrics, _ = evaluate(evaluator, Trial(1, Proposal(longer, parents=(0,))))
+    added = 8 * 9 + 2 * 8 + 8 * 8 + 2 * 8  # parameters of the separable convolution
+    assert metrics["inherited"] == pytest.approx(1 - added / metrics["params"])
 
 
 def test_only_the_first_parent_gives_weights(tmp_path: Path) -> None:
