@@ -39,6 +39,9 @@ class Rule:
     width: float = 1.1
     resolution: float = 1.15
 
+    def __str__(self) -> str:
+        return f"{self.depth:g},{self.width:g},{self.resolution:g}"
+
     def factors(self, phi: float) -> Factors:
         """What to multiply by."""
         return Factors(self.depth**phi, self.width**phi, self.resolution**phi)
@@ -236,9 +239,9 @@ def search_rule(given: Source, note: Callable[[str], None]) -> Rule:
         objective = assembly.objectives[0]
         trial = run_trial(assembly.evaluator, Trial(number, Proposal(scaled.architecture)))
         if trial.state is not TrialState.COMPLETE:
-            note(f"{rule}: failed: {(trial.error or '').strip().splitlines()[-1]}")
+            note(f"--rule {rule} fails: {(trial.error or '').strip().splitlines()[-1]}")
             continue
-        note(f"{rule}: {objective.metric} {trial.metrics[objective.metric]:.4f}")
+        note(f"--rule {rule}: {objective.metric} {trial.metrics[objective.metric]:.4f}")
         if best is None or objective.key(trial.metrics) > best[0]:
             best = objective.key(trial.metrics), rule
     if best is None:
