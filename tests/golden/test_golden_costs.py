@@ -17,7 +17,8 @@ from evonas.task import Task
 from evonas.training import cost
 
 COSTS = json.loads((Path(__file__).parent / "costs.json").read_text())
-POINTS, CELLS = COSTS["points"], COSTS["nasbench201"]
+POINTS, CELLS, PUBLISHED = COSTS["points"], COSTS["nasbench201"], COSTS["published"]
+IMAGENET = Task(channels=3, height=224, width=224, classes=1000)
 TASK = Task(channels=3, height=32, width=32, classes=100)
 # The table's multiply-adds are those of a head of 10 classes, whatever the data set.
 OF_90_CLASSES = 64 * 90
@@ -44,6 +45,17 @@ def test_named_points_cost_what_they_always_did(reference: str) -> None:
     space_name, point = reference.split("/")
     space = Registry().find("space", space_name)()
     assert cost.count(space, space.point(point), TASK) == POINTS[reference]
+
+
+@pytest.mark.parametrize("reference", PUBLISHED)
+def test_named_points_cost_what_is_published(reference: str) -> None:
+    """Parameters that torchvision states or timm's network has, and torchvision's operations."""
+    space_name, point = reference.split("/")
+    space, published = Registry().find("space", space_name)(), PUBLISHED[reference]
+    counted = cost.count(space, space.point(point), IMAGENET)
+    assert counted["params"] == published["params"]
+    if "giga_macs" in published:
+        assert counted["flops"] / 2e9 == pytest.approx(published["giga_macs"], abs=6e-4)
 
 
 def test_every_named_point_is_pinned() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torchvision import models
 
 from evonas.architecture import Architecture
 from evonas.spaces.base import Cost, SearchSpace
@@ -18,9 +17,3 @@ def costs_of_built(space: SearchSpace, architecture: Architecture, task: Task) -
     with torch.device("meta"):
         network = space.build(architecture, task)
     return Cost(int(cost.params(network, task)), int(cost.flops(network, task)))
-
-
-def torchvision_figures(name: str) -> tuple[int, float]:
-    """Parameters and 10^9 multiply-adds that torchvision states of a model."""
-    meta = models.get_model_weights(name)["IMAGENET1K_V1"].meta
-    return meta["num_params"], meta["_ops"]

@@ -1,0 +1,280 @@
+"""RegNets: the widths of all blocks follow from a quantised line."""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from random import Random
+from typing import Any, Literal
+
+from torch import nn
+
+from evonas.architecture import Architecture, Categorical, Integer, Value
+from evonas.errors import InvalidArchitecture, RecipeError
+from evonas.spaces import layers
+from evonas.spaces.anynet import Stage, check_stem, fitted, least_group_width, named_layers
+from evonas.spaces.base import Cost, SearchSpace
+from evonas.spaces.layers import Layer
+from evonas.task import Task
+
+_QUANTUM = 8  # channels
+_STAGES = 4
+_STEP = 100  # of the slope: a channel
+_SE = 25  # per cent
+
+
+class RegNet(SearchSpace):
+    """RegNetX and RegNetY (Radosavovic et al., Designing network design spaces, CVPR 2020).
+
+    Block j of ``depth`` would have w0 + wa · j channels, w0 being the ``initial_width`` and wa the
+    ``slope`` in hundredths of a channel. It gets the nearest of the widths w0 · wm^i, in multiples
+    of 8, wm being the ``multiplier`` in hundredths. The blocks of one width are stage i, and as in
+    the paper there are four. All have one ``ratio`` (channels per inner channel of a bottleneck)
+    and one ``group_width``, which the widths are fitted to as in ``anynet``. Squeeze-and-excitation
+    to ``se`` per cent of a block's input makes an X a Y. Initial width and slope are drawn
+    log-uniformly, the slope among those that lead to a fourth stage; in mutants it follows what
+    else changes, if it must.
+
+    ``size()`` is 64^4 · 6 · 3 = 3.0e8 by default, the paper's number: 64 each of depths, initial
+    widths, slopes and multipliers. Most have another number of stages, or give the network of
+    another setting: those are one architecture, which is named by the smallest initial width,
+    multiplier and slope. The points are the published networks: of torchvision, and under names
+    such as ``regnetx_002`` those that only timm has, exact to their parameters. They lie between
+    and beyond what is searched.
+
+    Args:
+        squeeze: Whether there is squeeze-and-excitation, of 25 per cent: no, yes or either.
+        max_depth: Most blocks.
+        max_width: Most channels of a stage that is searched.
+        stem_width: Channels of the stem.
+        stem_stride: 2, or 1 for images of some 32 pixels.
+    """
+
+    def __init__(
+        self,
+        squeeze: Literal["no", "yes", "either"] = "no",
+        max_depth: int = 64,
+        max_width: int = 1024,
+        stem_width: int = 32,
+        stem_stride: int = 2,
+    ) -> None:
+        for name, value, least in (("max_depth", max_depth, 4), ("max_width", max_width, 64)):
+            if value < least:
+                raise RecipeError(f"space.{name}: must be at least {least}, not {value}")
+        check_stem(stem_width, stem_stride)
+        self._max_width, self._stem = max_width, (stem_width, stem_stride)
+        self.domains = {
+            "depth": Integer(1, max_depth, role="depth"),
+            "initial_width": Integer(8, min(512, max_width), step=_QUANTUM, log=True, role="width"),
+            "slope": Integer(_STEP, _STEP * min(64, max_width), step=_STEP, log=True, role="width"),
+            "multiplier": Integer(150, 276, step=2),
+            "ratio": Categorical((1, 2, 4), ordered=True),
+            "group_width": Integer(8, 48, step=8),
+            "se": Integer(_SE * (squeeze == "yes"), _SE * (squeeze != "no"), step=_SE),
+        }
+        self.rules = {"there are four stages, each wider than the one before": _is_regular}
+        self.points = POINTS
+
+    def canonical(self, choices: Mapping[str, Value]) -> Mapping[str, Value]:
+        """The smallest setting that gives the network, for what is searched."""
+        searched = all(domain.contains(choices[name]) for name, domain in self.domains.items())
+        if not searched or not _is_regular(choices):
+            return choices
+        group_widths = self.domains["group_width"].values()
+        settled = {**choices, "group_width": least_group_width(group_widths, _stages(choices))}
+        return settled | next(self._lines(settled, _shape(settled)), {})
+
+    def architecture(self, choices: Mapping[str, Value]) -> Architecture:
+        """Make a validated architecture in canonical form, no wider than is searched."""
+        architecture = super().architecture(choices)
+        if max(fitted(stage).width for stage in _stages(architecture.choices)) > self._max_width:
+            raise InvalidArchitecture(
+                f"space {self.name!r}: no stage may be wider than {self._max_width}"
+            )
+        return architecture
+
+    def sample(self, rng: Random) -> Architecture:
+        """Draw an architecture, with a slope that leads to the fourth stage."""
+
+        def candidates() -> Iterator[dict[str, Value]]:
+            while True:
+                choices = {name: domain.sample(rng) for name, domain in self.domains.items()}
+                yield choices | {"slope": self._leading(choices).sample(rng)}
+
+        return self._first_valid(candidates())
+
+    def mutate(self, parent: Architecture, rng: Random) -> Architecture:
+        """Change one choice, and the slope if there were not four stages otherwise."""
+        names = [name for name, domain in self.domains.items() if domain.size > 1]
+
+        def children() -> Iterator[dict[str, Value]]:
+            while True:
+                name = rng.choice(names)
+                value = self.domains[name].mutate(parent.choices[name], rng)
+                child = {**parent.choices, name: value}
+                steep = {} if _is_regular(child) else {"slope": self._leading(child).sample(rng)}
+                yield child | steep
+
+        return self._first_valid(children(), other_than=parent.id)
+
+    def _leading(self, choices: Mapping[str, Any]) -> Integer:
+        """The slopes at which the last block has the third power; all, if none has."""
+        slopes = self.domains["slope"].values()
+        least, most = int(slopes[0]), int(slopes[-1])
+        last = max(1, choices["depth"] - 1)
+        below, above = (
+            100 * _rise(choices["initial_width"], choices["multiplier"], power) / last
+            for power in (_STAGES - 1.5, _STAGES - 0.5)
+        )
+        low, high = max(least, _STEP * math.ceil(below / _STEP)), min(most, math.floor(above))
+        if low > high:
+            low, high = least, most
+        return Integer(low, high, step=_STEP, log=True)
+
+    def scaled(
+        self, architecture: Architecture, width: float = 1.0, depth: float = 1.0
+    ) -> Architecture:
+        """As the base class; a deeper copy has a flatter slope, which ends at the same width."""
+        copy = super().scaled(architecture, width, depth)
+        before, after = (int(each.choices["depth"]) for each in (architecture, copy))
+        slope = round(int(copy.choices["slope"]) * (before - 1) / max(1, after - 1))
+        return Architecture(self.name, {**copy.choices, "slope": slope})
+
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        """Build the network."""
+        return layers.network(self._layers(architecture, task))
+
+    def cost(self, architecture: Architecture, task: Task) -> Cost:
+        """Count it."""
+        return layers.cost(self._layers(architecture, task), task)
+
+    def _layers(self, architecture: Architecture, task: Task) -> dict[str, Layer]:
+        choices = architecture.choices
+        return named_layers(_stages(choices), task, *self._stem, se=bool(choices["se"]))
+
+    def _lines(
+        self, choices: Mapping[str, Value], shape: tuple[Stage, ...]
+    ) -> Iterator[dict[str, int]]:
+        """Settings of the line that give the shape, the smallest of them first."""
+        widths, multipliers = [stage.width for stage in shape], self.domains["multiplier"].values()
+        group_width = int(choices["group_width"])
+
+        def width(initial: int, step: int, multiplier: Value) -> int:
+            quantised = _quantised(initial, step, int(multiplier))
+            return fitted(shape[step]._replace(width=quantised, group_width=group_width)).width
+
+        for initial in map(int, self.domains["initial_width"].values()):
+            if width(initial, 0, 100) != widths[0]:
+                continue
+            third = functools.partial(width, initial, 3)  # grows with the multiplier
+            start = bisect.bisect_left(multipliers, widths[3], key=third)
+            stop = bisect.bisect_right(multipliers, widths[3], key=third)
+            for multiplier in map(int, multipliers[start:stop]):
+                if [width(initial, step, multiplier) for step in (1, 2)] != widths[1:3]:
+                    continue
+                for slope in self._slopes(shape, initial, multiplier):
+                    line = {"initial_width": initial, "slope": slope, "multiplier": multiplier}
+                    if _shape({**choices, **line}) == shape:
+                        yield line
+
+    def _slopes(self, shape: tuple[Stage, ...], initial: int, multiplier: int) -> range:
+        """About the smallest slope at which every stage has its blocks."""
+        least, most, first = 0.0, math.inf, 0
+        for step, stage in enumerate(shape):
+            last = first + stage.depth - 1
+            below, above = (_rise(initial, multiplier, step + side) for side in (-0.5, 0.5))
+            least = max(least, below / first) if first else least
+            most = min(most, above / last) if last else most
+            first = last + 1
+        if least > most + 0.01:
+            return range(0)
+        slopes = self.domains["slope"].values()
+        # A block half-way between two widths may count as either.
+        nearest = max(_STEP * math.floor(100 * least / _STEP), int(slopes[0]))
+        return range(nearest, min(nearest + 2 * _STEP, int(slopes[-1])) + 1, _STEP)
+
+
+def _rise(initial: int, multiplier: int, power: float) -> float:
+    """From the initial width to a power of the multiplier, in channels."""
+    return initial * (math.pow(multiplier / 100, power) - 1)
+
+
+def _quantised(initial: int, step: int, multiplier: int) -> int:
+    return _QUANTUM * round(initial * (multiplier / 100) ** step / _QUANTUM)
+
+
+def _steps(choices: Mapping[str, Any]) -> list[int]:
+    """Per block the power of the multiplier that its width is nearest to."""
+    steepness = choices["slope"] / 100 / choices["initial_width"]
+    scale = math.log(choices["multiplier"] / 100)
+    return [round(math.log(1 + steepness * j) / scale) for j in range(choices["depth"])]
+
+
+def _stages(choices: Mapping[str, Any]) -> list[Stage]:
+    """The blocks of one width are a stage."""
+    initial, multiplier = choices["initial_width"], choices["multiplier"]
+    widths = (_quantised(initial, step, multiplier) for step in _steps(choices))
+    return [
+        Stage(len(list(blocks)), width, choices["ratio"], choices["group_width"])
+        for width, blocks in itertools.groupby(widths)
+    ]
+
+
+def _shape(choices: Mapping[str, Any]) -> tuple[Stage, ...]:
+    """The stages as they are built."""
+    return tuple(fitted(stage) for stage in _stages(choices))
+
+
+def _is_regular(choices: Mapping[str, Any]) -> bool:
+    """Whether there are the powers from 0 to 3, and stages of four widths."""
+    if set(_steps(choices)) != set(range(_STAGES)):
+        return False
+    widths = [stage.width for stage in _shape(choices)]
+    return len(widths) == _STAGES and all(a < b for a, b in itertools.pairwise(widths))
+
+
+def _point(
+    depth: int, initial: int, slope: float, multiplier: float, group_width: int, se: int = 0
+) -> Mapping[str, Value]:
+    """Choices of a published network, by the paper's d, w0, wa, wm and g."""
+    return {
+        "depth": depth,
+        "initial_width": initial,
+        "slope": round(100 * slope),
+        "multiplier": round(100 * multiplier),
+        "ratio": 1,
+        "group_width": group_width,
+        "se": se,
+    }
+
+
+# timm has others, whose groups it rounds to differently: regnetx_004, regnety_040 and so on.
+POINTS: Mapping[str, Mapping[str, Value]] = {
+    "regnet_x_400mf": _point(22, 24, 24.48, 2.54, 16),
+    "regnet_x_800mf": _point(16, 56, 35.73, 2.28, 16),
+    "regnet_x_1_6gf": _point(18, 80, 34.01, 2.25, 24),
+    "regnet_x_3_2gf": _point(25, 88, 26.31, 2.25, 48),
+    "regnet_x_8gf": _point(23, 80, 49.56, 2.88, 120),
+    "regnet_x_16gf": _point(22, 216, 55.59, 2.1, 128),
+    "regnet_x_32gf": _point(23, 320, 69.86, 2.0, 168),
+    "regnet_y_400mf": _point(16, 48, 27.89, 2.09, 8, _SE),
+    "regnet_y_800mf": _point(14, 56, 38.84, 2.4, 16, _SE),
+    "regnet_y_1_6gf": _point(27, 48, 20.71, 2.65, 24, _SE),
+    "regnet_y_3_2gf": _point(21, 80, 42.63, 2.66, 24, _SE),
+    "regnet_y_8gf": _point(17, 192, 76.82, 2.19, 56, _SE),
+    "regnet_y_16gf": _point(18, 200, 106.23, 2.48, 112, _SE),
+    "regnet_y_32gf": _point(20, 232, 115.89, 2.53, 232, _SE),
+    "regnet_y_128gf": _point(27, 456, 160.83, 2.52, 264, _SE),
+    "regnetx_002": _point(13, 24, 36.44, 2.49, 8),
+    "regnetx_006": _point(16, 48, 36.97, 2.24, 24),
+    "regnetx_064": _point(17, 184, 60.83, 2.07, 56),
+    "regnetx_120": _point(19, 168, 73.36, 2.37, 112),
+    "regnety_002": _point(13, 24, 36.44, 2.49, 8, _SE),
+    "regnety_006": _point(15, 48, 32.54, 2.32, 16, _SE),
+    "regnety_064": _point(25, 112, 33.22, 2.27, 72, _SE),
+    "regnety_120": _point(19, 168, 73.36, 2.37, 112, _SE),
+    "regnety_640": _point(20, 352, 147.48, 2.4, 328, _SE),
+}
