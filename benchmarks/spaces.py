@@ -73,8 +73,10 @@ def run(space: SearchSpace, architecture: Architecture, task: Task) -> str:
     functional.cross_entropy(logits, torch.zeros(2, dtype=torch.long)).backward()
     if logits.shape != (2, task.classes):
         return f"gives {tuple(logits.shape)}"
-    if not all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None):
-        return "has gradients that are not finite"
+    if not logits.isfinite().all():
+        return "gives logits that are not finite"
+    if all(p.grad is None for p in network.parameters()):
+        return "has no gradients"
     network.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.randn(1, *task.input_shape))

@@ -122,6 +122,7 @@ def _layers(space: SearchSpace, architecture: Architecture, task: Task) -> str:
     counted = cost.count(space, architecture, task)
     with torch.device("meta"):
         network = space.build(architecture, task).eval()
+    field = cost.receptive_field(network, task)
     rows: list[str] = []
 
     def hook(name: str) -> Callable[[Any, Any, Any], None]:
@@ -137,7 +138,6 @@ def _layers(space: SearchSpace, architecture: Architecture, task: Task) -> str:
             module.register_forward_hook(hook(name))
     with torch.no_grad():
         network(torch.empty(1, *task.input_shape, device="meta"))
-    field = cost.receptive_field(network, task)
     choices = ", ".join(f"{name}={value}" for name, value in architecture.choices.items())
     return "\n".join(
         [

@@ -72,7 +72,18 @@ def plugins(**files: str) -> Registry:
 def test_show_prints_the_parameters(reference: str, parameters: str) -> None:
     shown = catalogue.show(REGISTRY, reference, "3x32x32", 100).splitlines()
     assert f"parameters {parameters}" in shown
-    assert shown[-1].startswith("FLOPs      ")
+    assert shown[-2].startswith("FLOPs      ")
+
+
+def test_show_tells_the_receptive_field() -> None:
+    shown = catalogue.show(REGISTRY, "resnet/resnet18", "3x224x224", 1000)
+    assert shown.endswith("receptive field 435 pixels")
+
+
+def test_show_tells_conditions_and_rules() -> None:
+    shown = catalogue.show(REGISTRY, "backbone", "3x32x32", 10).splitlines()
+    assert [line.split()[0] for line in shown if line.endswith(", conditional")] == ["hidden"]
+    assert "rule: no more stages are frozen than kept" in shown
 
 
 def test_show_lists_every_layer_with_its_size() -> None:
@@ -123,7 +134,7 @@ def test_a_shape_that_is_none_is_refused(shape: str) -> None:
 def test_every_kind_is_listed() -> None:
     listed = catalogue.components(REGISTRY, None)
     assert list(listed) == list(PLURALS.values())
-    assert {row.name for row in listed["spaces"]} == {"mbconv", "nasbench201", "plain_cnn"}
+    assert {"mbconv", "nasbench201", "plain_cnn", "resnet"} < {row.name for row in listed["spaces"]}
     for row in (row for rows in listed.values() for row in rows):
         assert row.origin == "built-in"
         assert row.summary.endswith(".")

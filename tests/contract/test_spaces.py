@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from random import Random
@@ -10,7 +11,6 @@ import pytest
 import torch
 from conftest import ROOT, TINY_SPACES
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from evonas.architecture import Architecture, Categorical, Integer, Value
 from evonas.errors import InvalidArchitecture
@@ -22,8 +22,6 @@ from evonas.testing import check_space
 REGISTRY = Registry((ROOT / "plugins",))
 NAMES = sorted(REGISTRY.origins("space"))
 TASKS = (
-    Task(channels=1, height=8, width=8, classes=2),
-    Task(channels=3, height=32, width=32, classes=10),
     Task(channels=1, height=28, width=28, classes=10),
     Task(channels=3, height=5, width=9, classes=4),
 )
@@ -48,21 +46,6 @@ def test_the_defaults_keep_the_contract(name: str) -> None:
     assert check_space(space, Task(1, 8, 8, 10), points=1) == []
 
 
-@each_task
-@each_space
-def test_networks_make_no_tensors_of_their_own_on_the_cpu(name: str, task: Task) -> None:
-    """On a fake GPU, which computes shapes and devices alone."""
-    space = make(name)
-    for seed in range(3):
-        with FakeTensorMode():
-            with torch.device("cuda"):
-                network = space.build(space.sample(Random(seed)), task)
-                images = torch.empty(2, *task.input_shape)
-            logits = network(images)
-            assert logits.shape == (2, task.classes)
-            assert logits.device.type == "cuda"
-
-
 @each_space
 def test_the_space_is_called_like_its_file(name: str) -> None:
     assert make(name).sample(Random(0)).space == name
@@ -71,12 +54,12 @@ def test_the_space_is_called_like_its_file(name: str) -> None:
 @each_space
 def test_whatever_is_drawn_is_of_the_space(name: str) -> None:
     space = make(name)
-    for seed in range(200):
+    for seed in range(100):
         rng = Random(seed)
         a, b = space.sample(rng), space.sample(rng)
         child, crossed = space.mutate(a, rng), space.crossover(a, b, rng)
         assert child.id != a.id
-        for drawn in (a, child, crossed, *list(space.neighbours(a))[:5]):
+        for drawn in (a, child, crossed, *itertools.islice(space.neighbours(a), 5)):
             assert space.architecture(drawn.choices).id == drawn.id
 
 
