@@ -7,7 +7,7 @@ Simonyan and Yang, ICLR 2019). Every part is described by layers, and counted by
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -24,7 +24,15 @@ from evonas.task import Task
 
 _SIDES = ("left", "right")
 INPUTS = (0, 1)  # states: the outputs of the cell before the last and of the last one
-_STEM = 3  # times the filters
+STEM = 3  # times the filters of the first cell
+
+
+def stem(task: Task, filters: int) -> dict[str, Layer]:
+    """A 3×3 convolution to three times the filters."""
+    return {
+        "conv": Layer(nn.Conv2d, task.channels, STEM * filters, 3, padding=1, bias=False),
+        "norm": Layer(nn.BatchNorm2d, STEM * filters),
+    }
 
 
 class Element(NamedTuple):
@@ -79,13 +87,18 @@ class Stack:
 
     def build(self, task: Task) -> nn.Module:
         """The network, freshly initialised."""
-        return _Network(self, task)
+        cells: dict[str, nn.Module] = {}
+        before = last = STEM * self.filters
+        for place in self.places():
+            cells[place.name] = _Cell(place, before, last)
+            before, last = last, len(place.cell.output) * place.filters
+        return CellNetwork(stem(task, self.filters), cells, last, task.classes)
 
     def cost(self, task: Task) -> Cost:
         """What it costs; cells of one kind and size are counted once."""
-        costs = [layers.cost(self.stem(task), task)]
+        costs = [layers.cost(stem(task, self.filters), task)]
         bodies: dict[tuple[int, int], list[Cost]] = {}
-        before = last = Task(_STEM * self.filters, task.height, task.width, task.classes)
+        before = last = Task(STEM * self.filters, task.height, task.width, task.classes)
         for place in self.places():
             inside = Task(place.filters, last.height, last.width, task.classes)
             kind = place.stride, place.filters
@@ -98,14 +111,6 @@ class Stack:
             before, last = last, place.outcome(inside)
         costs.append(layers.cost(named_classifier(last.channels, task.classes), last))
         return Cost(sum(cost.params for cost in costs), sum(cost.flops for cost in costs))
-
-    def stem(self, task: Task) -> dict[str, Layer]:
-        """A 3×3 convolution to three times the filters."""
-        channels = _STEM * self.filters
-        return {
-            "conv": Layer(nn.Conv2d, task.channels, channels, 3, padding=1, bias=False),
-            "norm": Layer(nn.BatchNorm2d, channels),
-        }
 
     def places(self) -> Iterator[Place]:
         """The cells in a row. The name of one does not depend on how many come before its stage."""
@@ -176,16 +181,27 @@ def _cost_of_body(place: Place, inside: Task) -> list[Cost]:
     return costs
 
 
-class _Network(nn.Module):
-    def __init__(self, stack: Stack, task: Task) -> None:
+class CellNetwork(nn.Module):
+    """A stem, cells that each read what the two before them put out, and a classifier.
+
+    Args:
+        stem: Whose output both inputs of the first cell are.
+        cells: By name, in a row.
+        channels: Of the last one.
+        classes: Number of logits.
+    """
+
+    def __init__(
+        self,
+        stem: Mapping[str, Layer],
+        cells: Mapping[str, nn.Module],
+        channels: int,
+        classes: int,
+    ) -> None:
         super().__init__()
-        self.stem = layers.network(stack.stem(task))
-        self.cells = nn.ModuleDict()
-        before = last = _STEM * stack.filters
-        for place in stack.places():
-            self.cells[place.name] = _Cell(place, before, last)
-            before, last = last, len(place.cell.output) * place.filters
-        self.head = layers.network(named_classifier(last, task.classes))
+        self.stem = layers.network(stem)
+        self.cells = nn.ModuleDict(cells)
+        self.head = layers.network(named_classifier(channels, classes))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(N, channels, H, W) to (N, classes)."""

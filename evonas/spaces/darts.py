@@ -19,6 +19,7 @@ from evonas.errors import RecipeError
 from evonas.spaces import layers
 from evonas.spaces.base import Condition, Cost, SearchSpace
 from evonas.spaces.cell_operations import FactorizedReduction, layers_of, relu_conv_norm
+from evonas.spaces.cells import STEM, CellNetwork, stem
 from evonas.spaces.layers import Layer
 from evonas.spaces.operations import named_classifier
 from evonas.spaces.sharing import Supernet
@@ -35,7 +36,6 @@ CELLS = ("normal", "reduction")
 INPUTS = (0, 1)  # states: the outputs of the cell before the last and of the last one
 NODES = (2, 3, 4, 5)
 EDGES = tuple((i, j) for j in NODES for i in range(j))
-_STEM = 3  # times the channels
 
 
 class DARTS(SearchSpace):
@@ -92,13 +92,18 @@ class DARTS(SearchSpace):
 
     def build(self, architecture: Architecture, task: Task) -> nn.Module:
         """Build the network."""
-        return _Network(self._places(architecture), self._channels, task)
+        cells: dict[str, nn.Module] = {}
+        before = last = STEM * self._channels
+        for place in self._places(architecture):
+            cells[place.name] = _Cell(place, before, last)
+            before, last = last, len(NODES) * place.channels
+        return CellNetwork(stem(task, self._channels), cells, last, task.classes)
 
     def cost(self, architecture: Architecture, task: Task) -> Cost:
         """Count it; equal operations at one size are counted once."""
         known: dict[tuple[str, int, Task], Cost] = {}
-        costs = [layers.cost(_stem(task, self._channels), task)]
-        before = last = replace(task, channels=_STEM * self._channels)
+        costs = [layers.cost(stem(task, self._channels), task)]
+        before = last = replace(task, channels=STEM * self._channels)
         for place in self._places(architecture):
             inside = replace(last, channels=place.channels)
             made = place.made(inside)
@@ -214,33 +219,6 @@ class _Place(NamedTuple):
         """The shape of a node, from that of the inputs after the entries."""
         height, width = (-(-size // self.stride) for size in inside.input_shape[1:])
         return replace(inside, height=height, width=width)
-
-
-def _stem(task: Task, channels: int) -> dict[str, Layer]:
-    return {
-        "conv": Layer(nn.Conv2d, task.channels, _STEM * channels, 3, padding=1, bias=False),
-        "norm": Layer(nn.BatchNorm2d, _STEM * channels),
-    }
-
-
-class _Network(nn.Module):
-    def __init__(self, places: list[_Place], channels: int, task: Task) -> None:
-        super().__init__()
-        self.stem = layers.network(_stem(task, channels))
-        self.cells = nn.ModuleDict()
-        before = last = _STEM * channels
-        for place in places:
-            self.cells[place.name] = _Cell(place, before, last)
-            before, last = last, len(NODES) * place.channels
-        self.head = layers.network(named_classifier(last, task.classes))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(N, channels, H, W) to (N, classes)."""
-        before = last = self.stem(images)
-        for cell in self.cells.values():
-            before, last = last, cell(before, last)
-        logits: torch.Tensor = self.head(last)
-        return logits
 
 
 class _Cell(nn.Module):

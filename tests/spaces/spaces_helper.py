@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import torch
 
 from evonas.architecture import Architecture
@@ -17,3 +19,13 @@ def costs_of_built(space: SearchSpace, architecture: Architecture, task: Task) -
     with torch.device("meta"):
         network = space.build(architecture, task)
     return Cost(int(cost.params(network, task)), int(cost.flops(network, task)))
+
+
+def check_costs(space: SearchSpace, *tasks: Task) -> None:
+    """Of random and mutated points: what is counted is what is built."""
+    for seed in range(20):
+        rng = Random(seed)
+        architecture = space.sample(rng)
+        for each in (architecture, space.mutate(architecture, rng)):
+            for task in tasks:
+                assert space.cost(each, task) == costs_of_built(space, each, task)
