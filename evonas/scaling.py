@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,6 +113,10 @@ class Request:
             raise RecipeError(
                 "scale: give one of --phi, --flops, and --depth, --width, --resolution together"
             )
+        for name in ("phi", "depth", "width"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise RecipeError(f"--{name} {value}: must be finite")
 
     def answer(self, given: Source, rule: Rule) -> Scaled:
         """The scaled network."""
@@ -143,8 +148,8 @@ def parse_rule(text: str) -> Rule:
         depth, width, resolution = map(float, text.split(","))
     except ValueError:
         raise RecipeError(f"--rule {text}: must be three numbers, such as 1.2,1.1,1.15") from None
-    if not min(depth, width, resolution) >= 1:
-        raise RecipeError(f"--rule {text}: no number may be less than 1")
+    if not all(1 <= factor < math.inf for factor in (depth, width, resolution)):
+        raise RecipeError(f"--rule {text}: numbers must be finite, and none less than 1")
     return Rule(depth, width, resolution)
 
 

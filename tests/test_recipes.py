@@ -93,6 +93,20 @@ def test_two_tiny_trials(
     assert (tmp_path / "run" / "incumbent" / "network.pt2").exists() == trained
 
 
+@pytest.mark.parametrize(
+    "space", sorted(p.stem for p in (ROOT / "plugins" / "spaces").glob("*.py"))
+)
+def test_two_tiny_trials_of_a_plugin(
+    space: str, images: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = ROOT / "recipes" / "digits_evo.yaml"
+    sets = [*TINY, f"space={space}", "evaluation.epochs=1", "evaluation.final_epochs=1"]
+    given = recipe.load(path, [*sets, "constraints.params.max=1000000"])
+    outcome = run.start(given, Registry((ROOT / "plugins",)), tmp_path / "run")
+    assert outcome.report.trials == {"complete": 2}
+    assert (tmp_path / "run" / "incumbent" / "network.pt2").exists()
+
+
 def test_the_resolved_recipe_runs_the_same(images: Callable[..., Path], tmp_path: Path) -> None:
     path = ROOT / "recipes" / "digits_evo.yaml"
     given = recipe.load(path, overrides(path, images, tmp_path))

@@ -119,14 +119,18 @@ def test_a_request_is_one_thing(request_: dict[str, object], said: str) -> None:
         (("mobilenet/mobilenet_v2", "--flops", "much"), "--flops much"),
         (("mobilenet/mobilenet_v2", "--flops", "0.5x"), "is not between"),
         (("mobilenet/mobilenet_v2", "--rule", "1.2,1.1"), "--rule 1.2,1.1"),
-        (("mobilenet/mobilenet_v2", "--rule", "1.2,.9,1"), "no number may be less than 1"),
+        (("mobilenet/mobilenet_v2", "--rule", "1.2,.9,1"), "none less than 1"),
+        (("mobilenet/mobilenet_v2", "--rule", "nan,1,1"), "--rule nan"),
+        (("mobilenet/mobilenet_v2", "--flops", "nan"), "is not between"),
+        (("mobilenet/mobilenet_v2", "--phi", "nan"), "must be finite"),
+        (("backbone/features",), "declares no choice with role"),
         (("mobilenet/mobilenet_v2", "--input", "224"), "--input 224"),
         (("mobilenet/mobilenet_v2", "--train", "x"), "only what a run found can be trained"),
         (("mobilenet/mobilenet_v2", "--grid"), "only what a run found can be trained"),
     ],
 )
 def test_bad_input_is_one_line(arguments: tuple[str, ...], said: str) -> None:
-    phi = () if "--flops" in arguments else ("--phi", "1")
+    phi = () if {"--flops", "--phi"} & set(arguments) else ("--phi", "1")
     result = evonas("scale", *arguments, *phi)
     assert result.exit_code == 2
     assert said in result.stderr

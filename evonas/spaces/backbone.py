@@ -59,11 +59,11 @@ class Backbone(SearchSpace):
         self._at: dict[int, list[_Stage]] = {}  # by resolution
         least = self._least(whole, max_resolution)
         self.domains = {
-            "cut": Integer(1, count, role="depth"),
+            "cut": Integer(1, count),
             "freeze": Integer(0, count),
             "resolution": Integer(least, max_resolution, step=_STEP),
             "head": Categorical(("linear", "mlp")),
-            "hidden": Integer(32, 512, step=32, log=True, role="width"),
+            "hidden": Integer(32, 512, step=32, log=True),
             "dropout": Categorical((0.0, 0.2, 0.5), ordered=True),
         }
         self.conditions = {"hidden": lambda choices: choices["head"] == "mlp"}
