@@ -100,6 +100,14 @@ class Feasible(SearchSpace):
             raise InvalidArchitecture(f"{architecture.id} exceeds the limits")
         return architecture
 
+    def point(self, name: str) -> Architecture:
+        """The space's own, which may exceed the limits."""
+        return self.space.point(name)
+
+    def canonical(self, choices: Mapping[str, Value]) -> Mapping[str, Value]:
+        """The space's own."""
+        return self.space.canonical(choices)
+
     def sample(self, rng: Random) -> Architecture:
         """Draw until the limits are met.
 

@@ -15,6 +15,7 @@ from evonas.errors import InfeasibleConstraints, InvalidArchitecture
 from evonas.spaces.base import SearchSpace
 from evonas.spaces.nasbench201 import NASBench201
 from evonas.spaces.plain_cnn import PlainCNN
+from evonas.spaces.sequential import Sequential
 from evonas.task import Task
 from evonas.testing import check_space
 from evonas.training import cost
@@ -239,3 +240,14 @@ def test_violation_grows_with_the_distance() -> None:
 def test_limits_read_as_a_person_would_say_them() -> None:
     assert str(Limit(max=50_000)) == "at most 50,000"
     assert str(Limit(1000, 2000)) == "at least 1,000 and at most 2,000"
+
+
+def test_points_and_relatives_are_the_spaces_own() -> None:
+    """A point may exceed the limits: it is to be built, not searched."""
+    space = Sequential(max_layers=6, max_width=16)
+    small = Feasible(space, {"params": Limit(max=1000)}, lambda a: cost.count(space, a, TASK))
+    assert small.point("small") == space.point("small")
+    parent = small.sample(Random(0))
+    child = space.mutate(parent, Random(1))
+    assert small.relatives(child, parent) == space.relatives(child, parent)
+    assert small.cost(child, TASK) == space.cost(child, TASK)
