@@ -100,9 +100,9 @@ class Feasible(SearchSpace):
             raise InvalidArchitecture(f"{architecture.id} exceeds the limits")
         return architecture
 
-    def point(self, name: str) -> Architecture:
+    def reference(self, choices: Mapping[str, Value]) -> Architecture:
         """The space's own, which may exceed the limits."""
-        return self.space.point(name)
+        return self.space.reference(choices)
 
     def canonical(self, choices: Mapping[str, Value]) -> Mapping[str, Value]:
         """The space's own."""

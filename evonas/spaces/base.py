@@ -137,10 +137,19 @@ class SearchSpace(ABC):
         check_choices(self.domains, choices)
         return self._settled(choices)
 
+    def reference(self, choices: Mapping[str, Value]) -> Architecture:
+        """Make an architecture that is to be built, not searched: its numbers may be any.
+
+        Raises:
+            InvalidArchitecture: As ``architecture``, but for numbers beyond or between the values
+                of an Integer.
+        """
+        check_choices(self.domains, choices, searched=False)
+        return self._settled(choices)
+
     def point(self, name: str) -> Architecture:
         """The reference architecture of that name; KeyError if there is none."""
-        check_choices(self.domains, self.points[name], searched=False)
-        return self._settled(self.points[name])
+        return self.reference(self.points[name])
 
     def _settled(self, choices: Mapping[str, Value]) -> Architecture:
         """In canonical form, with the rules kept."""

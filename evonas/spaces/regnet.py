@@ -236,45 +236,49 @@ def _is_regular(choices: Mapping[str, Any]) -> bool:
     return len(widths) == _STAGES and all(a < b for a, b in itertools.pairwise(widths))
 
 
-def _point(
-    depth: int, initial: int, slope: float, multiplier: float, group_width: int, se: int = 0
+def settings(
+    d: int, w0: int, wa: float, wm: float, group_width: int, se: int = 0, ratio: int = 1
 ) -> Mapping[str, Value]:
-    """Choices of a published network, by the paper's d, w0, wa, wm and g."""
-    return {
-        "depth": depth,
-        "initial_width": initial,
-        "slope": round(100 * slope),
-        "multiplier": round(100 * multiplier),
-        "ratio": 1,
-        "group_width": group_width,
-        "se": se,
-    }
+    """Choices from a network's published parameters, for ``RegNet.reference``.
+
+    Args:
+        d: Blocks.
+        w0: Initial width.
+        wa: Slope, channels.
+        wm: Width multiplier.
+        group_width: Channels of a group.
+        se: Per cent of squeeze-and-excitation: 25 in RegNetY.
+        ratio: Channels per inner channel of a bottleneck.
+    """
+    line = {"depth": d, "initial_width": w0, "slope": round(100 * wa)}
+    rest = {"multiplier": round(100 * wm), "ratio": ratio, "group_width": group_width, "se": se}
+    return {**line, **rest}
 
 
 # timm has others, whose groups it rounds to differently: regnetx_004, regnety_040 and so on.
 POINTS: Mapping[str, Mapping[str, Value]] = {
-    "regnet_x_400mf": _point(22, 24, 24.48, 2.54, 16),
-    "regnet_x_800mf": _point(16, 56, 35.73, 2.28, 16),
-    "regnet_x_1_6gf": _point(18, 80, 34.01, 2.25, 24),
-    "regnet_x_3_2gf": _point(25, 88, 26.31, 2.25, 48),
-    "regnet_x_8gf": _point(23, 80, 49.56, 2.88, 120),
-    "regnet_x_16gf": _point(22, 216, 55.59, 2.1, 128),
-    "regnet_x_32gf": _point(23, 320, 69.86, 2.0, 168),
-    "regnet_y_400mf": _point(16, 48, 27.89, 2.09, 8, _SE),
-    "regnet_y_800mf": _point(14, 56, 38.84, 2.4, 16, _SE),
-    "regnet_y_1_6gf": _point(27, 48, 20.71, 2.65, 24, _SE),
-    "regnet_y_3_2gf": _point(21, 80, 42.63, 2.66, 24, _SE),
-    "regnet_y_8gf": _point(17, 192, 76.82, 2.19, 56, _SE),
-    "regnet_y_16gf": _point(18, 200, 106.23, 2.48, 112, _SE),
-    "regnet_y_32gf": _point(20, 232, 115.89, 2.53, 232, _SE),
-    "regnet_y_128gf": _point(27, 456, 160.83, 2.52, 264, _SE),
-    "regnetx_002": _point(13, 24, 36.44, 2.49, 8),
-    "regnetx_006": _point(16, 48, 36.97, 2.24, 24),
-    "regnetx_064": _point(17, 184, 60.83, 2.07, 56),
-    "regnetx_120": _point(19, 168, 73.36, 2.37, 112),
-    "regnety_002": _point(13, 24, 36.44, 2.49, 8, _SE),
-    "regnety_006": _point(15, 48, 32.54, 2.32, 16, _SE),
-    "regnety_064": _point(25, 112, 33.22, 2.27, 72, _SE),
-    "regnety_120": _point(19, 168, 73.36, 2.37, 112, _SE),
-    "regnety_640": _point(20, 352, 147.48, 2.4, 328, _SE),
+    "regnet_x_400mf": settings(22, 24, 24.48, 2.54, 16),
+    "regnet_x_800mf": settings(16, 56, 35.73, 2.28, 16),
+    "regnet_x_1_6gf": settings(18, 80, 34.01, 2.25, 24),
+    "regnet_x_3_2gf": settings(25, 88, 26.31, 2.25, 48),
+    "regnet_x_8gf": settings(23, 80, 49.56, 2.88, 120),
+    "regnet_x_16gf": settings(22, 216, 55.59, 2.1, 128),
+    "regnet_x_32gf": settings(23, 320, 69.86, 2.0, 168),
+    "regnet_y_400mf": settings(16, 48, 27.89, 2.09, 8, _SE),
+    "regnet_y_800mf": settings(14, 56, 38.84, 2.4, 16, _SE),
+    "regnet_y_1_6gf": settings(27, 48, 20.71, 2.65, 24, _SE),
+    "regnet_y_3_2gf": settings(21, 80, 42.63, 2.66, 24, _SE),
+    "regnet_y_8gf": settings(17, 192, 76.82, 2.19, 56, _SE),
+    "regnet_y_16gf": settings(18, 200, 106.23, 2.48, 112, _SE),
+    "regnet_y_32gf": settings(20, 232, 115.89, 2.53, 232, _SE),
+    "regnet_y_128gf": settings(27, 456, 160.83, 2.52, 264, _SE),
+    "regnetx_002": settings(13, 24, 36.44, 2.49, 8),
+    "regnetx_006": settings(16, 48, 36.97, 2.24, 24),
+    "regnetx_064": settings(17, 184, 60.83, 2.07, 56),
+    "regnetx_120": settings(19, 168, 73.36, 2.37, 112),
+    "regnety_002": settings(13, 24, 36.44, 2.49, 8, _SE),
+    "regnety_006": settings(15, 48, 32.54, 2.32, 16, _SE),
+    "regnety_064": settings(25, 112, 33.22, 2.27, 72, _SE),
+    "regnety_120": settings(19, 168, 73.36, 2.37, 112, _SE),
+    "regnety_640": settings(20, 352, 147.48, 2.4, 328, _SE),
 }

@@ -20,7 +20,7 @@ from evonas.architecture import Value
 from evonas.errors import InvalidArchitecture, RecipeError
 from evonas.spaces.anynet import fitted
 from evonas.spaces.operations import SqueezeExcitation
-from evonas.spaces.regnet import POINTS, RegNet, _is_regular, _shape, _stages
+from evonas.spaces.regnet import POINTS, RegNet, _is_regular, _shape, _stages, settings
 from evonas.task import Task
 from evonas.training import cost
 
@@ -55,6 +55,14 @@ def test_points_are_the_networks_of_torchvision(name: str) -> None:
     theirs = models.get_model(name).to("meta")
     counted = SPACE.cost(SPACE.point(name), IMAGENET)
     assert counted == (cost.params(theirs, IMAGENET), cost.flops(theirs, IMAGENET))
+
+
+def test_a_network_of_published_parameters() -> None:
+    """timm's regnetx_032, which is torchvision's regnet_x_3_2gf."""
+    made = SPACE.reference(settings(d=25, w0=88, wa=26.31, wm=2.25, group_width=48))
+    assert made == SPACE.point("regnet_x_3_2gf")
+    half = SPACE.reference(settings(13, 24, 36.44, 2.49, 8, se=25, ratio=2))
+    assert {stage.ratio for stage in _stages(half.choices)} == {2}
 
 
 @pytest.mark.parametrize("name", POINTS)
