@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Integer
-from evonas.spaces.base import SearchSpace
+from evonas.spaces.base import Cost, SearchSpace
 from evonas.task import Task
 
 
@@ -35,6 +35,23 @@ class MLPMixer(SearchSpace):
         }
         s16 = {"grid": 14, "width": 512, "depth": 8, "token_hidden": 256, "channel_ratio": 4}
         self.points = {"s16": s16}
+
+    def cost(self, architecture: Architecture, task: Task) -> Cost:
+        """Count by hand: a network on the meta device takes tens of milliseconds."""
+        c = {name: int(value) for name, value in architecture.choices.items()}
+        width, patch = c["width"], math.ceil(min(task.height, task.width) / c["grid"])
+        tokens = math.ceil(task.height / patch) * math.ceil(task.width / patch)
+        pixels, across, inner = (
+            task.channels * patch**2,
+            c["token_hidden"],
+            width * c["channel_ratio"],
+        )
+        biases_and_norms = across + tokens + inner + width + 4 * width
+        weights = 2 * tokens * across + 2 * width * inner
+        params = (pixels + 1) * width + c["depth"] * (weights + biases_and_norms) + 2 * width
+        products = tokens * pixels * width + width * task.classes
+        products += c["depth"] * 2 * tokens * width * (across + inner)
+        return Cost(params + (width + 1) * task.classes, 2 * products)
 
     def build(self, architecture: Architecture, task: Task) -> nn.Module:
         """Build the network: (N, channels, height, width) in, logits (N, classes) out."""

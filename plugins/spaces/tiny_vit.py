@@ -1,4 +1,4 @@
-"""Small vision transformers, with a rule between two choices.
+"""Small vision transformers, with a rule between two choices and a count by hand.
 
 Dosovitskiy et al., An image is worth 16x16 words, ICLR 2021.
 """
@@ -12,16 +12,15 @@ import torch
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Integer
-from evonas.spaces.base import SearchSpace
+from evonas.spaces.base import Cost, SearchSpace
 from evonas.task import Task
 
 
 class TinyViT(SearchSpace):
     """Patches, a learnt position for each, and a row of transformer blocks.
 
-    There are ``grid`` patches along the smaller side of an image, or as many as it has pixels; the
-    last ones are padded with zeros. The point ``vit_tiny`` is ViT-Ti/16 for 224×224 pixels; its
-    class token, learnt as it is, needs no position, so it has 192 parameters less: 5,717,224.
+    There are ``grid`` patches along the smaller side of an image, padded with zeros. The point
+    ``vit_tiny`` is ViT-Ti/16 for 224×224 pixels, with the mean of the patches for a class token.
     """
 
     def __init__(self) -> None:
@@ -31,42 +30,58 @@ class TinyViT(SearchSpace):
             "depth": Integer(1, 6, role="depth"),
             "heads": Categorical((1, 2, 3, 4, 6, 8), ordered=True),
             "mlp_ratio": Categorical((1, 2, 4), ordered=True),
-            "pool": Categorical(("mean", "token")),
         }
         self.rules = {"heads divide the width": lambda c: c["width"] % c["heads"] == 0}
-        tiny = {"grid": 14, "width": 192, "depth": 12, "heads": 3, "mlp_ratio": 4, "pool": "token"}
+        tiny = {"grid": 14, "width": 192, "depth": 12, "heads": 3, "mlp_ratio": 4}
         self.points = {"vit_tiny": tiny}
+
+    def cost(self, architecture: Architecture, task: Task) -> Cost:
+        """Count by hand: a network on the meta device takes tens of milliseconds."""
+        c = architecture.choices
+        width, depth, heads = (int(c[name]) for name in ("width", "depth", "heads"))
+        attended, inner = width // heads * heads, width * int(c["mlp_ratio"])
+        patch, rows, columns = _patches(task, int(c["grid"]))
+        pixels, tokens = task.channels * patch**2, rows * columns
+        weights = 4 * width * attended + 2 * width * inner
+        block = weights + 3 * attended + inner + 2 * width + 4 * width  # biases and norms
+        params = (
+            (pixels + 1 + tokens) * width + depth * block + 2 * width + (width + 1) * task.classes
+        )
+        products = tokens * pixels * width + width * task.classes
+        products += depth * (tokens * weights + 2 * tokens**2 * attended)
+        return Cost(params, 2 * products)
 
     def build(self, architecture: Architecture, task: Task) -> nn.Module:
         """Build the network: (N, channels, height, width) in, logits (N, classes) out."""
         choices = architecture.choices
         width, heads = int(choices["width"]), int(choices["heads"])
-        token = choices["pool"] == "token"
-        parts = OrderedDict[str, nn.Module](embed=_Embed(task, int(choices["grid"]), width, token))
+        parts = OrderedDict[str, nn.Module](embed=_Embed(task, int(choices["grid"]), width))
         for number in range(1, int(choices["depth"]) + 1):
             parts[f"block{number}"] = _Block(width, heads, width * int(choices["mlp_ratio"]))
         parts["norm"] = nn.LayerNorm(width)
-        parts["pool"] = _ClassToken() if token else _Mean()
+        parts["pool"] = _Mean()
         parts["classifier"] = nn.Linear(width, task.classes)
         return nn.Sequential(parts)
 
 
-class _Embed(nn.Module):
-    """(N, channels, H, W) to (N, tokens, width): the class token, if there is one, and patches."""
+def _patches(task: Task, grid: int) -> tuple[int, int, int]:
+    """Pixels a side of a patch, rows and columns of patches."""
+    patch = math.ceil(min(task.height, task.width) / grid)
+    return patch, math.ceil(task.height / patch), math.ceil(task.width / patch)
 
-    def __init__(self, task: Task, grid: int, width: int, token: bool) -> None:
+
+class _Embed(nn.Module):
+    """(N, channels, H, W) to (N, patches, width)."""
+
+    def __init__(self, task: Task, grid: int, width: int) -> None:
         super().__init__()
-        patch = math.ceil(min(task.height, task.width) / grid)
-        rows, columns = math.ceil(task.height / patch), math.ceil(task.width / patch)
+        patch, rows, columns = _patches(task, grid)
         self.pad = nn.ZeroPad2d((0, columns * patch - task.width, 0, rows * patch - task.height))
         self.patches = nn.Conv2d(task.channels, width, patch, stride=patch)
         self.position = nn.Parameter(0.02 * torch.randn(rows * columns, width))
-        self.token = nn.Parameter(0.02 * torch.randn(width)) if token else None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = self.patches(self.pad(images)).flatten(2).mT + self.position
-        token = [] if self.token is None else [self.token.expand(len(x), 1, -1)]
-        return torch.cat([*token, x], dim=1)
+        return self.patches(self.pad(images)).flatten(2).mT + self.position
 
 
 class _Block(nn.Module):
@@ -78,23 +93,13 @@ class _Block(nn.Module):
         layers = nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width)
         self.mlp = nn.Sequential(nn.LayerNorm(width), *layers)
 
-    def become_identity(self) -> None:
-        """Start by passing on what comes in: a child's new blocks do its parent no harm."""
-        for last in (self.attention[1].output, self.mlp[3]):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.attention(x)
         return x + self.mlp(x)
 
 
 class _Attention(nn.Module):
-    """Softmax attention by matrix products: those of torch's fused kernels are not all counted.
-
-    Query, key and value are layers of their own, since relatives share weights by name. A scaled
-    width need not be a multiple of the heads; then they are a little narrower.
-    """
+    """Softmax attention; of a scaled width that heads do not divide, they are a little narrower."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -107,11 +112,6 @@ class _Attention(nn.Module):
         query, key, value = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in parts)
         weights = (query @ key.mT / math.sqrt(query.shape[-1])).softmax(dim=-1)
         return self.output((weights @ value).transpose(1, 2).flatten(2))
-
-
-class _ClassToken(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x[:, 0]
 
 
 class _Mean(nn.Module):

@@ -23,7 +23,7 @@ def costs_of_built(space: SearchSpace, architecture: Architecture, task: Task) -
 
 def check_costs(space: SearchSpace, *tasks: Task) -> None:
     """Of random and mutated points: what is counted is what is built."""
-    for seed in range(20):
+    for seed in range(8):
         rng = Random(seed)
         architecture = space.sample(rng)
         for each in (architecture, space.mutate(architecture, rng)):
