@@ -259,6 +259,8 @@ def scale(
 
     given = scaling.source(_registry(plugins), reference, shape, classes)
     asked = scaling.Request(phi, flops, depth, width, resolution)
+    if train is not None:
+        scaling.check_trainable(given, train)
     by = scaling.search_rule(given, click.echo) if grid else scaling.parse_rule(rule)
     scaled = asked.answer(given, by)
     click.echo(scaling.table(given, scaled))

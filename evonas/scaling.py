@@ -17,7 +17,7 @@ from typing import Any
 from evonas import catalogue, ending, history, incumbents, recipe
 from evonas.architecture import Architecture
 from evonas.assemble import Assembly, EvaluatorFactory, assemble
-from evonas.errors import HistoryError, InvalidArchitecture, RecipeError
+from evonas.errors import HistoryError, InvalidArchitecture, RecipeError, StorageError
 from evonas.executors.base import run_trial
 from evonas.registry import Registry
 from evonas.run import RECIPE
@@ -166,7 +166,7 @@ def source(registry: Registry, reference: str, shape: str, classes: int) -> Sour
         EvonasError: If there is no such thing.
     """
     folder = Path(reference)
-    if not (folder / RECIPE).exists():
+    if not folder.is_dir():
         space, architecture = catalogue.find_point(registry, reference)
         return Source(space, architecture, catalogue.parse_task(shape, classes), registry)
     header, _ = history.read(folder)
@@ -254,6 +254,13 @@ def search_rule(given: Source, note: Callable[[str], None]) -> Rule:
     return best[1]
 
 
+def check_trainable(given: Source, folder: Path) -> None:
+    """Raise RecipeError if there are no images to train on, or the folder is there already."""
+    _run_of(given)
+    if folder.exists():
+        raise RecipeError(f"--train {folder}: exists already")
+
+
 def train(
     given: Source, scaled: Scaled, folder: Path, note: Callable[[str], None]
 ) -> dict[str, float]:
@@ -264,16 +271,18 @@ def train(
     Args:
         given: A run's incumbent.
         scaled: What to train.
-        folder: Where to; must not exist.
+        folder: Where to.
         note: Told how it goes.
 
     Returns:
         The final metrics.
     """
-    if folder.exists():
-        raise RecipeError(f"--train {folder}: exists already")
+    check_trainable(given, folder)
     assembly = _assembly(given, scaled, folder)
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: {error.strerror}") from error
     trial = Trial(0, Proposal(scaled.architecture), TrialState.COMPLETE)
     retraining = ending.retraining_of(assembly, folder, note, lambda: False)
     terms = incumbents.Terms(1, assembly.recipe.final.seeds, assembly.recipe.final.flip)

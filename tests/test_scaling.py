@@ -175,6 +175,19 @@ def test_the_rule_is_searched_with_the_runs_own_evaluation(
     assert best == few[accuracies.index(max(accuracies))]
 
 
+def test_a_folder_that_is_there_is_refused_before_the_grid(finished: Path) -> None:
+    result = evonas("scale", finished, "--phi", "1", "--grid", "--train", finished)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "exists already" in result.stderr
+
+
+def test_a_folder_that_holds_no_run(tmp_path: Path) -> None:
+    result = evonas("scale", tmp_path, "--phi", "1")
+    assert result.exit_code == 2
+    assert "holds no run" in result.stderr
+
+
 def test_a_run_without_an_incumbent(finished: Path) -> None:
     (finished / "incumbent" / "architecture.json").unlink()
     with pytest.raises(HistoryError, match="no incumbent yet"):
