@@ -45,6 +45,7 @@ _NOT_COMPONENTS = {
     "cells",
     "layers",
     "operations",
+    "operators",
     "sharing",
 }  # files in the folders that other files share
 

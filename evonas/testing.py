@@ -121,7 +121,7 @@ def _check_variation(space: SearchSpace, rng: Random) -> Iterator[str]:
     if first != second:
         yield "sample: two generators of one seed give different architectures"
         return
-    one, two = (space.mutate(first[0], Random(0)) for _ in range(2))
+    one, two = ([space.mutate(parent, Random(0)) for parent in first] for _ in range(2))
     if one != two:
         yield "mutate: two generators of one seed give different children"
     if len({a.id for a in first}) > space.size():

@@ -40,7 +40,7 @@ SIBLINGS = {
 ONLY_IN = {
     "mlflow": {"trackers/mlflow.py"},
     "ray": {"executors/ray.py"},
-    "deap": {"strategies/aging_evolution.py"},
+    "deap": {f"strategies/{name}.py" for name in ("aging_evolution", "evolution", "operators")},
     "optuna": {"strategies/tpe.py", "pruning.py"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

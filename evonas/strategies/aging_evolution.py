@@ -7,10 +7,8 @@ Selection and toolbox are DEAP's. Measured figures: docs/results.md.
 
 from __future__ import annotations
 
-import random
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from random import Random
 
 from deap import base, tools
@@ -20,19 +18,8 @@ from evonas.errors import RecipeError
 from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
+from evonas.strategies.operators import Individual, global_random
 from evonas.trial import Proposal, Trial, TrialState
-
-
-class _Fitness(base.Fitness):  # type: ignore[misc]  # deap is untyped
-    weights = (1.0,)
-
-
-class _Individual:
-    """What DEAP selects among: a completed trial with a fitness."""
-
-    def __init__(self, trial: Trial, value: float) -> None:
-        self.trial = trial
-        self.fitness = _Fitness((value,))
 
 
 class AgingEvolution(Strategy):
@@ -65,7 +52,7 @@ class AgingEvolution(Strategy):
                 f"strategy.tournament_size {tournament_size}"
             )
         self._population_size = population_size
-        self._population: deque[_Individual] = deque(maxlen=population_size)
+        self._population: deque[Individual] = deque(maxlen=population_size)
         self._running: set[int] = set()
         self._toolbox = base.Toolbox()
         self._toolbox.register("select", tools.selTournament, k=1, tournsize=tournament_size)
@@ -83,7 +70,7 @@ class AgingEvolution(Strategy):
 
         def breed() -> Architecture:
             nonlocal parent
-            with _global_random(rng):
+            with global_random(rng):
                 parent = self._toolbox.select(self._population)[0].trial
             child: Architecture = self._toolbox.mutate(parent.architecture, rng)
             return child
@@ -100,20 +87,8 @@ class AgingEvolution(Strategy):
         self._running.discard(trial.number)
         if trial.state is TrialState.COMPLETE:
             value = self.objectives[0].key(trial.metrics)
-            self._population.append(_Individual(trial, value))
+            self._population.append(Individual(trial, value))
 
     def living(self) -> Iterable[int]:
         """The population."""
         return [individual.trial.number for individual in self._population]
-
-
-@contextmanager
-def _global_random(rng: Random) -> Iterator[None]:
-    """Let DEAP, which draws from the module ``random``, draw from ``rng``."""
-    outside = random.getstate()
-    random.setstate(rng.getstate())
-    try:
-        yield
-    finally:
-        rng.setstate(random.getstate())
-        random.setstate(outside)
