@@ -134,7 +134,7 @@ def resume(
             raise HistoryError(
                 f"--set {override}: a resumed run may change {', '.join(_GROWS)}… only"
             )
-    assembly = assemble(recipe.load(run_dir / RECIPE, overrides), _registry(header), run_dir)
+    assembly = assemble(recipe.load(run_dir / RECIPE, overrides), registry_of(header), run_dir)
     with _journal(run_dir, listeners) as journal:
         _check(journal, run_dir, assembly)
         history.store(run_dir / RECIPE, yaml.safe_dump(assembly.recipe.dump(), sort_keys=False))
@@ -255,7 +255,7 @@ def examine(
     """
     note = partial(note_all, listeners)
     header, _ = history.read(run_dir)
-    assembly = assemble(recipe.load(run_dir / RECIPE), _registry(header), run_dir)
+    assembly = assemble(recipe.load(run_dir / RECIPE), registry_of(header), run_dir)
     with _journal(run_dir, listeners) as journal:
         _check(journal, run_dir, assembly)
         ranking = history.ranking(journal.events, assembly.objectives)
@@ -293,10 +293,10 @@ def _send(run_dir: Path, header: Mapping[str, Any], events: Sequence[Trial]) -> 
         stored.name, run_dir, stored.dump(), objectives, environment(()), header["started"]
     )
     report = ending.known(run_dir, objectives, events)
-    return tracker_of(stored, _registry(header)).sync(info, tuple(events), report)
+    return tracker_of(stored, registry_of(header)).sync(info, tuple(events), report)
 
 
-def _registry(header: Mapping[str, Any]) -> Registry:
+def registry_of(header: Mapping[str, Any]) -> Registry:
     """The registry that a run began with."""
     return Registry(tuple(Path(path) for path in header.get("plugins", ())))
 

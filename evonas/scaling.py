@@ -20,7 +20,7 @@ from evonas.assemble import Assembly, EvaluatorFactory, assemble
 from evonas.errors import HistoryError, InvalidArchitecture, RecipeError, StorageError
 from evonas.executors.base import run_trial
 from evonas.registry import Registry
-from evonas.run import RECIPE
+from evonas.run import RECIPE, registry_of
 from evonas.spaces.base import SearchSpace
 from evonas.task import Task
 from evonas.training import cost
@@ -176,7 +176,7 @@ def source(registry: Registry, reference: str, shape: str, classes: int) -> Sour
     described = json.loads(found.read_text())
     if "task" not in described:
         raise HistoryError(f"{folder} was a run without images: there is nothing to build")
-    registry = Registry(tuple(Path(path) for path in header.get("plugins", ())))
+    registry = registry_of(header)
     space = EvaluatorFactory(recipe.load(folder / RECIPE), registry, folder).space
     architecture = Architecture.from_json(described)
     return Source(space, architecture, Task(**described["task"]), registry, folder)

@@ -11,13 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 from typing import Literal, NamedTuple
 
-from torch import nn
-
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
 from evonas.errors import RecipeError
-from evonas.spaces import layers
-from evonas.spaces.base import Condition, Cost, SearchSpace, divisible
-from evonas.spaces.layers import Layer
+from evonas.spaces.base import Condition, at_least, divisible
+from evonas.spaces.layers import Layer, LayeredSpace
 from evonas.spaces.operations import Bottleneck, ConvNorm, named_classifier
 from evonas.task import Task
 
@@ -86,7 +83,7 @@ def named_layers(
     return named | named_classifier(channels, task.classes)
 
 
-class AnyNet(SearchSpace):
+class AnyNet(LayeredSpace):
     """A stem and four stages of bottlenecks, each of which halves the size of the map.
 
     Per stage the choices are ``depth``, ``width``, the bottleneck's ``ratio`` (channels per inner
@@ -117,9 +114,7 @@ class AnyNet(SearchSpace):
     ) -> None:
         if design not in _DESIGNS:
             raise RecipeError(f"space.design: must be one of A, B, C, D, E, not {design!r}")
-        for name, value, least in (("max_depth", max_depth, 1), ("max_width", max_width, 8)):
-            if value < least:
-                raise RecipeError(f"space.{name}: must be at least {least}, not {value}")
+        at_least(max_depth=(max_depth, 1), max_width=(max_width, 8))
         check_stem(stem_width, stem_stride)
         self._stem = stem_width, stem_stride
         self._ascending = {"D": ("width",), "E": ("width", "depth")}.get(design, ())
@@ -174,14 +169,9 @@ class AnyNet(SearchSpace):
                 total *= count if kind in self._shared else count**4
         return total
 
-    def build(self, architecture: Architecture, task: Task) -> nn.Module:
-        """Build the network."""
-        return layers.network(named_layers(self._stages(architecture.choices), task, *self._stem))
-
-    def cost(self, architecture: Architecture, task: Task) -> Cost:
-        """Count it."""
-        named = named_layers(self._stages(architecture.choices), task, *self._stem)
-        return layers.cost(named, task)
+    def layers(self, architecture: Architecture, task: Task) -> Mapping[str, Layer]:
+        """The network's layers."""
+        return named_layers(self._stages(architecture.choices), task, *self._stem)
 
     def _choice(self, kind: str, i: int) -> str:
         return kind if kind in self._shared else f"{kind}{i}"

@@ -14,7 +14,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from evonas.architecture import Architecture, Domain, Integer, Value, check_choices
-from evonas.errors import InvalidArchitecture
+from evonas.errors import InvalidArchitecture, RecipeError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,6 +41,13 @@ def divisible(value: float, divisor: int = 8) -> int:
     """
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+def at_least(**options: tuple[int, int]) -> None:
+    """Raise RecipeError for an option of a space, ``name=(value, least)``, that is too small."""
+    for name, (value, least) in options.items():
+        if value < least:
+            raise RecipeError(f"space.{name}: must be at least {least}, not {value}")
 
 
 class SearchSpace(ABC):
@@ -86,7 +93,7 @@ class SearchSpace(ABC):
         """Count parameters and FLOPs without building, if the space can; default: it cannot.
 
         What it offers must equal the count of the built network, which takes a hundred times as
-        long. A space that builds from layers has it for nothing: ``spaces/layers.py``.
+        long. A ``LayeredSpace`` has it for nothing: ``spaces/layers.py``.
         """
         return None
 

@@ -13,8 +13,7 @@ from random import Random
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
-from evonas.errors import RecipeError
-from evonas.spaces.base import Condition, Cost, SearchSpace
+from evonas.spaces.base import Condition, Cost, SearchSpace, at_least
 from evonas.spaces.cell_operations import OPERATIONS
 from evonas.spaces.cells import INPUTS, Cell, Element, Pair, Stack
 from evonas.task import Task
@@ -60,12 +59,7 @@ class NASNetCell(SearchSpace):
     """
 
     def __init__(self, max_repeats: int = 6, max_filters: int = 48) -> None:
-        for name, value, least in (
-            ("max_repeats", max_repeats, 1),
-            ("max_filters", max_filters, 4),
-        ):
-            if value < least:
-                raise RecipeError(f"space.{name}: must be at least {least}, not {value}")
+        at_least(max_repeats=(max_repeats, 1), max_filters=(max_filters, 4))
         self.domains: dict[str, Domain] = {
             "combinations": Integer(_COMBINATIONS - 1, _COMBINATIONS),
             "filters": Integer(4, max_filters, step=4, log=True, role="width"),

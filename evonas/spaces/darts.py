@@ -15,9 +15,8 @@ import torch
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Domain, Value
-from evonas.errors import RecipeError
 from evonas.spaces import layers
-from evonas.spaces.base import Condition, Cost, SearchSpace
+from evonas.spaces.base import Condition, Cost, SearchSpace, at_least
 from evonas.spaces.cell_operations import FactorizedReduction, layers_of, relu_conv_norm
 from evonas.spaces.cells import STEM, CellNetwork, stem
 from evonas.spaces.layers import Layer
@@ -60,9 +59,7 @@ class DARTS(SearchSpace):
     """
 
     def __init__(self, channels: int = 16, cells: int = 3) -> None:
-        for name, value, least in (("channels", channels, 2), ("cells", cells, 3)):
-            if value < least:
-                raise RecipeError(f"space.{name}: must be at least {least}, not {value}")
+        at_least(channels=(channels, 2), cells=(cells, 3))
         self._channels, self._cells, self._middle = channels, cells, cells // 2
         self.domains: dict[str, Domain] = {}
         self.conditions: dict[str, Condition] = {}

@@ -1,7 +1,8 @@
 """Layers as data: what a network is built from, and counted from without being built.
 
-A space that describes its networks as named layers gets both for one description: ``network``
-builds them in a row, ``cost`` sends a shape through the counts that stand beside the blocks.
+A space that describes its networks as named layers, a ``LayeredSpace``, gets both for one
+description: ``network`` builds them in a row, ``cost`` sends a shape through the counts that stand
+beside the blocks.
 Building and counting a network of fifty layers on the meta device takes a tenth of a second, this
 count less than a millisecond.
 """
@@ -9,6 +10,7 @@ count less than a millisecond.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +18,8 @@ from typing import Any
 
 from torch import nn
 
-from evonas.spaces.base import Cost
+from evonas.architecture import Architecture
+from evonas.spaces.base import Cost, SearchSpace
 from evonas.task import Task
 
 
@@ -125,6 +128,22 @@ def cost(layers: Mapping[str, Layer], task: Task) -> Cost:
     for layer in layers.values():
         layer.cost(meter)
     return Cost(meter.params, meter.flops)
+
+
+class LayeredSpace(SearchSpace):
+    """A space whose networks are layers in a row: built and counted from what ``layers`` says."""
+
+    @abstractmethod
+    def layers(self, architecture: Architecture, task: Task) -> Mapping[str, Layer]:
+        """The network's layers by name, in order."""
+
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        """Build the network."""
+        return network(self.layers(architecture, task))
+
+    def cost(self, architecture: Architecture, task: Task) -> Cost:
+        """Count it."""
+        return cost(self.layers(architecture, task), task)
 
 
 def _max_pool(meter: Meter, kernel_size: int, stride: int | None = None, padding: int = 0) -> None:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-
-from torch import nn
+from collections.abc import Mapping
 
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
-from evonas.errors import RecipeError
-from evonas.spaces import layers
-from evonas.spaces.base import Cost, SearchSpace
-from evonas.spaces.layers import Layer
+from evonas.spaces.base import at_least
+from evonas.spaces.layers import Layer, LayeredSpace
 from evonas.spaces.operations import ConvNorm, named_classifier, named_stages
 from evonas.spaces.operations import MBConv as Block
 from evonas.spaces.sharing import Supernet
 from evonas.task import Task
 
 
-class MBConv(SearchSpace):
+class MBConv(LayeredSpace):
     """A 1×1 stem and four stages of MBConv blocks, max-pooling between the stages.
 
     The choices are ``stem`` channels and, per stage, ``depth``, ``channels`` and ``expansion``
@@ -30,10 +27,7 @@ class MBConv(SearchSpace):
     """
 
     def __init__(self, max_depth: int = 4, max_width: int = 256) -> None:
-        if max_depth < 1:
-            raise RecipeError(f"space.max_depth: must be at least 1, not {max_depth}")
-        if max_width < 8:
-            raise RecipeError(f"space.max_width: must be at least 8, not {max_width}")
+        at_least(max_depth=(max_depth, 1), max_width=(max_width, 8))
         self.domains: dict[str, Domain] = {
             "stem": Integer(8, min(64, max_width), step=4, log=True, role="width")
         }
@@ -49,15 +43,8 @@ class MBConv(SearchSpace):
             "model8": _point(32, (1, 32), (2, 64), (2, 128), (2, 256)),
         }
 
-    def build(self, architecture: Architecture, task: Task) -> nn.Module:
-        """Build the network."""
-        return layers.network(self._layers(architecture, task))
-
-    def cost(self, architecture: Architecture, task: Task) -> Cost:
-        """Count it."""
-        return layers.cost(self._layers(architecture, task), task)
-
-    def _layers(self, architecture: Architecture, task: Task) -> dict[str, Layer]:
+    def layers(self, architecture: Architecture, task: Task) -> Mapping[str, Layer]:
+        """The network's layers."""
         choices = {name: int(value) for name, value in architecture.choices.items()}
         channels, stages = choices["stem"], []
         stem = OrderedDict(stem=Layer(ConvNorm, task.channels, channels, bias=True))

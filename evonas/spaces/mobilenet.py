@@ -10,9 +10,8 @@ from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
 from evonas.errors import RecipeError
-from evonas.spaces import layers
-from evonas.spaces.base import Cost, SearchSpace, divisible
-from evonas.spaces.layers import Layer
+from evonas.spaces.base import at_least, divisible
+from evonas.spaces.layers import Layer, LayeredSpace
 from evonas.spaces.operations import (
     Activation,
     ConvNorm,
@@ -31,7 +30,7 @@ _ACTIVATIONS: Mapping[str, Activation] = {
 _EXPANSIONS = (1.0, 1.5, 2.0, 2.3, 2.5, 3.0, 3.67, 4.0, 4.5, 5.0, 6.0)
 
 
-class MobileNet(SearchSpace):
+class MobileNet(LayeredSpace):
     """A stem, seven stages of depthwise blocks, and a 1×1 convolution before the classifier.
 
     A stage has ``depth`` blocks (0: there is none) of ``width`` channels: depthwise-``separable``
@@ -51,9 +50,7 @@ class MobileNet(SearchSpace):
     """
 
     def __init__(self, max_depth: int = 4, max_width: int = 320, multiplier: float = 1.0) -> None:
-        for name, value, least in (("max_depth", max_depth, 1), ("max_width", max_width, 8)):
-            if value < least:
-                raise RecipeError(f"space.{name}: must be at least {least}, not {value}")
+        at_least(max_depth=(max_depth, 1), max_width=(max_width, 8))
         if not 0 < multiplier < float("inf"):
             raise RecipeError(f"space.multiplier: must be greater than 0, not {multiplier}")
         self._multiplier = multiplier
@@ -81,9 +78,8 @@ class MobileNet(SearchSpace):
             "head_activation": activation,
             "hidden": Integer(0, 4 * max_width, step=8, role="width"),
         }
-        self.points = POINTS
         self.points = POINTS | {
-            name: {**self.scaled(self.point(base), width, depth).choices, **fixed}
+            name: {**self.scaled(self.reference(POINTS[base]), width, depth).choices, **fixed}
             for name, (base, width, depth, fixed) in SCALED.items()
         }
 
@@ -92,15 +88,8 @@ class MobileNet(SearchSpace):
         alone = (i for i in STAGES if int(choices[f"depth{i}"]) == 1)
         return {**choices, **{f"others{i}": choices[f"expansion{i}"] for i in alone}}
 
-    def build(self, architecture: Architecture, task: Task) -> nn.Module:
-        """Build the network."""
-        return layers.network(self._layers(architecture, task))
-
-    def cost(self, architecture: Architecture, task: Task) -> Cost:
-        """Count it."""
-        return layers.cost(self._layers(architecture, task), task)
-
-    def _layers(self, architecture: Architecture, task: Task) -> dict[str, Layer]:
+    def layers(self, architecture: Architecture, task: Task) -> Mapping[str, Layer]:
+        """The network's layers."""
         choices = architecture.choices
         channels = divisible(int(choices["stem"]) * self._multiplier)
         activation = _ACTIVATIONS[str(choices["stem_activation"])]

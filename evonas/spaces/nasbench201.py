@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from functools import reduce
 
 import torch
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical
-from evonas.errors import RecipeError
-from evonas.spaces import layers
-from evonas.spaces.base import Cost, SearchSpace
-from evonas.spaces.layers import Layer, Meter
+from evonas.spaces.base import at_least
+from evonas.spaces.layers import Layer, LayeredSpace, Meter
 from evonas.spaces.operations import named_classifier
 from evonas.spaces.sharing import Supernet
 from evonas.task import Task
@@ -21,7 +20,7 @@ OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # from node, to node
 
 
-class NASBench201(SearchSpace):
+class NASBench201(LayeredSpace):
     """A cell of four nodes with one of five operations on each of its six edges: 15,625 cells.
 
     The choices are ``edge_0_1``…``edge_2_3``, named by the nodes that the edge leads from and to.
@@ -33,21 +32,12 @@ class NASBench201(SearchSpace):
     """
 
     def __init__(self, channels: int = 16, cells: int = 5) -> None:
-        for name, value in (("channels", channels), ("cells", cells)):
-            if value < 1:
-                raise RecipeError(f"space.{name}: must be at least 1, not {value}")
+        at_least(channels=(channels, 1), cells=(cells, 1))
         self._channels, self._cells = channels, cells
         self.domains = {f"edge_{i}_{j}": Categorical(OPERATIONS) for i, j in EDGES}
 
-    def build(self, architecture: Architecture, task: Task) -> nn.Module:
-        """Build the network: stem, three stages of cells with reduction blocks between, head."""
-        return layers.network(self._layers(architecture, task))
-
-    def cost(self, architecture: Architecture, task: Task) -> Cost:
-        """Count it."""
-        return layers.cost(self._layers(architecture, task), task)
-
-    def _layers(self, architecture: Architecture, task: Task) -> dict[str, Layer]:
+    def layers(self, architecture: Architecture, task: Task) -> Mapping[str, Layer]:
+        """The network's layers."""
         operations = {(i, j): str(architecture.choices[f"edge_{i}_{j}"]) for i, j in EDGES}
         channels = self._channels
         named = OrderedDict(

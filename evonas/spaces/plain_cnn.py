@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Mapping
 
 from evonas.architecture import Architecture, Integer
-from evonas.errors import RecipeError
-from evonas.spaces import layers
-from evonas.spaces.base import Cost, SearchSpace
-from evonas.spaces.layers import Layer
+from evonas.spaces.base import at_least
+from evonas.spaces.layers import Layer, LayeredSpace
 from evonas.spaces.operations import ConvNorm, named_classifier, named_stages
 from evonas.spaces.sharing import Supernet
 from evonas.task import Task
 
 
-class PlainCNN(SearchSpace):
+class PlainCNN(LayeredSpace):
     """Four blocks of k 3×3 convolutions with c channels, max-pooling between them.
 
     Every convolution has a bias, batch normalisation and ReLU; average pooling and a linear layer
@@ -27,25 +25,15 @@ class PlainCNN(SearchSpace):
     """
 
     def __init__(self, max_depth: int = 3, max_width: int = 128) -> None:
-        if max_depth < 1:
-            raise RecipeError(f"space.max_depth: must be at least 1, not {max_depth}")
-        if max_width < 4:
-            raise RecipeError(f"space.max_width: must be at least 4, not {max_width}")
+        at_least(max_depth=(max_depth, 1), max_width=(max_width, 4))
         depth = Integer(1, max_depth, role="depth")
         width = Integer(4, max_width, step=4, log=True, role="width")
         self.domains = {f"k{i}": depth for i in range(1, 5)} | {f"c{i}": width for i in range(1, 5)}
         ones = dict.fromkeys(("k1", "k2", "k3", "k4"), 1)
         self.points = {"small": ones | {"c1": 4, "c2": 8, "c3": 16, "c4": 32}}
 
-    def build(self, architecture: Architecture, task: Task) -> nn.Module:
-        """Build the network."""
-        return layers.network(self._layers(architecture, task))
-
-    def cost(self, architecture: Architecture, task: Task) -> Cost:
-        """Count it."""
-        return layers.cost(self._layers(architecture, task), task)
-
-    def _layers(self, architecture: Architecture, task: Task) -> dict[str, Layer]:
+    def layers(self, architecture: Architecture, task: Task) -> Mapping[str, Layer]:
+        """The network's layers."""
         choices = architecture.choices
         channels, blocks = task.channels, []
         for i in range(1, 5):

@@ -10,14 +10,11 @@ from collections.abc import Iterator, Mapping
 from random import Random
 from typing import Any, Literal
 
-from torch import nn
-
 from evonas.architecture import Architecture, Categorical, Integer, Value
-from evonas.errors import InvalidArchitecture, RecipeError
-from evonas.spaces import layers
+from evonas.errors import InvalidArchitecture
 from evonas.spaces.anynet import Stage, check_stem, fitted, least_group_width, named_layers
-from evonas.spaces.base import Cost, SearchSpace
-from evonas.spaces.layers import Layer
+from evonas.spaces.base import at_least
+from evonas.spaces.layers import Layer, LayeredSpace
 from evonas.task import Task
 
 _QUANTUM = 8  # channels
@@ -26,7 +23,7 @@ _STEP = 100  # of the slope: a channel
 _SE = 25  # per cent
 
 
-class RegNet(SearchSpace):
+class RegNet(LayeredSpace):
     """RegNetX and RegNetY (Radosavovic et al., Designing network design spaces, CVPR 2020).
 
     Block j of ``depth`` would have w0 + wa · j channels, w0 being the ``initial_width`` and wa the
@@ -61,9 +58,7 @@ class RegNet(SearchSpace):
         stem_width: int = 32,
         stem_stride: int = 2,
     ) -> None:
-        for name, value, least in (("max_depth", max_depth, 4), ("max_width", max_width, 64)):
-            if value < least:
-                raise RecipeError(f"space.{name}: must be at least {least}, not {value}")
+        at_least(max_depth=(max_depth, 4), max_width=(max_width, 64))
         check_stem(stem_width, stem_stride)
         self._max_width, self._stem = max_width, (stem_width, stem_stride)
         self.domains = {
@@ -143,15 +138,8 @@ class RegNet(SearchSpace):
         slope = round(int(copy.choices["slope"]) * (before - 1) / max(1, after - 1))
         return Architecture(self.name, {**copy.choices, "slope": slope})
 
-    def build(self, architecture: Architecture, task: Task) -> nn.Module:
-        """Build the network."""
-        return layers.network(self._layers(architecture, task))
-
-    def cost(self, architecture: Architecture, task: Task) -> Cost:
-        """Count it."""
-        return layers.cost(self._layers(architecture, task), task)
-
-    def _layers(self, architecture: Architecture, task: Task) -> dict[str, Layer]:
+    def layers(self, architecture: Architecture, task: Task) -> Mapping[str, Layer]:
+        """The network's layers."""
         choices = architecture.choices
         return named_layers(_stages(choices), task, *self._stem, se=bool(choices["se"]))
 

@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Integer, Value
-from evonas.errors import RecipeError
-from evonas.spaces import layers
-from evonas.spaces.base import Cost, SearchSpace, divisible
-from evonas.spaces.layers import Layer
+from evonas.spaces.base import at_least, divisible
+from evonas.spaces.layers import Layer, LayeredSpace
 from evonas.spaces.operations import (
     BasicBlock,
     Bottleneck,
@@ -24,7 +22,7 @@ _EXPANSION = 4  # outputs of a bottleneck per channel of width
 _REDUCTION = 16  # of squeeze-and-excitation
 
 
-class ResNet(SearchSpace):
+class ResNet(LayeredSpace):
     """A stem and four stages of residual blocks (He et al., Deep residual learning, CVPR 2016).
 
     All blocks of a network are basic ones or bottlenecks. Per stage the choices are ``depth``,
@@ -44,9 +42,7 @@ class ResNet(SearchSpace):
     """
 
     def __init__(self, max_depth: int = 6, max_width: int = 512) -> None:
-        for name, value, least in (("max_depth", max_depth, 1), ("max_width", max_width, 8)):
-            if value < least:
-                raise RecipeError(f"space.{name}: must be at least {least}, not {value}")
+        at_least(max_depth=(max_depth, 1), max_width=(max_width, 8))
         width = Integer(8, max_width, step=8, log=True, role="width")
         self.domains = {
             "block": Categorical(("basic", "bottleneck")),
@@ -66,13 +62,9 @@ class ResNet(SearchSpace):
         )
         self.points = POINTS
 
-    def build(self, architecture: Architecture, task: Task) -> nn.Module:
-        """Build the network."""
-        return layers.network(_layers(architecture.choices, task))
-
-    def cost(self, architecture: Architecture, task: Task) -> Cost:
-        """Count it."""
-        return layers.cost(_layers(architecture.choices, task), task)
+    def layers(self, architecture: Architecture, task: Task) -> Mapping[str, Layer]:
+        """The network's layers."""
+        return _layers(architecture.choices, task)
 
 
 def _layers(choices: Mapping[str, Value], task: Task) -> dict[str, Layer]:

@@ -9,10 +9,8 @@ from random import Random
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
-from evonas.errors import RecipeError
-from evonas.spaces import layers
-from evonas.spaces.base import Condition, Cost, SearchSpace
-from evonas.spaces.layers import Layer
+from evonas.spaces.base import Condition, at_least
+from evonas.spaces.layers import Layer, LayeredSpace
 from evonas.spaces.operations import BasicBlock, ConvNorm, SeparableConv, named_classifier
 from evonas.task import Task
 
@@ -21,7 +19,7 @@ _OF_A_WIDTH = (*_OF_A_KERNEL, "residual")
 _POOLS = ("max_pool", "avg_pool")
 
 
-class Sequential(SearchSpace):
+class Sequential(LayeredSpace):
     """A chain of up to ``max_layers`` layers, each with a type and the settings of that type.
 
     ``depth`` says how many there are; ``type1``, ``width1``, ``kernel1`` and so on describe them: a
@@ -39,9 +37,7 @@ class Sequential(SearchSpace):
     """
 
     def __init__(self, max_layers: int = 10, max_width: int = 128) -> None:
-        for name, value, least in (("max_layers", max_layers, 2), ("max_width", max_width, 8)):
-            if value < least:
-                raise RecipeError(f"space.{name}: must be at least {least}, not {value}")
+        at_least(max_layers=(max_layers, 2), max_width=(max_width, 8))
         self._numbers = range(1, max_layers + 1)
         self._settings: dict[str, Domain] = {
             "type": Categorical((*_OF_A_WIDTH, *_POOLS)),
@@ -94,13 +90,9 @@ class Sequential(SearchSpace):
             names[f"layer{i + 1}"] = f"layer{there + 1}" if same else None
         return names
 
-    def build(self, architecture: Architecture, task: Task) -> nn.Module:
-        """Build the network."""
-        return layers.network(_layers(architecture, task))
-
-    def cost(self, architecture: Architecture, task: Task) -> Cost:
-        """Count it."""
-        return layers.cost(_layers(architecture, task), task)
+    def layers(self, architecture: Architecture, task: Task) -> Mapping[str, Layer]:
+        """The network's layers."""
+        return _layers(architecture, task)
 
     def _changed(self, parent: Architecture, name: str, value: Value, rng: Random) -> Architecture:
         """One choice changed; settings that the layer gains by that are drawn."""

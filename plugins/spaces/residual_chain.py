@@ -13,14 +13,12 @@ from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Integer, Value
 from evonas.errors import RecipeError
-from evonas.spaces import layers
-from evonas.spaces.base import Cost, SearchSpace
-from evonas.spaces.layers import Layer, Meter
+from evonas.spaces.layers import Layer, LayeredSpace, Meter
 from evonas.spaces.operations import ConvNorm, named_classifier, named_stages
 from evonas.task import Task
 
 
-class ResidualChain(SearchSpace):
+class ResidualChain(LayeredSpace):
     """A stem and a chain of residual blocks, max-pooling between them.
 
     Args:
@@ -55,15 +53,8 @@ class ResidualChain(SearchSpace):
         blocks = dict(zip(self._blocks, chain, strict=False))
         return self.architecture({**parent.choices, "depth": len(chain), **blocks})
 
-    def build(self, architecture: Architecture, task: Task) -> nn.Module:
-        """Build the network."""
-        return layers.network(self._layers(architecture, task))
-
-    def cost(self, architecture: Architecture, task: Task) -> Cost:
-        """Count it, from the same description: a hundred times as fast as building it."""
-        return layers.cost(self._layers(architecture, task), task)
-
-    def _layers(self, architecture: Architecture, task: Task) -> dict[str, Layer]:
+    def layers(self, architecture: Architecture, task: Task) -> dict[str, Layer]:
+        """The network's layers, from which it is built and counted."""
         channels = int(architecture.choices["channels"])
         stages = [[Layer(ConvNorm, task.channels, channels)]]
         stages += [
