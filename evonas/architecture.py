@@ -119,6 +119,10 @@ class Integer:
         """Whether ``value`` is an int on the lattice."""
         return type(value) is int and value in self.values()
 
+    def index(self, value: Value) -> int:
+        """Place of the value among all values."""
+        return self.values().index(int(value))
+
     def nearest(self, value: float) -> int:
         """The lattice point nearest to ``value``."""
         index = round((value - self.low) / self.step)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,12 +23,14 @@ from evonas.recipe import Component, Recipe
 from evonas.registry import Registry
 from evonas.search import Budget
 from evonas.spaces.base import SearchSpace
-from evonas.strategies.base import Strategy
+from evonas.strategies.base import Sampler, Strategy
 from evonas.trackers.base import Tracker
 from evonas.training import cost, datasets
 from evonas.training.checkpoints import FOLDER as WEIGHTS
 from evonas.training.checkpoints import RUNGS_GB, Checkpoints, Continued
 from evonas.training.data import Data
+
+_MEASURED = ("latency",)  # limited costs that are known only when a trial runs
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,16 @@ class EvaluatorFactory:
         if device not in self._made:
             weights = Continued(Checkpoints(self.run_dir / WEIGHTS, RUNGS_GB))
             context = Context(
-                self.space, self.data, device, self.recipe.seed, self.run_dir, weights
+                self.space,
+                self.data,
+                device,
+                self.recipe.seed,
+                self.run_dir,
+                weights,
+                limits=_limits(self.recipe, _MEASURED),
             )
-            evaluation = self.recipe.evaluation
-            self._made[device] = _evaluator(self.registry, evaluation, "evaluation", context)
+            make = maker(self.registry, "evaluator", self.recipe.evaluation, "evaluation")
+            self._made[device] = make(context)
         return self._made[device]
 
     @cached_property
@@ -110,9 +119,21 @@ class Assembly:
 
     def strategy(self) -> Strategy:
         """A fresh strategy."""
-        cls, arguments = _checked(self.registry, "strategy", self.recipe.strategy, "strategy")
-        strategy: Strategy = _make(cls, self.space, self.objectives, **arguments)
+        make = maker(self.registry, "strategy", self.recipe.strategy, "strategy")
+        handed_over: list[Any] = [self.space, self.objectives]
+        if self.registry.find("strategy", self.recipe.strategy.name).samples:
+            handed_over.append(self._sampler())
+        strategy: Strategy = make(*handed_over)
         return strategy
+
+    def _sampler(self) -> Sampler:
+        sampler = self.evaluator.sampler()
+        if sampler is None:
+            raise RecipeError(
+                f"strategy.name: {self.recipe.strategy.name} asks a sampler, which evaluation "
+                f"{self.recipe.evaluation.name!r} does not learn; take evaluation hypernet"
+            )
+        return sampler
 
     def executor(self) -> Executor:
         """A fresh executor, to be closed by the caller."""
@@ -182,10 +203,23 @@ def assemble(given: Recipe, registry: Registry, run_dir: Path) -> Assembly:
             f"pruning: evaluation {resolved.evaluation.name!r} reports no {objectives[0].metric!r} "
             f"on the way, only {', '.join(evaluator.reports) or 'nothing'}"
         )
+    _check_efforts(resolved, strategy, evaluator)
     tracker_of(resolved, registry)
     assembly.executor().close()
     assembly.space.sample(Random(f"{resolved.seed}/feasible"))
     return assembly
+
+
+def _check_efforts(resolved: Recipe, strategy: Strategy, evaluator: Evaluator) -> None:
+    """Refuse a strategy of several fidelities where more of it is no more effort."""
+    for low, high in pairwise(strategy.fidelities):
+        if not evaluator.effort(low) < evaluator.effort(high):
+            raise RecipeError(
+                f"strategy: {resolved.strategy.name} goes on from fidelity {low:.3g} to "
+                f"{high:.3g}, but evaluation {resolved.evaluation.name!r} makes no more effort "
+                "there; it needs more epochs, or a greater strategy.min_fidelity, or a strategy "
+                "of one fidelity"
+            )
 
 
 def tracker_of(given: Recipe, registry: Registry) -> Tracker:
@@ -218,12 +252,31 @@ def _make(cls: type[Any], *handed_over: Any, **arguments: Any) -> Any:
         ) from error
 
 
-def _evaluator(registry: Registry, section: Component, path: str, context: Context) -> Evaluator:
-    cls, arguments = _checked(registry, "evaluator", section, path)
+def maker(registry: Registry, kind: str, section: Component, path: str) -> Callable[..., Any]:
+    """What makes a component of what is handed over to it; it wraps (``of``) one of its own kind.
+
+    Raises:
+        EvonasError: If its options, or those of what it wraps, are wrong.
+    """
+    cls, arguments = _checked(registry, kind, section, path)
     if isinstance(inner := arguments.get("of"), Component):
-        arguments["of"] = partial(_evaluator, registry, inner, f"{path}.of")
-    evaluator: Evaluator = _make(cls, context, **arguments)
-    return evaluator
+        arguments["of"] = maker(registry, kind, inner, f"{path}.of")
+
+    def make(*handed_over: Any) -> Any:
+        try:
+            return _make(cls, *handed_over, **arguments)
+        except RecipeError as error:
+            raise RecipeError(_located(str(error), path)) from error
+
+    return make
+
+
+def _located(message: str, path: str) -> str:
+    """A constructor names its options after the section; a wrapped one has them further down."""
+    section = path.partition(".")[0]
+    if message.startswith(f"{path}."):
+        return message
+    return message.replace(f"{section}.", f"{path}.")
 
 
 def _resolve(given: Recipe, registry: Registry) -> Recipe:
@@ -272,31 +325,41 @@ def _plain(value: Any) -> Any:
 
 
 def _objectives(resolved: Recipe, evaluator: Evaluator) -> tuple[Objective, ...]:
-    for metric in resolved.objectives:
+    limits = tuple(f"constraints.{name}" for name in _limits(resolved, _MEASURED))
+    for path in (*(f"objectives.{name}" for name in resolved.objectives), *limits):
+        metric = path.partition(".")[2]
         if metric not in evaluator.metrics:
             hint = did_you_mean(metric, evaluator.metrics)
+            if metric in _MEASURED:
+                hint = f". To measure it: evaluation: {{name: {metric}, of: {{…}}}}."
             raise RecipeError(
-                f"objectives.{metric}: evaluation {resolved.evaluation.name!r} gives no such "
+                f"{path}: evaluation {resolved.evaluation.name!r} gives no such "
                 f"metric{hint} Known: {', '.join(evaluator.metrics)}"
             )
     return tuple(Objective(metric, way) for metric, way in resolved.objectives.items())
 
 
 def _constrained(factory: EvaluatorFactory) -> SearchSpace:
-    sections, space = factory.recipe.constraints, factory.space
-    if not sections:
+    limits, space = _limits(factory.recipe, tuple(cost.COSTS)), factory.space
+    if not limits:
         return space
     if factory.data is None:
         raise RecipeError("constraints: counting needs a dataset section, for the input's shape")
-    limits: dict[str, Limit] = {
-        name: Limit(**section.model_dump(exclude_none=True)) for name, section in sections.items()
-    }
     task, names = factory.data.task, tuple(limits)
 
     def measure(architecture: Architecture) -> Mapping[str, float]:
         return cost.count(space, architecture, task, names)
 
     return Feasible(space, limits, measure)
+
+
+def _limits(resolved: Recipe, names: tuple[str, ...]) -> dict[str, Limit]:
+    """The recipe's limits of these costs."""
+    return {
+        name: Limit(**section.model_dump(exclude_none=True))
+        for name, section in resolved.constraints.items()
+        if name in names
+    }
 
 
 def _budget(resolved: Recipe) -> Budget:

@@ -42,7 +42,7 @@ class Row:
 
     Attributes:
         trial: Its number.
-        rank: In the search's ranking, from 1.
+        rank: In the search's ranking of the trials of this fidelity, from 1.
         score: The search's.
         full: The full training's.
     """
@@ -82,7 +82,8 @@ def audit(
 
     Args:
         objectives: The first is what the search ranked by.
-        ranking: Completed trials, the best first.
+        ranking: Completed trials, the fullest first, then the best; those of one fidelity are
+            compared.
         retraining: Trains them.
         trials: Size of the sample.
         seed: Of the sample and the bootstrap.
@@ -96,6 +97,7 @@ def audit(
         retraining.Stopped: If the user wants to stop.
         StorageError: If the disk does not take the results.
     """
+    ranking = _comparable(ranking)
     chosen = sample(len(ranking), trials, Random(f"{seed}/audit"))
     results = retraining.run([ranking[i] for i in chosen], (0,), weights=False)
     rows: list[Row] = []
@@ -118,6 +120,14 @@ def audit(
     done = Audit(tuple(rows), found, sentence(found, len(rows)))
     history.store(run_dir / FILE, json.dumps(asdict(done), indent=2))
     return done
+
+
+def _comparable(ranking: Sequence[Trial]) -> list[Trial]:
+    """The trials of one fidelity, the highest of which there are enough."""
+    for _, group in itertools.groupby(ranking, key=lambda trial: trial.proposal.fidelity):
+        if len(trials := list(group)) >= LEAST:
+            return trials
+    return []
 
 
 def stored(run_dir: Path) -> Audit | None:

@@ -12,8 +12,10 @@ import torch
 
 from evonas import options, testing
 from evonas.architecture import Architecture
+from evonas.assemble import maker
 from evonas.errors import RecipeError, UnknownComponent
 from evonas.objective import Objective
+from evonas.recipe import Component
 from evonas.registry import PLURALS, Registry
 from evonas.spaces.base import SearchSpace
 from evonas.task import Task
@@ -161,9 +163,13 @@ def check(registry: Registry, kind: str, name: str) -> list[str]:
         case "space":
             return testing.check_space(make_space(registry, name))
         case "strategy":
-            cls = registry.find("strategy", name)
-            arguments = options.check(cls, {}, "strategy")
+            make = maker(registry, "strategy", Component(name=name), "strategy")
             objectives = (Objective("value"),)
-            return testing.check_strategy(lambda space: cls(space, objectives, **arguments))
+            samples = registry.find("strategy", name).samples
+            return testing.check_strategy(
+                lambda space: make(
+                    space, objectives, *([testing.sampler_of(space)] if samples else ())
+                )
+            )
         case other:
             raise RecipeError(f"check {other}: the kit checks spaces and strategies by name")

@@ -125,13 +125,19 @@ def _exit_on_signal(ctx: click.Context, number: int | None) -> None:
 
 
 def _print_outcome(outcome: Any) -> None:
+    from evonas.report import table
+
     report, folder = outcome.report, outcome.run_dir
     counts = ", ".join(f"{count} {state}" for state, count in report.trials.items())
     click.echo(f"\n{report.status}: {report.reason} ({counts}; {report.seconds:.0f} s of search)")
     if report.acceptance is not None:
         click.echo(f"  accepted     {report.acceptance:.1%} of random architectures met the limits")
+    for remark in report.remarks:
+        click.echo(f"  remark       {remark}")
     if report.incumbent is not None:
         _print_incumbent(report)
+    for line in table.text(report.table):
+        click.echo(f"  {line}")
     click.echo(f"  run folder   {folder}   (report.html, history.jsonl)")
     if (folder / "incumbent" / "network.pt2").exists():
         click.echo(f"  network      {folder}/incumbent/network.pt2   (torch.export.load)")
@@ -152,10 +158,18 @@ def _print_incumbent(report: Any) -> None:
     if report.verdict:
         click.echo(f"  audit        {report.verdict}")
     if len(report.front) > 1:
-        click.echo(f"  Pareto front of {len(report.front)} trials:")
-        for member in report.front:
-            shown = ", ".join(f"{k} {v:,.6g}" for k, v in member.metrics.items())
-            click.echo(f"               trial {member.number}: {shown}")
+        _print_front(report)
+
+
+def _print_front(report: Any) -> None:
+    volume = "" if report.hypervolume is None else f", hypervolume {report.hypervolume:.4g}"
+    click.echo(f"  Pareto front of {len(report.front)} trials{volume}:")
+    first, *others = report.front
+    names = [name for name in first.metrics if all(name in trial.metrics for trial in others)]
+    click.echo("               trial" + "".join(f"  {name:>12}" for name in names))
+    for trial in report.front:
+        cells = (f"  {trial.metrics[name]:>{max(12, len(name))},.6g}" for name in names)
+        click.echo(f"               {trial.number:>5}" + "".join(cells))
 
 
 @main.command()
@@ -191,6 +205,22 @@ def audit_run(ctx: click.Context, run_dir: Path, trials: int) -> None:
         click.echo("nothing to audit: too few trainings succeeded, or no fuller training exists")
         ctx.exit(errors.TooManyFailures.exit_code)
     click.echo(audit.table(done))
+
+
+@main.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option(
+    "--complexity",
+    required=True,
+    metavar="POOLING,IDENTITY,CONVOLUTION",
+    help="How much each kind of operation costs; three numbers that sum to 1.",
+)
+def sample(run_dir: Path, complexity: str) -> None:
+    """Print the architecture that RUN_DIR's hypernetwork gives for a complexity, and its score."""
+    from evonas import sampling
+
+    for line in sampling.sample(run_dir, complexity, click.echo):
+        click.echo(line)
 
 
 @main.command("list")

@@ -70,7 +70,7 @@ class Feasible(SearchSpace):
         self.conditions, self.rules = space.conditions, space.rules
         self.name = space.name  # type: ignore[misc]  # stands in for the space in everything
         self.drawn = self.accepted = 0
-        self._violations: dict[str, float] = {}
+        self._costs: dict[str, Mapping[str, float]] = {}
 
     @property
     def acceptance(self) -> float | None:
@@ -162,13 +162,15 @@ class Feasible(SearchSpace):
         """The space's own scaling."""
         return self.space.scaled(architecture, width, depth)
 
+    def costs(self, architecture: Architecture) -> Mapping[str, float]:
+        """Costs of any architecture of the space, the limited ones; measured once."""
+        if architecture.id not in self._costs:
+            self._costs[architecture.id] = self._measure(architecture)
+        return self._costs[architecture.id]
+
     def _violation(self, architecture: Architecture) -> float:
-        if architecture.id not in self._violations:
-            costs = self._measure(architecture)
-            self._violations[architecture.id] = sum(
-                limit.violation(costs[name]) for name, limit in self.limits.items()
-            )
-        return self._violations[architecture.id]
+        costs = self.costs(architecture)
+        return sum(limit.violation(costs[name]) for name, limit in self.limits.items())
 
     def _repair(self, start: Architecture, rng: Random) -> Architecture:
         """Walk by mutations that seldom increase the violation; the nearest point on the way."""
@@ -183,7 +185,7 @@ class Feasible(SearchSpace):
         return nearest
 
     def _explain(self, nearest: Architecture) -> str:
-        costs = self._measure(nearest)
+        costs = self.costs(nearest)
         wanted = ", ".join(
             f"{name} {limit} (nearest found: {costs[name]:,.0f})"
             for name, limit in self.limits.items()

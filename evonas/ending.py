@@ -9,17 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evonas import audit, history, incumbents
+from evonas import audit, history, hypervolume, incumbents
 from evonas.assemble import Assembly
 from evonas.errors import TooManyFailures
 from evonas.objective import Objective
 from evonas.report import page
+from evonas.report.table import comma_separated
 from evonas.retraining import Retraining, Stopped
 from evonas.search import End
+from evonas.strategies.base import Strategy
 from evonas.trackers.base import Report, Tracker, note_all
 from evonas.trial import Trial
 
 REPORT = "report.json"  # what of the report the history does not say
+TABLE = "table.csv"
 
 
 def conclude(
@@ -29,6 +32,7 @@ def conclude(
     end: End | TooManyFailures,
     trackers: Sequence[Tracker],
     stopping: Callable[[], bool],
+    strategy: Strategy,
 ) -> Report:
     """Train the best for good and audit the search, unless that was done before; report.
 
@@ -39,6 +43,7 @@ def conclude(
         end: Why the search ended; after an interruption nothing is trained.
         trackers: Told how it goes.
         stopping: Asked before every training.
+        strategy: The search's, told all of the history.
 
     Raises:
         StorageError: If the disk does not take what is written.
@@ -69,7 +74,11 @@ def conclude(
         "status": status,
         "reason": reason,
         "acceptance": assembly.acceptance,
+        "remarks": list(strategy.remarks()),
+        "table": [dict(row) for row in strategy.table()],
     }
+    if said["table"]:
+        history.store(folder / TABLE, comma_separated(said["table"]))
     history.store(folder / REPORT, json.dumps(said))
     report = _summary(folder, assembly.objectives, events, **said)
     page.write(folder, assembly.recipe.name, assembly.objectives, events, report)
@@ -120,6 +129,8 @@ def _summary(
     status: str,
     reason: str,
     acceptance: float | None,
+    remarks: Sequence[str] = (),  # runs of earlier versions have none
+    table: Sequence[Mapping[str, float]] = (),  # the same
 ) -> Report:
     """What is known of a run, from its folder."""
     trials = history.latest(events)
@@ -128,6 +139,7 @@ def _summary(
     if (concluded := incumbents.stored(folder)) is not None and status == "finished":
         best, final = trials[concluded["trial"]], concluded["metrics"]
     examined = audit.stored(folder)
+    volumes = hypervolume.curve(events, objectives)
     return Report(
         status,
         reason,
@@ -139,4 +151,7 @@ def _summary(
         acceptance,
         examined.metrics if examined else {},
         examined.sentence if examined else "",
+        volumes[-1][1] if volumes else None,
+        tuple(remarks),
+        tuple(table),
     )

@@ -132,9 +132,18 @@ def latest(events: Iterable[Trial]) -> list[Trial]:
 
 
 def ranking(events: Iterable[Trial], objectives: Sequence[Objective]) -> list[Trial]:
-    """Completed trials, the best by the first objective first; of equals the earlier first."""
+    """Completed trials, the fullest first, then the best by the first objective.
+
+    Of equals the earlier is first. An architecture is there once: with its fullest trial, and of
+    repeated ones the first, since the best of several would be there for its luck.
+    """
     complete = [t for t in latest(events) if t.state is TrialState.COMPLETE]
-    return sorted(complete, key=lambda t: keys(objectives, t.metrics), reverse=True)
+    fullest: dict[str, Trial] = {}
+    for trial in complete:
+        known = fullest.setdefault(trial.architecture.id, trial)
+        if trial.proposal.fidelity > known.proposal.fidelity:
+            fullest[trial.architecture.id] = trial
+    return sorted(fullest.values(), key=lambda t: t.rank(objectives), reverse=True)
 
 
 def incumbent(events: Iterable[Trial], objectives: Sequence[Objective]) -> Trial | None:
@@ -143,8 +152,10 @@ def incumbent(events: Iterable[Trial], objectives: Sequence[Objective]) -> Trial
 
 
 def pareto_front(events: Iterable[Trial], objectives: Sequence[Objective]) -> tuple[Trial, ...]:
-    """Completed trials that no other dominates, the best by the first objective first."""
-    ranked = [(trial, keys(objectives, trial.metrics)) for trial in ranking(events, objectives)]
+    """The fullest trials that no other dominates, the best by the first objective first."""
+    best = ranking(events, objectives)
+    fullest = [t for t in best if t.proposal.fidelity == best[0].proposal.fidelity]
+    ranked = [(trial, keys(objectives, trial.metrics)) for trial in fullest]
     front: list[tuple[Trial, tuple[float, ...]]] = []
     for trial, key in ranked:  # who dominates comes earlier in lexicographic order
         if not any(dominates(other, key) or other == key for _, other in front):

@@ -25,7 +25,7 @@ from pydantic import (
 from evonas.errors import PluginError, RecipeError
 from evonas.recipe import Component, explain, refuse_bool
 
-_HANDED_OVER = {"self", "space", "objectives", "context", "make_evaluator", "devices"}
+_HANDED_OVER = {"self", "space", "objectives", "sampler", "context", "make_evaluator", "devices"}
 
 
 def check(cls: type[Any], options: Mapping[str, Any], section: str) -> dict[str, Any]:
@@ -73,11 +73,15 @@ def _model(cls: type[Any]) -> type[BaseModel]:
             parameter.VAR_POSITIONAL,
         ):
             continue
-        required = parameter.default is inspect.Parameter.empty
-        annotation = Component if name == "of" else hints.get(name, Any)
+        default = parameter.default
+        required = default is inspect.Parameter.empty
+        annotation = hints.get(name, Any)
+        if name == "of":  # by default a class, which recipes call by the name of its file
+            annotation = Component
+            default = default if required else Component(name=default.__module__.split(".")[-1])
         if not _takes_bool(annotation):
             annotation = Annotated[annotation, BeforeValidator(refuse_bool)]
-        fields[name] = (annotation, ... if required else parameter.default)
+        fields[name] = (annotation, ... if required else default)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an option may be called "copy", as pydantic's method

@@ -26,7 +26,7 @@ _MAX_BYTES = 1_000_000
 _MAX_ALIASES = 16
 _OWN = {"executor": {"device"}}  # keys that are the section's, whatever component it names
 
-Cost = Literal["params", "flops"]
+Cost = Literal["params", "flops", "latency"]
 
 
 class _Model(BaseModel):

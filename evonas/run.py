@@ -173,6 +173,7 @@ def _execute(
         end = yield from search(strategy, executor, budget, seed, earlier, stopping, pruner)
 
     try:
+        assembly.evaluator.prepare(partial(note_all, trackers), stopping)
         with assembly.executor() as executor:
             for trial in followed(executor):
                 wanted.tell(trial)
@@ -184,7 +185,7 @@ def _execute(
                     tracker.record(trial)
     except TooManyFailures as error:
         end = error
-    report = ending.conclude(assembly, folder, journal.events, end, trackers, stopping)
+    report = ending.conclude(assembly, folder, journal.events, end, trackers, stopping, strategy)
     for tracker in trackers:
         tracker.close(report)
     if isinstance(end, TooManyFailures):
@@ -198,7 +199,7 @@ class _Wanted:
     def __init__(
         self, strategy: Strategy, objectives: Sequence[Objective], events: Sequence[Trial]
     ) -> None:
-        self._strategy, self._objective = strategy, objectives[0]
+        self._strategy, self._objectives = strategy, objectives[:1]
         self._running: dict[int, Trial] = {}
         self._best: Trial | None = None
         self._count = 0
@@ -212,14 +213,14 @@ class _Wanted:
             self._running[trial.number] = trial
             return
         self._running.pop(trial.number, None)
-        key = self._objective.key
+        by = self._objectives
         if trial.state is TrialState.COMPLETE and (
-            self._best is None or key(trial.metrics) > key(self._best.metrics)
+            self._best is None or trial.rank(by) > self._best.rank(by)
         ):
             self._best = trial
 
     def trials(self) -> list[int]:
-        """The most important first: what running trials need, the best, then the youngest."""
+        """The most important first: what running trials need, the best, what may be needed."""
         needed: list[int] = []
         for number, trial in self._running.items():
             rung = trial.proposal.resume_from
@@ -227,8 +228,8 @@ class _Wanted:
         if self._best is not None:
             needed.append(self._best.number)
         living = self._strategy.living()
-        others = range(self._count) if living is None else living
-        return list(dict.fromkeys([*needed, *sorted(others, reverse=True)]))
+        others = reversed(range(self._count)) if living is None else living
+        return list(dict.fromkeys([*needed, *others]))
 
 
 def examine(

@@ -9,7 +9,7 @@ Each function returns a list of problems, empty if there are none::
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
 from random import Random
@@ -24,11 +24,12 @@ from evonas.evaluators.base import Evaluator, Reporter
 from evonas.executors.base import Executor, Watch, run_trial
 from evonas.search import Budget, search
 from evonas.spaces.base import SearchSpace
-from evonas.strategies.base import Strategy
+from evonas.strategies.base import Sampler, Strategy
 from evonas.task import Task
 from evonas.training import cost
 from evonas.trial import Proposal, Trial, TrialState
 
+_TIMES = ("seconds", "latency")  # metrics that are measured, and so never twice the same
 _NEW_TENSORS = "make new tensors by x.new_zeros and the like, or register them as buffers"
 TASK = Task(channels=3, height=16, width=16, classes=10)
 
@@ -312,6 +313,11 @@ class _Sums(Executor):
         return future
 
 
+def sampler_of(space: SearchSpace) -> Sampler:
+    """A stand-in for a sampler: a point of the space, drawn by the weights as a seed."""
+    return lambda complexity: space.sample(Random(repr(complexity)))
+
+
 def check_strategy(
     make: Callable[[SearchSpace], Strategy], trials: int = 60, seed: int = 0
 ) -> list[str]:
@@ -334,14 +340,36 @@ def check_strategy(
     keys = [e.proposal.key for e in events if e.state is TrialState.RUNNING]
     if len(set(keys)) < len(keys):
         problems.append("ask: the same architecture is proposed twice")
+    problems += _check_fidelities(make(space).fidelities, events)
     small = [
         e.proposal.key for e in _run(make(_Grid(2, 3)), 50, seed) if e.state is TrialState.RUNNING
     ]
-    if len(set(small)) < 9:
-        problems.append(f"ask: of a space of 9 points only {len(set(small))} are proposed")
+    points = {architecture for architecture, *_ in small}
+    if len(points) < 9:
+        problems.append(f"ask: of a space of 9 points only {len(points)} are proposed")
     if len(small) > len(set(small)):
         problems.append("ask: in an exhausted space it repeats itself and does not return None")
     return problems
+
+
+def _check_fidelities(declared: Sequence[float], events: Sequence[Trial]) -> Iterator[str]:
+    """Proposals have the declared fidelities; what is continued was completed with less effort."""
+    complete: dict[int | None, Proposal] = {}
+    for event in events:
+        proposal, rung = event.proposal, event.proposal.resume_from
+        if event.state is TrialState.COMPLETE:
+            complete[event.number] = proposal
+        if event.state is not TrialState.RUNNING:
+            continue
+        if proposal.fidelity not in declared:
+            yield f"ask: fidelity {proposal.fidelity:g} is none of strategy.fidelities"
+        lower = complete.get(rung)
+        same = lower is not None and lower.architecture == proposal.architecture
+        if rung is not None and not (same and lower and lower.fidelity < proposal.fidelity):
+            yield (
+                f"ask: trial {event.number} continues trial {rung}, which is no completed trial "
+                "of its architecture with less effort"
+            )
 
 
 def _run(
@@ -370,7 +398,7 @@ def check_evaluator(evaluator: Evaluator, architecture: Architecture) -> list[st
     first, second = (run_trial(evaluator, trial) for _ in range(2))
     if first.state is not TrialState.COMPLETE:
         return [f"evaluate: {first.error}"]
-    timeless = [{k: v for k, v in t.metrics.items() if k != "seconds"} for t in (first, second)]
+    timeless = [{k: v for k, v in t.metrics.items() if k not in _TIMES} for t in (first, second)]
     if timeless[0] != timeless[1]:
         return [f"evaluate: one trial gives {timeless[0]} and then {timeless[1]}"]
     return []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 from evonas.architecture import Architecture
+from evonas.objective import Objective, keys
 
 Curve = tuple[tuple[int, Mapping[str, float]], ...]
 
@@ -30,17 +31,19 @@ class Proposal:
         fidelity: Effort of the trial, 1 being full effort; what it means is the evaluator's.
         parents: Numbers of the trials it descends from.
         resume_from: Number of the trial whose training it continues.
+        repeat: 0 the first time; 1, 2, … for further trainings, which measure the noise.
     """
 
     architecture: Architecture
     fidelity: float = 1.0
     parents: tuple[int, ...] = ()
     resume_from: int | None = None
+    repeat: int = 0
 
     @property
-    def key(self) -> tuple[str, float]:
-        """What makes two proposals the same: architecture and fidelity."""
-        return self.architecture.id, self.fidelity
+    def key(self) -> tuple[str, float, int]:
+        """What makes two proposals the same: architecture, fidelity and repeat."""
+        return self.architecture.id, self.fidelity, self.repeat
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``json.dumps``."""
@@ -49,6 +52,7 @@ class Proposal:
             "fidelity": self.fidelity,
             "parents": list(self.parents),
             "resume_from": self.resume_from,
+            "repeat": self.repeat,
         }
 
     @staticmethod
@@ -59,6 +63,7 @@ class Proposal:
             data["fidelity"],
             tuple(data["parents"]),
             data["resume_from"],
+            data.get("repeat", 0),  # journals of earlier versions have none
         )
 
 
@@ -90,6 +95,13 @@ class Trial:
     def architecture(self) -> Architecture:
         """The proposal's architecture."""
         return self.proposal.architecture
+
+    def rank(self, objectives: Sequence[Objective]) -> tuple[float, ...]:
+        """What completed trials compare by, larger is better: the fidelity, then the objectives.
+
+        Values of unequal effort do not compare, and that of the fuller trial is the better known.
+        """
+        return self.proposal.fidelity, *keys(objectives, self.metrics)
 
     def failed(self, error: str, seconds: float = 0.0) -> Trial:
         """This trial, ended by ``error``."""

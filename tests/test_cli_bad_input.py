@@ -86,6 +86,18 @@ def evolution(population: int, tournament: int) -> str:
 @pytest.mark.parametrize(
     ("overrides", "complaint"),
     [
+        (["objectives.latency=min"], "latency, of: {…}}. Known: val_accuracy, params, flops"),
+        (["constraints.latency.max=5"], "constraints.latency: evaluation 'train' gives no such"),
+        (["constraints.latncy.max=5"], "Did you mean 'latency'?"),
+        (["strategy={name: nsga2, population_size: 3}"], "population_size: must be at least 4"),
+        (
+            ["evaluation={name: latency, runs: 0, of: {name: train}}"],
+            "evaluation.runs: must be at least 1, not 0",
+        ),
+        (
+            ["evaluation={name: reduced, of: {name: latency, of: {name: train}}}"],
+            "latency is to be that of the whole network",
+        ),
         (["seeed=1"], "r.yaml: seeed: unknown key. Did you mean 'seed'?"),
         (["budget.trails=1"], "budget.trails: unknown key. Did you mean 'trials'?"),
         (["strategy.name=radnom"], "unknown strategy 'radnom'. Did you mean 'random'?"),

@@ -158,3 +158,20 @@ def test_ranking_front_and_latest() -> None:
     both = (*UP, Objective("c", "min"))
     assert [t.number for t in history.pareto_front(events, both)] == [2, 0, 4]
     assert history.incumbent([running], UP) is None
+
+
+def test_fuller_trials_rank_first_and_every_architecture_once() -> None:
+    def rung(number: int, of: int, fidelity: float, **metrics: float) -> Trial:
+        proposal = Proposal(trial(of).architecture, fidelity)
+        return Trial(number, proposal, TrialState.COMPLETE, metrics)
+
+    events = [rung(0, 0, 0.1, a=5.0, c=1.0), rung(1, 1, 0.1, a=4.0, c=1.0)]
+    events += [rung(2, 0, 0.3, a=2.0, c=1.0), rung(3, 2, 0.1, a=9.0, c=1.0)]
+    assert [t.number for t in history.ranking(events, UP)] == [2, 3, 1]
+    events += [rung(4, 3, 1.0, a=1.0, c=1.0), rung(5, 4, 1.0, a=2.0, c=2.0)]
+    assert [t.number for t in history.ranking(events, UP)] == [5, 4, 2, 3, 1]
+    best = history.incumbent(events, UP)
+    assert best is not None
+    assert best.number == 5
+    both = (*UP, Objective("c", "min"))
+    assert [t.number for t in history.pareto_front(events, both)] == [5, 4]

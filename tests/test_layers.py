@@ -15,20 +15,21 @@ LAYERS = [
     {"errors", "atomic"},
     {"architecture", "task", "objective", "devices"},
     {"trial"},
-    {"spaces", "strategies", "training", "constraints", "pruning"},
+    {"spaces", "strategies", "training", "constraints", "pruning", "hypervolume"},
     {"evaluators", "trackers", "history"},
     {"executors", "search", "report", "retraining", "incumbents", "audit"},
     {"registry", "recipe", "options", "testing"},
     {"assemble"},
     {"ending"},
     {"run", "catalogue"},
-    {"scaling", "scaffold", "templates"},
+    {"scaling", "sampling", "scaffold", "templates"},
     {"cli"},
 ]
 # Within a layer: who may import whom beside itself.
 SIBLINGS = {
     ("scaffold", "templates"),
     ("strategies", "spaces"),
+    ("strategies", "constraints"),
     ("training", "spaces"),
     ("constraints", "spaces"),
     ("search", "executors"),
@@ -40,7 +41,13 @@ SIBLINGS = {
 ONLY_IN = {
     "mlflow": {"trackers/mlflow.py"},
     "ray": {"executors/ray.py"},
-    "deap": {f"strategies/{name}.py" for name in ("aging_evolution", "evolution", "operators")},
+    "deap": {
+        "hypervolume.py",
+        *(
+            f"strategies/{name}.py"
+            for name in ("aging_evolution", "evolution", "operators", "nsga2")
+        ),
+    },
     "optuna": {"strategies/tpe.py", "pruning.py"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

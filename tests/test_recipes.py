@@ -20,7 +20,11 @@ from evonas.spaces.nasbench201 import OPERATIONS
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 TINY = ("budget.trials=2", "executor.name=serial", "tracking.name=console")
-TINY_OPTIONS = {"train": ("epochs=1", "final_epochs=1"), "supernet": ("epochs=1",)}
+TINY_OPTIONS = {
+    "train": ("epochs=1", "final_epochs=1"),
+    "supernet": ("epochs=1",),
+    "hypernet": ("epochs=1",),
+}
 
 
 def overrides(path: Path, images: Callable[..., Path], folder: Path) -> list[str]:
@@ -31,8 +35,10 @@ def overrides(path: Path, images: Callable[..., Path], folder: Path) -> list[str
     if given.evaluation.name == "tabular":
         return [*TINY, f"evaluation.path={table(folder)}"]
     section, prefix = given.dump()["evaluation"], "evaluation."
+    rungs = "min_fidelity" in given.strategy.options  # they need their epochs
     while section is not None:
-        sets += [prefix + option for option in TINY_OPTIONS.get(section["name"], ())]
+        tiny = TINY_OPTIONS.get(section["name"], ())
+        sets += [prefix + option for option in tiny if not (rungs and option == "epochs=1")]
         if "init" in section:  # as if the published weights had been downloaded
             sets.append(f"{prefix}init={published(str(given.space.options['network']), folder)}")
         section, prefix = section.get("of"), f"{prefix}of."

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evonas.architecture import Architecture
+from evonas.constraints import Limit
 from evonas.spaces.base import SearchSpace
+from evonas.strategies.base import Sampler
 from evonas.trial import Curve, Trial
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ class Context:
         weights: What training starts from and leaves; None: random weights, and nothing.
         share: Share of a trial's training after which it is cut off, in the middle of the schedule
             of its learning rate; a training for good is never cut off.
+        limits: Of metrics that are known only when they were measured. Who gives such a metric
+            ends the trial by ``hold`` if it is outside.
     """
 
     space: SearchSpace
@@ -44,6 +48,26 @@ class Context:
     run_dir: Path | None = None
     weights: Weights | None = None
     share: float = 1.0
+    limits: Mapping[str, Limit] = field(default_factory=dict)
+
+
+class Infeasible(Exception):
+    """Raised by ``evaluate``: the trial breaks a limit, and ends PRUNED.
+
+    Args:
+        metrics: What is known of it; ``violation`` among them says how far outside it is.
+    """
+
+    def __init__(self, metrics: Mapping[str, float]) -> None:
+        self.metrics = {str(name): float(value) for name, value in metrics.items()}
+        super().__init__(", ".join(f"{name} {value:.6g}" for name, value in self.metrics.items()))
+
+
+def hold(limits: Mapping[str, Limit], metrics: Mapping[str, float]) -> None:
+    """Raise ``Infeasible`` with the metrics, and their ``violation``, if one is outside a limit."""
+    violation = sum(limits[name].violation(metrics[name]) for name in limits if name in metrics)
+    if violation > 0:
+        raise Infeasible({**metrics, "violation": violation})
 
 
 @dataclass(frozen=True)
@@ -90,8 +114,32 @@ class Evaluator(ABC):
             measured time of the trial (simulated time of recorded trainings).
 
         Raises:
-            Exception: Anything; the trial is then recorded as FAILED with the traceback.
+            Infeasible: If a limit is broken; the trial is then recorded as PRUNED.
+            Exception: Anything else; the trial is then recorded as FAILED with the traceback.
         """
+
+    def prepare(self, note: Callable[[str], None], stopping: Callable[[], bool]) -> bool:
+        """Do what must be done once, before the first trial; called in the main process.
+
+        Args:
+            note: Told how it goes.
+            stopping: Asked on the way; when True, it returns as soon as it can.
+
+        Returns:
+            Whether it was done, or had been done before.
+
+        Raises:
+            TooManyFailures: If no trial can succeed.
+        """
+        return True
+
+    def sampler(self) -> Sampler | None:
+        """What gives an architecture for every trade-off, if this evaluation learns that."""
+        return None
+
+    def effort(self, fidelity: float) -> float:
+        """What a trial of a fidelity costs, in any unit; the same for all if it has no effect."""
+        return fidelity
 
     def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
         """Train an architecture from scratch at full effort, and score it on the validation split.
@@ -140,6 +188,18 @@ class Wrapper(Evaluator):
         super().__init__(context)
         self.inner = inner
         self.metrics, self.reports = inner.metrics, inner.reports
+
+    def prepare(self, note: Callable[[str], None], stopping: Callable[[], bool]) -> bool:
+        """The inner evaluator's."""
+        return self.inner.prepare(note, stopping)
+
+    def sampler(self) -> Sampler | None:
+        """The inner evaluator's."""
+        return self.inner.sampler()
+
+    def effort(self, fidelity: float) -> float:
+        """The inner evaluator's."""
+        return self.inner.effort(fidelity)
 
     def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
         """The inner evaluator's."""

@@ -13,6 +13,7 @@ from evonas.architecture import Architecture
 from evonas.errors import InvalidArchitecture, RecipeError
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
 from evonas.spaces.base import SearchSpace
+from evonas.strategies.base import Sampler
 from evonas.training import cost
 from evonas.trial import Trial
 
@@ -46,6 +47,11 @@ class Reduced(Wrapper):
         if resolution is not None and resolution < 1:
             raise RecipeError(f"evaluation.resolution: must be at least 1, not {resolution}")
         super().__init__(context, of(context))
+        if "latency" in self.metrics:
+            raise RecipeError(
+                "evaluation.of: latency is to be that of the whole network; write it the other way "
+                "round: {name: latency, of: {name: reduced, of: …}}"
+            )
         self._task = context.data.task
         smaller = context.data.subset(data, context.seed)
         if resolution is not None:
@@ -62,6 +68,14 @@ class Reduced(Wrapper):
             reduced = replace(trial, proposal=replace(trial.proposal, architecture=small))
         metrics = self._small.evaluate(reduced, report)
         return {**metrics, **cost.count(self.context.space, trial.architecture, self._task)}
+
+    def prepare(self, note: Callable[[str], None], stopping: Callable[[], bool]) -> bool:
+        """In the smaller world."""
+        return self._small.prepare(note, stopping)
+
+    def sampler(self) -> Sampler | None:
+        """Learnt in the smaller world."""
+        return self._small.sampler()
 
     def retain(self, trials: Sequence[int]) -> None:
         """In the smaller world."""

@@ -7,33 +7,28 @@ are not the accuracies of networks trained alone.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
-import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from pathlib import Path
 from random import Random
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from evonas.errors import InvalidArchitecture, RecipeError
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
-from evonas.spaces.sharing import BATCH_NORMS, Supernet
+from evonas.spaces.sharing import Supernet
 from evonas.training import cost
 from evonas.training.augmentation import Augmentation
-from evonas.training.checkpoints import FOLDER, BadWeights, read_weights, write_weights
+from evonas.training.checkpoints import FOLDER
 from evonas.training.loop import Diverged, OnDevice, augmented, evaluate, schedule, seeded
+from evonas.training.one_shot import OneShot, calibrate
 from evonas.trial import Trial
 
 _LABEL_SMOOTHING = 0.1
-_MOMENTUM = "momentum_buffer"  # its name in the optimizer's state
 _PATHS_IN_DIGEST = 16
 
 
@@ -84,7 +79,7 @@ class SharedWeights(Wrapper):
         self._on_device = OnDevice(context.data, context.device)
         self._batch_size = min(batch_size, len(context.data.train))
         self._rate, self._decay, self._augmentation = learning_rate, weight_decay, augmentation
-        self._calibration = self._batch_size * calibration_batches
+        self._batches = calibration_batches
         try:
             with torch.device("meta"):
                 context.space.build_supernet(self._data.task)
@@ -97,26 +92,15 @@ class SharedWeights(Wrapper):
         supernet = self._supernet
         with seeded(self._seed("calibration"), device):
             network = supernet.extract(architecture).to(device)
-            self._calibrate(network)
+            seed = self._seed("calibration")
+            calibrate(network, self._on_device, seed, self._batch_size, self._batches)
         accuracy = evaluate(network, self._on_device.splits[1], self._on_device.normalize)
         counted = cost.count(self.context.space, architecture, self._data.task)
         return {"val_accuracy": accuracy, **counted}
 
-    def _calibrate(self, network: nn.Module) -> None:
-        """Average the normalisation statistics over some training images, the same for all."""
-        network.to(memory_format=torch.channels_last).train()
-        for module in network.modules():
-            if isinstance(module, BATCH_NORMS):
-                module.reset_running_stats()
-                module.momentum = None  # the plain average
-        train, normalize = self._on_device.splits[0], self._on_device.normalize
-        device = train.labels.device
-        rng = torch.Generator(device).manual_seed(self._seed("calibration"))
-        order = torch.randperm(len(train), device=device, generator=rng)
-        with torch.inference_mode():
-            for images, index, _ in train.batches(order[: self._calibration], self._batch_size):
-                if len(index) == self._batch_size:
-                    network(normalize(images[index].permute(0, 3, 1, 2)))
+    def effort(self, fidelity: float) -> float:
+        """The same whatever the fidelity."""
+        return 1.0
 
     @cached_property
     def _supernet(self) -> Supernet:
@@ -127,16 +111,11 @@ class SharedWeights(Wrapper):
         optimizer = torch.optim.SGD(
             supernet.parameters(), self._rate, 0.9, weight_decay=self._decay, nesterov=True
         )
-        if self.context.run_dir is None:
-            for epoch in range(self._epochs):
-                self._train_epoch(supernet, optimizer, epoch)
-            return supernet
-        path = self.context.run_dir / FOLDER / "supernet.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_suffix(".lock")):
-            for epoch in range(self._load(path, supernet, optimizer), self._epochs):
-                self._train_epoch(supernet, optimizer, epoch)
-                self._save(path, supernet, optimizer, epoch + 1)
+        folder = self.context.run_dir
+        path = None if folder is None else folder / FOLDER / "supernet.safetensors"
+        OneShot(supernet, [optimizer], self._digest).train(
+            self._epochs, lambda epoch: self._train_epoch(supernet, optimizer, epoch), path
+        )
         return supernet
 
     def _train_epoch(self, supernet: Supernet, optimizer: torch.optim.SGD, epoch: int) -> None:
@@ -171,37 +150,6 @@ class SharedWeights(Wrapper):
         if not math.isfinite(mean_loss):
             raise Diverged(f"the supernet's loss is {mean_loss} after epoch {epoch + 1}")
 
-    def _save(
-        self, path: Path, supernet: Supernet, optimizer: torch.optim.SGD, epochs: int
-    ) -> None:
-        """Keep the weights and, while more epochs are to come, their momentum."""
-        tensors: dict[str, torch.Tensor] = dict(supernet.named_parameters())
-        if epochs < self._epochs:
-            for name, parameter in supernet.named_parameters():
-                momentum = optimizer.state[parameter].get(_MOMENTUM)
-                if momentum is not None:  # None: on no path so far
-                    tensors[f"{_MOMENTUM}/{name}"] = momentum
-        write_weights(path, tensors, {"digest": self._digest, "epochs": str(epochs)})
-
-    @torch.no_grad()
-    def _load(self, path: Path, supernet: Supernet, optimizer: torch.optim.SGD) -> int:
-        """Take over what an earlier process trained; returns its epochs, 0 if there is nothing."""
-        if not path.exists():
-            return 0
-        try:
-            tensors, about = read_weights(path)
-            if about.get("digest") != self._digest:
-                raise BadWeights(f"{path}: is a supernet of other settings")
-        except BadWeights as error:
-            warnings.warn(f"{error}; training the supernet anew", RuntimeWarning, stacklevel=2)
-            return 0
-        for name, parameter in supernet.named_parameters():
-            parameter.copy_(tensors[name])
-            momentum = tensors.get(f"{_MOMENTUM}/{name}")
-            if momentum is not None:
-                optimizer.state[parameter][_MOMENTUM] = momentum.to(parameter)
-        return int(about["epochs"])
-
     @cached_property
     def _digest(self) -> str:
         """Hash of all that the training depends on: settings, data, shapes, and the paths drawn.
@@ -229,11 +177,3 @@ class SharedWeights(Wrapper):
 
     def _seed(self, purpose: str) -> int:
         return zlib.crc32(f"{self.context.seed}/supernet/{purpose}".encode())
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Wait for, and hold, the lock of a file; the system frees it should the process die."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from evonas.architecture import Architecture
 from evonas.errors import DataError, RecipeError
-from evonas.evaluators.base import Context, Evaluator, Reporter, Retrained
+from evonas.evaluators.base import Context, Evaluator, Reporter, Retrained, hold
 from evonas.trial import Trial
 
 if TYPE_CHECKING:
@@ -70,8 +70,14 @@ class Tabular(Evaluator):
                 raise DataError(f"{path}: no column {column!r}; there are {', '.join(first)}")
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
-        """The row's columns; a missing row fails the trial."""
-        return self._look_up(trial.architecture, self._columns)
+        """The row's columns; a missing row fails the trial, one outside the limits ends it."""
+        metrics = self._look_up(trial.architecture, self._columns)
+        hold(self.context.limits, metrics)
+        return metrics
+
+    def effort(self, fidelity: float) -> float:
+        """A look-up, whatever the fidelity."""
+        return 1.0
 
     def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
         """The row's ``full`` columns, if any are named."""

@@ -133,11 +133,15 @@ class Train(Evaluator):
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """Train for ``fidelity`` times ``epochs`` epochs, at least one, or the context's share."""
-        epochs = max(1, round(self._settings.epochs * trial.proposal.fidelity))
+        epochs = self._epochs(trial.proposal.fidelity)
         seed, weights = f"{self.context.seed}/{trial.number}", self.context.weights
         _, accuracy = self._train(trial, epochs, seed, report, weights, self.context.share)
         counted = cost.count(self.context.space, trial.architecture, self._data.task)
         return {"val_accuracy": accuracy, **counted}
+
+    def effort(self, fidelity: float) -> float:
+        """Epochs."""
+        return max(1, round(self._epochs(fidelity) * self.context.share))
 
     def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
         """Train for ``final_epochs``."""
@@ -174,6 +178,9 @@ class Train(Evaluator):
         """Weights that no later trial will start from are deleted."""
         if self.context.weights is not None:
             self.context.weights.retain(trials)
+
+    def _epochs(self, fidelity: float) -> int:
+        return max(1, round(self._settings.epochs * fidelity))
 
     def _train(
         self,

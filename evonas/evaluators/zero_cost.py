@@ -64,6 +64,10 @@ class ZeroCost(Wrapper):
             return {**self.inner.evaluate(trial, report), **scores}
         return {**cost.count(self.context.space, trial.architecture, self._data.task), **scores}
 
+    def effort(self, fidelity: float) -> float:
+        """The inner evaluator's; without training the same whatever the fidelity."""
+        return self.inner.effort(fidelity) if self._training else 1.0
+
     def _scores(self, trial: Trial) -> dict[str, float]:
         device = self.context.device
         number = zlib.crc32(f"{self.context.seed}/{trial.number}".encode())

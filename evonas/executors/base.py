@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
-from evonas.evaluators.base import Evaluator
+from evonas.evaluators.base import Evaluator, Infeasible
 from evonas.trial import Trial, TrialState
 
 MakeEvaluator = Callable[[str], Evaluator]  # device → evaluator; picklable
@@ -68,6 +68,7 @@ def run_trial(evaluator: Evaluator, trial: Trial, watch: Watch | None = None) ->
     """Evaluate a trial; whatever it raises, or a metric that is not finite, makes it FAILED.
 
     What it reports becomes its curve, but for numbers that are not finite: no journal holds them.
+    A limit that it finds broken (``Infeasible``) makes it PRUNED.
     When ``watch`` says stop, the trial is PRUNED whatever the evaluator still does, with the
     metrics that it reported last.
     """
@@ -77,8 +78,7 @@ def run_trial(evaluator: Evaluator, trial: Trial, watch: Watch | None = None) ->
     def report(step: int, metrics: Mapping[str, float]) -> None:
         nonlocal stopped
         if not stopped:
-            values = {str(name): float(value) for name, value in metrics.items()}
-            point = int(step), {n: v for n, v in values.items() if math.isfinite(v)}
+            point = int(step), _finite(metrics)
             curve.append(point)
             stopped = watch is not None and watch(*point)
         if stopped:
@@ -90,6 +90,8 @@ def run_trial(evaluator: Evaluator, trial: Trial, watch: Watch | None = None) ->
         metrics = _checked(result, evaluator.metrics)
     except _Stop:
         ended = trial
+    except Infeasible as broken:
+        ended = replace(trial, state=TrialState.PRUNED, metrics=_finite(broken.metrics))
     # A trial runs anybody's code: everything it raises is data, and recorded with its traceback.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
@@ -100,6 +102,11 @@ def run_trial(evaluator: Evaluator, trial: Trial, watch: Watch | None = None) ->
         ended = replace(trial, state=TrialState.PRUNED, metrics=curve[-1][1])
     seconds = ended.metrics.get("seconds", time.perf_counter() - start)
     return replace(ended, curve=tuple(curve), seconds=seconds)
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    values = {str(name): float(value) for name, value in metrics.items()}
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def _checked(result: Any, promised: tuple[str, ...]) -> Mapping[str, float]:

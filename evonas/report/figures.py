@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evonas import history
+from evonas import history, hypervolume
 from evonas.objective import Objective
 from evonas.trial import Trial, TrialState
 
@@ -21,31 +21,35 @@ def draw(folder: Path, objectives: Sequence[Objective], events: Sequence[Trial])
         return []
     folder.mkdir(exist_ok=True)
     files = [_progress(folder / "progress.png", objectives[0], complete)]
-    cost = objectives[1].metric if len(objectives) > 1 else "params"
-    if cost != objectives[0].metric and all(cost in t.metrics for t in complete):
-        files.append(_against(folder / f"against_{cost}.png", objectives[0], cost, complete))
+    other = objectives[1] if len(objectives) > 1 else Objective("params", "min")
+    if other.metric != objectives[0].metric and all(other.metric in t.metrics for t in complete):
+        path = folder / f"against_{other.metric}.png"
+        files.append(_against(path, objectives[0], other, complete))
+    if volumes := hypervolume.curve(events, objectives):
+        files.append(_volumes(folder / "hypervolume.png", volumes, complete[-1].number))
     return files
 
 
 def _progress(path: Path, objective: Objective, complete: Sequence[Trial]) -> Path:
     values = [t.metrics[objective.metric] for t in complete]
-    best = accumulate(values, max if objective.direction == "max" else min)
+    ranked = [(t.rank((objective,)), t.metrics[objective.metric]) for t in complete]
+    best = [value for _, value in accumulate(ranked, max)]
     figure, axes = _axes()
     numbers = [t.number for t in complete]
     axes.plot(numbers, values, ".", color="0.6", label="trial")
-    axes.step(numbers, list(best), where="post", color="C0", label="best so far")
+    axes.step(numbers, best, where="post", color="C0", label="best so far")
     axes.set(xlabel="trial", ylabel=objective.metric)
     axes.legend()
     return _save(figure, path)
 
 
-def _against(path: Path, objective: Objective, cost: str, complete: Sequence[Trial]) -> Path:
-    way = Objective(cost, "min")
+def _against(path: Path, objective: Objective, other: Objective, complete: Sequence[Trial]) -> Path:
+    cost = other.metric
     figure, axes = _axes()
     for trials, style, label in (
         (complete, {"marker": ".", "linestyle": "", "color": "0.6"}, "trial"),
         (
-            history.pareto_front(complete, (way, objective)),
+            history.pareto_front(complete, (other, objective)),
             {"marker": "o", "color": "C1"},
             "Pareto front",
         ),
@@ -60,6 +64,15 @@ def _against(path: Path, objective: Objective, cost: str, complete: Sequence[Tri
         axes.set_xscale("log")
     axes.set(xlabel=cost, ylabel=objective.metric)
     axes.legend()
+    return _save(figure, path)
+
+
+def _volumes(path: Path, volumes: Sequence[tuple[int, float]], last: int) -> Path:
+    # Trials that ran side by side end in another order than that of their numbers.
+    numbers, values = zip(*sorted([*volumes, (last, 0.0)]), strict=True)
+    figure, axes = _axes()
+    axes.step(numbers, list(accumulate(values, max)), where="post", color="C1")
+    axes.set(xlabel="trial", ylabel="hypervolume of the Pareto front")
     return _save(figure, path)
 
 

@@ -11,6 +11,7 @@ from evonas import history
 from evonas.errors import StorageError
 from evonas.objective import Objective
 from evonas.report import figures
+from evonas.report.table import cells
 from evonas.trackers.base import Report
 from evonas.trial import Trial, TrialState
 
@@ -74,6 +75,10 @@ def _body(
         yield _table(("metric", "value"), [(k, f"{v:,.6g}") for k, v in rows.items()])
         choices = report.incumbent.architecture.choices
         yield _table(("choice", "value"), list(choices.items()))
+    yield from (f"<p>{html.escape(remark)}.</p>" for remark in report.remarks)
+    if report.table:
+        head, *lines = cells(report.table)
+        yield f"<h2>Table</h2>{_table(head, lines)}"
     if report.audit:
         yield f"<h2>Audit</h2><p>{html.escape(report.verdict)}</p>"
         yield _table(("metric", "value"), [(k, f"{v:,.4g}") for k, v in report.audit.items()])
@@ -85,9 +90,14 @@ def _body(
         yield f"<h2>The best {len(best)}</h2>"
         names = list(best[0].metrics)
         yield _table(
-            ("trial", "parents", *names),
+            ("trial", "fidelity", "parents", *names),
             [
-                (t.number, *_parents(t), *(f"{t.metrics.get(n, 0):,.6g}" for n in names))
+                (
+                    t.number,
+                    f"{t.proposal.fidelity:.3g}",
+                    *_parents(t),
+                    *(f"{t.metrics.get(n, 0):,.6g}" for n in names),
+                )
                 for t in best
             ],
         )

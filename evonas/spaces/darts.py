@@ -122,6 +122,19 @@ class DARTS(SearchSpace):
         uniform = (self.architecture(_uniform(operation)) for operation in OPERATIONS)
         return Supernet(self, task, list(uniform))
 
+    def modules(self, architecture: Architecture) -> dict[str, list[str]]:
+        """Names of the network's modules that each choice decides: one in every cell of its kind.
+
+        A choice of no operation has none.
+        """
+        found: dict[str, list[str]] = {name: [] for name in self.domains}
+        for number, place in enumerate(self._places(architecture)):
+            cell = CELLS[number == self._middle]
+            for edge in place.edges:
+                choice = f"{cell}_{edge.start}_{edge.end}"
+                found[choice].append(f"cells.{place.name}.edges.{_name(edge)}")
+        return found
+
     def _places(self, architecture: Architecture) -> list[_Place]:
         """The cells in a row; one that no other reads has no edges."""
         normal, reduction = (_edges(cell, architecture.choices) for cell in CELLS)

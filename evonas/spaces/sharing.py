@@ -6,7 +6,8 @@ first channels of wide ones follow Yu et al., Slimmable Neural Networks, ICLR 20
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,13 +59,25 @@ class Supernet(nn.Module):
             _corner(grown, part.shape).copy_(part)
         self._shared[key] = nn.Parameter(grown)
 
-    def forward(self, images: torch.Tensor, architecture: Architecture) -> torch.Tensor:
+    def forward(
+        self,
+        images: torch.Tensor,
+        architecture: Architecture,
+        factors: Mapping[str, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
         """The logits (N, classes) of an architecture's network for images (N, C, H, W).
 
         Batch normalisation uses the statistics of the batch, in training and in evaluation: running
         ones would mix those of all paths.
+
+        Args:
+            images: A batch.
+            architecture: The path.
+            factors: By the names of the network's modules: what their outputs are multiplied by.
         """
         network = self._space.build(architecture, self._task)
+        for name, factor in (factors or {}).items():
+            network.get_submodule(name).register_forward_hook(partial(_times, factor))
         for module in network.modules():
             if isinstance(module, BATCH_NORMS):
                 module.track_running_stats = False
@@ -93,6 +106,12 @@ class Supernet(nn.Module):
                 f"space {self._space.name!r}: its supernet holds no {name} of shape {tuple(shape)}"
             )
         return shared if shared.shape == shape else _corner(shared, shape)
+
+
+def _times(
+    factor: torch.Tensor, module: nn.Module, inputs: object, output: torch.Tensor
+) -> torch.Tensor:
+    return factor * output
 
 
 def _fits(shape: torch.Size, within: torch.Size) -> bool:

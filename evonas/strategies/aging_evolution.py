@@ -90,5 +90,5 @@ class AgingEvolution(Strategy):
             self._population.append(Individual(trial, value))
 
     def living(self) -> Iterable[int]:
-        """The population."""
-        return [individual.trial.number for individual in self._population]
+        """The population, the youngest first."""
+        return [individual.trial.number for individual in reversed(self._population)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import ClassVar
 
@@ -13,6 +13,8 @@ from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
 from evonas.trial import Proposal, Trial
 
+Sampler = Callable[[Sequence[float]], Architecture]  # weights of COMPLEXITY, which sum to 1
+COMPLEXITY = ("pooling", "identity", "convolution")  # kinds of operation, in a sampler's order
 _TRIES = 100
 _ENUMERABLE = 100_000
 
@@ -27,14 +29,21 @@ class Strategy(ABC):
     Args:
         space: What to search; already constrained, so whatever it samples may be proposed.
         objectives: What to optimise. Single-objective strategies are given exactly one.
+
+    Attributes:
+        multi_objective: Whether it takes several objectives.
+        samples: Whether it is handed the evaluation's ``sampler`` as a third argument.
+        fidelities: Of its proposals, rising.
     """
 
     multi_objective: ClassVar[bool] = False
+    samples: ClassVar[bool] = False
+    fidelities: tuple[float, ...] = (1.0,)
 
     def __init__(self, space: SearchSpace, objectives: Sequence[Objective]) -> None:
         self.space = space
         self.objectives = tuple(objectives)
-        self._proposed: set[tuple[str, float]] = set()
+        self._proposed: set[tuple[str, float, int]] = set()
 
     @abstractmethod
     def ask(self, rng: Random) -> Proposal | None:
@@ -44,8 +53,9 @@ class Strategy(ABC):
             rng: The only source of randomness, seeded by run and trial number.
 
         Returns:
-            A proposal never made before at this fidelity, or None: nothing until a running trial
-            is told. None while nothing runs means that the search is over.
+            A proposal never made before at this fidelity, or as a further repeat of that
+            architecture, or None: nothing until a running trial is told. None while nothing runs
+            means that the search is over.
         """
 
     def tell(self, trial: Trial) -> None:
@@ -55,13 +65,31 @@ class Strategy(ABC):
         """
         self._proposed.add(trial.proposal.key)
 
+    def exclude(self, architecture: Architecture) -> None:
+        """Never propose an architecture: somebody else tries it."""
+        self._proposed.add(Proposal(architecture).key)
+
     def living(self) -> Iterable[int] | None:
         """Numbers of the trials that later proposals may descend from or continue.
 
-        What was kept for others, such as their weights, may be deleted. None: any trial may be
-        named.
+        What was kept for others, such as their weights, may be deleted; if there is no room for
+        all of these, that of the last ones, too. None: any trial may be named.
         """
         return None
+
+    def remarks(self) -> Sequence[str]:
+        """What a person should know of the search when it is over, a line each.
+
+        Like proposals a pure function of what was told.
+        """
+        return ()
+
+    def table(self) -> Sequence[Mapping[str, float]]:
+        """What the run ends with beside its ranking: rows of the same columns; may be empty.
+
+        Like remarks a pure function of what was told.
+        """
+        return ()
 
     def _unseen(self, draw: Callable[[], Architecture], rng: Random) -> Architecture | None:
         """The first new architecture at full fidelity among draws, else random ones, else any.

@@ -13,15 +13,17 @@ from evonas.trial import Trial
 
 
 class _Fitness(base.Fitness):  # type: ignore[misc]  # deap is untyped
-    weights = (1.0,)
+    def __init__(self, values: tuple[float, ...]) -> None:
+        self.weights = (1.0,) * len(values)
+        super().__init__(values)
 
 
 class Individual:
-    """What DEAP selects among: a completed trial with a fitness."""
+    """What DEAP selects among: a trial with a fitness of one or more values."""
 
-    def __init__(self, trial: Trial, value: float) -> None:
+    def __init__(self, trial: Trial, *values: float) -> None:
         self.trial = trial
-        self.fitness = _Fitness((value,))
+        self.fitness = _Fitness(values)
 
 
 @contextmanager

@@ -50,6 +50,9 @@ class Report:
         acceptance: Share of sampled architectures that met the constraints, if there are any.
         audit: How well the search's scores agree with full trainings, if that was measured.
         verdict: The audit in one sentence.
+        hypervolume: Of the front (see ``evonas.hypervolume``), if there are several objectives.
+        remarks: What the strategy has to say of the search, a line each.
+        table: The rows that the strategy ends with, all of the same columns.
     """
 
     status: str
@@ -62,6 +65,9 @@ class Report:
     acceptance: float | None = None
     audit: Mapping[str, float] = field(default_factory=dict)
     verdict: str = ""
+    hypervolume: float | None = None
+    remarks: tuple[str, ...] = ()
+    table: tuple[Mapping[str, float], ...] = ()
 
 
 def note_all(trackers: Sequence[Tracker], message: str) -> None:

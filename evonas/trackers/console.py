@@ -28,7 +28,7 @@ class Console(Tracker):
             disable=not self._live,
         )
         self._task: TaskID | None = None
-        self._objective = Objective("")
+        self._objectives: tuple[Objective, ...] = ()
         self._total: int | None = None
         self._seconds: float | None = None
         self._done = self._failed = self._earlier = 0
@@ -44,7 +44,7 @@ class Console(Tracker):
         budget = run.recipe["budget"]
         self._total = budget.get("trials")
         self._seconds = 60 * budget["minutes"] if "minutes" in budget else None
-        self._objective = run.objectives[0]
+        self._objectives = run.objectives[:1]
         for trial in history:
             self._count(trial)
         self._earlier, self._start = self._done, time.monotonic()
@@ -92,8 +92,8 @@ class Console(Tracker):
         self._failed += trial.state is TrialState.FAILED
         if trial.state is not TrialState.COMPLETE:
             return False
-        key = self._objective.key
-        if self._best is None or key(trial.metrics) > key(self._best.metrics):
+        by = self._objectives
+        if self._best is None or trial.rank(by) > self._best.rank(by):
             self._best = trial
             return True
         return False
@@ -105,8 +105,9 @@ class Console(Tracker):
     def _state(self, elapsed: float) -> str:
         parts = []
         if self._best is not None:
-            value = self._best.metrics[self._objective.metric]
-            parts.append(f"best {self._objective.metric} {value:.4f} (trial {self._best.number})")
+            name = self._objectives[0].metric
+            value = self._best.metrics[name]
+            parts.append(f"best {name} {value:.4f} (trial {self._best.number})")
         minutes = (time.monotonic() - self._start) / 60
         rate = (self._done - self._earlier) / minutes if minutes > 0 else 0.0
         if self._done > self._earlier:

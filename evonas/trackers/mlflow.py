@@ -27,6 +27,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from evonas.errors import PluginError, RecipeError
+from evonas.hypervolume import Hypervolume
 from evonas.trackers.base import Report, RunInfo, Tracker
 from evonas.trial import Trial, TrialState
 
@@ -204,7 +205,8 @@ class _Store:
         self._parent = ""
         self._children: dict[int, _Child] = {}  # by number of the trial
         self._known = False  # whether _children is what the store holds
-        self._best: float | None = None
+        self._best: tuple[float, ...] | None = None
+        self._volume = Hypervolume(run.objectives)
 
     def connect(self) -> None:
         """Open the store, and find or make experiment and parent run."""
@@ -224,9 +226,9 @@ class _Store:
             self._children = dict(self._stored(client))
             self._known = True
         child = self._children.get(trial.number)
-        best = self._improves(trial)
+        best, volume = self._improves(trial), self._volume.told(trial)
         if child and child.complete:
-            self._best = best
+            self._best, self._volume = best, volume
             return False
         length = int(trial.seconds * 1000)
         if child is None:
@@ -237,10 +239,13 @@ class _Store:
         finish = child.begin + length
         _log_batches(client, child.run_id, _metrics(trial, child.begin, finish), _params(trial))
         if best != self._best:
-            self._log_best(trial, finish)
+            name = self._run.objectives[0].metric
+            self._log_point(f"best_{name}", trial.metrics[name], trial.number, finish)
+        if volume.value is not None and volume.value != self._volume.value:
+            self._log_point("hypervolume", volume.value, trial.number, finish)
         client.set_terminated(child.run_id, _STATUS[trial.state], finish)
         self._children[trial.number] = child._replace(complete=True)
-        self._best = best
+        self._best, self._volume = best, volume
         return True
 
     def finish(self, report: Report) -> None:
@@ -259,6 +264,8 @@ class _Store:
         tags = {"evonas.status": report.status, "evonas.reason": report.reason}
         if report.incumbent is not None:
             tags["evonas.incumbent"] = str(report.incumbent.number)
+        if report.remarks:
+            tags["evonas.remarks"] = "\n".join(report.remarks)
         _log_batches(client, self._parent, metrics, {}, tags)
         for path in sorted(self._run.run_dir.iterdir()):
             if path.is_dir():
@@ -339,24 +346,22 @@ class _Store:
             if not token:
                 return
 
-    def _improves(self, trial: Trial) -> float | None:
-        """The best of the first objective, larger being better, with this trial."""
+    def _improves(self, trial: Trial) -> tuple[float, ...] | None:
+        """The rank of the best trial by the first objective, with this one."""
         if trial.state is not TrialState.COMPLETE:
             return self._best
-        key = self._run.objectives[0].key(trial.metrics)
-        return key if self._best is None else max(key, self._best)
+        rank = trial.rank(self._run.objectives[:1])
+        return rank if self._best is None else max(rank, self._best)
 
-    def _log_best(self, trial: Trial, now: int) -> None:
-        """A point of the parent's curve of the best so far."""
-        name = self._run.objectives[0].metric
-        metric = Metric(_safe(f"best_{name}"), trial.metrics[name], now, trial.number)
+    def _log_point(self, name: str, value: float, number: int, now: int) -> None:
+        """A point of one of the parent's curves over the trials."""
+        metric = Metric(_safe(name), value, now, number)
         _log_batches(self._connected, self._parent, [metric], {})
 
 
 def _ended(history: Sequence[Trial]) -> list[Trial]:
-    """The last event of every trial that ended."""
-    latest = {trial.number: trial for trial in history}
-    return [trial for trial in latest.values() if trial.state is not TrialState.RUNNING]
+    """The last event of every trial that ended, in the order in which they did."""
+    return list({t.number: t for t in history if t.state is not TrialState.RUNNING}.values())
 
 
 def _remembered(run_dir: Path) -> dict[str, str]:
@@ -449,6 +454,8 @@ def _tags(trial: Trial, parent: str) -> dict[str, str]:
         "evonas.architecture": trial.architecture.id,
         "evonas.parents": ", ".join(map(str, trial.proposal.parents)),
     }
+    if trial.proposal.resume_from is not None:
+        tags["evonas.resume_from"] = str(trial.proposal.resume_from)
     if trial.error:
         tags["evonas.error"] = trial.error.splitlines()[0][:5000]
     return tags
@@ -469,7 +476,10 @@ def _place(run: RunInfo) -> str:
 
 
 def _params(trial: Trial) -> dict[str, Any]:
-    own = {"architecture": trial.architecture.id, "fidelity": trial.proposal.fidelity}
+    proposal = trial.proposal
+    own: dict[str, Any] = {"architecture": trial.architecture.id, "fidelity": proposal.fidelity}
+    if proposal.repeat:
+        own["repeat"] = proposal.repeat
     return _keyed([*own.items(), *trial.architecture.choices.items()])
 
 

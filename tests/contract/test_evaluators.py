@@ -12,13 +12,17 @@ import pytest
 
 from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.evaluators.extrapolate import Extrapolate
+from evonas.evaluators.hypernet import Hypernet
 from evonas.evaluators.inherit import Inherit
+from evonas.evaluators.latency import Latency
 from evonas.evaluators.reduced import Reduced
 from evonas.evaluators.supernet import SharedWeights
 from evonas.evaluators.tabular import Tabular
 from evonas.evaluators.train import Train
 from evonas.evaluators.zero_cost import ZeroCost
 from evonas.registry import Registry
+from evonas.spaces.base import SearchSpace
+from evonas.spaces.darts import DARTS
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.testing import check_evaluator
 from evonas.training.datasets import Source, load
@@ -40,10 +44,14 @@ EVALUATORS: Mapping[str, Callable[[Context], Evaluator]] = {
     "reduced": partial(Reduced, of=QUICK, data=0.5, resolution=4, width=0.5),
     "tabular": tabular,
     "inherit": partial(Inherit, of=QUICK),
+    "latency": partial(Latency, of=QUICK, runs=2, warmup=0),
+    "hypernet": partial(Hypernet, of=QUICK, epochs=1, batch_size=16),
     "supernet": partial(SharedWeights, of=QUICK, epochs=1, batch_size=16),
     "extrapolate": partial(Extrapolate, of=QUICK),
     "zero_cost": partial(ZeroCost, of=QUICK, batch_size=8),
 }
+
+SPACES: Mapping[str, SearchSpace] = {"hypernet": DARTS(2)}  # of evaluators that need a certain one
 
 
 def test_every_built_in_evaluator_is_here() -> None:
@@ -53,8 +61,10 @@ def test_every_built_in_evaluator_is_here() -> None:
 @pytest.mark.parametrize("name", EVALUATORS)
 def test_every_evaluator_keeps_the_contract(name: str, images: Callable[..., Path]) -> None:
     data = load("npz", Source(images()), 0.2)
-    context = Context(SPACE, data, "cpu", seed=0, run_dir=Path("run").absolute())
-    assert check_evaluator(EVALUATORS[name](context), ARCHITECTURE) == []
+    space = SPACES.get(name, SPACE)
+    context = Context(space, data, "cpu", seed=0, run_dir=Path("run").absolute())
+    architecture = ARCHITECTURE if space is SPACE else space.sample(Random(0))
+    assert check_evaluator(EVALUATORS[name](context), architecture) == []
 
 
 class Good(Evaluator):

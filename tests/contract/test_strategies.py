@@ -8,12 +8,14 @@ from random import Random
 import numpy as np
 import pytest
 
+from evonas.architecture import Architecture, Integer
+from evonas.constraints import Feasible, Limit
 from evonas.objective import Objective
 from evonas.registry import Registry
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
-from evonas.testing import check_strategy
-from evonas.trial import Proposal
+from evonas.testing import check_strategy, sampler_of
+from evonas.trial import Proposal, Trial
 
 OBJECTIVES = (Objective("value"),)
 BUILT_IN = sorted(Registry().origins("strategy"))
@@ -22,7 +24,23 @@ SETTINGS = [
     ("aging_evolution", {"population_size": 8, "tournament_size": 3}),
     ("aging_evolution", {"population_size": 1, "tournament_size": 1}),
     ("tpe", {"startup_trials": 1, "candidates": 1}),
+    ("reinforce", {"algorithm": "reinforce", "batch_size": 7}),
+    ("projected_ascent", {"tolerance": 0.9, "repeats": 2}),
 ]
+
+
+def counted(space: SearchSpace) -> SearchSpace:
+    """The same points in order, with parameters and a limit on them that all meet."""
+    space.domains = {name: Integer(0, domain.size - 1) for name, domain in space.domains.items()}
+
+    def measure(architecture: Architecture) -> dict[str, float]:
+        return {"params": 1.0 + sum(int(value) for value in architecture.choices.values())}
+
+    return Feasible(space, {"params": Limit(max=1.0 + 4 * len(space.domains))}, measure)
+
+
+# Strategies that do not search any space: what makes the kit's one of theirs.
+SPACES = {"projected_ascent": counted}
 
 
 def test_there_are_strategies() -> None:
@@ -33,7 +51,14 @@ def test_there_are_strategies() -> None:
 def test_a_built_in_strategy_keeps_the_contract(name: str, settings: dict[str, int]) -> None:
     strategy = Registry().find("strategy", name)
     outside = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
-    assert check_strategy(lambda space: strategy(space, OBJECTIVES, **settings)) == []
+    suited = SPACES.get(name, lambda space: space)
+
+    def make(space: SearchSpace) -> Strategy:
+        handed_over = [sampler_of(space)] if strategy.samples else []
+        made: Strategy = strategy(suited(space), OBJECTIVES, *handed_over, **settings)
+        return made
+
+    assert check_strategy(make) == []
     assert (random.getstate(), np.random.get_state()[1].tolist()) == outside  # noqa: NPY002
 
 
@@ -77,6 +102,52 @@ class GivesUp(Bad):
         return Proposal(architecture) if architecture and len(self._proposed) < 5 else None
 
 
+class Rungs(Bad):
+    """Two fidelities, and promotions of whatever was proposed first."""
+
+    fidelities: tuple[float, ...] = (0.5, 1.0)
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__(space)
+        self._last: Trial | None = None
+
+    def ask(self, rng: Random) -> Proposal | None:
+        if self._last is not None and self._last.proposal.fidelity < 1:
+            architecture = self._promoted(self._last.architecture, rng)
+            return Proposal(architecture, resume_from=self._last.number)
+        architectures = self.space.enumerate()
+        new = (a for a in architectures if Proposal(a, 0.5).key not in self._proposed)
+        found = next(new, None)
+        return Proposal(found, 0.5) if found else None
+
+    def tell(self, trial: Trial) -> None:
+        super().tell(trial)
+        self._last = trial
+
+    def _promoted(self, architecture: Architecture, rng: Random) -> Architecture:
+        return architecture
+
+
+class PromotesFailures(Rungs):
+    pass
+
+
+class PromotesOthers(Rungs):
+    def _promoted(self, architecture: Architecture, rng: Random) -> Architecture:
+        return self.space.mutate(architecture, rng)
+
+
+class HidesFidelities(Rungs):
+    fidelities = (1.0,)
+
+
+class FewOften(Rungs):
+    """Five points at two fidelities are no nine points."""
+
+    def ask(self, rng: Random) -> Proposal | None:
+        return super().ask(rng) if len(self._proposed) < 10 else None
+
+
 @pytest.mark.parametrize(
     ("strategy", "finding"),
     [
@@ -86,6 +157,10 @@ class GivesUp(Bad):
         (GlobalRandomness, "two searches of one seed differ"),
         (IgnoresHistory, "it goes on differently"),
         (GivesUp, "of a space of 9 points only 5 are proposed"),
+        (FewOften, "of a space of 9 points only 5 are proposed"),
+        (PromotesFailures, "which is no completed trial of its architecture with less effort"),
+        (PromotesOthers, "which is no completed trial of its architecture with less effort"),
+        (HidesFidelities, "fidelity 0.5 is none of strategy.fidelities"),
     ],
 )
 def test_the_kit_catches(strategy: type[Bad], finding: str) -> None:

@@ -48,6 +48,18 @@ def test_results_come_back_and_the_worker_is_kept():
     assert gone([int(first.metrics["pid"])], 0)
 
 
+def test_a_broken_limit_ends_a_trial_here_and_there_alike():
+    told = trial(3, "exceed")
+    with processes() as executor:
+        there = executor.submit(told).result(SECONDS)
+    with Serial(Obedient, ("cpu",)) as executor:
+        here = executor.submit(told).result(SECONDS)
+    assert there == replace(here, seconds=there.seconds)
+    assert there.state is TrialState.PRUNED
+    assert there.metrics == {"latency": 6.0, "violation": 0.2}
+    assert there.curve == ((1, {"loss": 0.5}),)
+
+
 def test_trials_run_at_once(tmp_path):
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
     with processes(workers=2) as executor:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from evonas.architecture import Architecture
-from evonas.evaluators.base import Evaluator, Reporter
+from evonas.evaluators.base import Evaluator, Infeasible, Reporter
 from evonas.trial import Proposal, Trial
 
 
@@ -73,6 +73,9 @@ class Obedient(Evaluator):
 
     def fail(self, choices) -> None:
         raise ValueError("as told")
+
+    def exceed(self, choices) -> None:
+        raise Infeasible({"latency": 6.0, "violation": 0.2})
 
 
 class Stubborn(Evaluator):

@@ -330,3 +330,22 @@ def test_impossible_options_are_refused() -> None:
 def test_an_unknown_operation_is_refused() -> None:
     with pytest.raises(InvalidArchitecture, match="sep_conv_7x7"):
         only(normal_0_2="sep_conv_7x7")
+
+
+def test_factors_on_the_modules_of_a_choice_reach_every_cell_of_its_kind() -> None:
+    """A factor of 0 is the operation ``none``; the edge's modules are those that it lacks."""
+    supernet = SPACE.build_supernet(CIFAR)
+    images = torch.randn(4, *CIFAR.input_shape)
+    whole = SPACE.point("all_max_pool")
+    for choice, cells in (("normal_2_4", ["cell1", "cell3"]), ("reduction_0_3", ["cell2"])):
+        names = SPACE.modules(whole)[choice]
+        assert [name.split(".")[1] for name in names] == cells
+        less = SPACE.architecture({**whole.choices, choice: "none"})
+        assert SPACE.modules(less)[choice] == []
+        factors = {name: torch.tensor(0.0) for name in names}
+        assert torch.equal(supernet(images, whole, factors), supernet(images, less))
+        ones = {name: torch.tensor(1.0, requires_grad=True) for name in names}
+        logits = supernet(images, whole, ones)
+        assert torch.equal(logits, supernet(images, whole))
+        logits.square().sum().backward()
+        assert all(one.grad is not None and one.grad != 0 for one in ones.values())

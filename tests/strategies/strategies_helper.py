@@ -71,3 +71,20 @@ class Run:
         self.strategy.tell(trial)
         self.events.append(trial)
         return trial
+
+
+def haphazard(run: Run, trials: int) -> list[Trial]:
+    """The events of a search: up to five run at once, and end in any order and in any way."""
+    rng, running = Random(run.seed), []
+    for _ in range(trials):
+        running.append(run.start())
+        while len(running) > rng.randrange(5):
+            ended = running.pop(rng.randrange(len(running)))
+            match rng.randrange(6):
+                case 0:
+                    run.fail(ended)
+                case 1:
+                    run.end(ended, 1e9, state=TrialState.PRUNED)
+                case _:
+                    run.end(ended, rng.choice((0.0, 1.0, total(ended.architecture))))
+    return run.events

@@ -12,12 +12,14 @@ import threading
 import time
 import urllib.request
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from evonas import hypervolume
 from evonas.architecture import Architecture
 from evonas.errors import PluginError, RecipeError
 from evonas.objective import Objective
@@ -95,6 +97,15 @@ def stored(uri: str) -> tuple[list[Run], dict[int, Run]]:
     return parents, {int(r.data.tags["evonas.trial"]): r for r in children}
 
 
+def test_remarks_and_repeats(uri: str, info: RunInfo) -> None:
+    again = Trial(1, replace(trial(0).proposal, repeat=2), TrialState.COMPLETE, {"acc": 0.5})
+    log(uri, info, [trial(0), again], replace(REPORT, remarks=("it is noisy", "and slow")))
+    (parent,), children = stored(uri)
+    assert parent.data.tags["evonas.remarks"] == "it is noisy\nand slow"
+    assert "repeat" not in children[0].data.params
+    assert children[1].data.params["repeat"] == "2"
+
+
 def test_a_run_and_its_trials(uri: str, info: RunInfo) -> None:
     (info.run_dir / "report.html").write_text("x")
     (info.run_dir / "lock").write_text("1")
@@ -128,6 +139,47 @@ def test_a_run_and_its_trials(uri: str, info: RunInfo) -> None:
     assert child.info.end_time - child.info.start_time == 2000
     assert children[2].info.status == "FAILED"
     assert children[2].data.tags["evonas.error"] == "ValueError: no"
+
+
+def two_objectives(number: int, acc: float) -> Trial:
+    """A running trial and its end, with as many parameters as accuracy."""
+    return replace(trial(number, acc), metrics={"acc": acc, "params": 1e6 * acc})
+
+
+def test_the_hypervolume_over_time_is_the_same_live_resumed_and_sent_later(
+    uri: str, info: RunInfo, tmp_path: Path
+) -> None:
+    """Trials end in another order than that of their numbers."""
+    both = replace(info, objectives=(Objective("acc"), Objective("params", "min")))
+    order = sorted(range(16), key=lambda n: n ^ 1)
+    ends = [two_objectives(n, 0.5 + 0.2 * ((n * 7) % 16 - 8) / 8) for n in order]
+    ends[12] = replace(ends[12], state=TrialState.PRUNED, metrics={"violation": 0.3})
+    better = replace(trial(16), metrics={"acc": 0.9, "params": 1.0})
+    history = (*(Trial(n, trial(n).proposal) for n in range(17)), *ends, better)
+
+    def curve() -> list[tuple[int, float]]:
+        client = MlflowClient(uri)
+        (parent,), children = stored(uri)
+        assert children[order[12]].data.metrics["violation"] == 0.3
+        found = client.get_metric_history(parent.info.run_id, "hypervolume")
+        client.delete_run(parent.info.run_id)
+        for child in children.values():
+            client.delete_run(child.info.run_id)
+        return sorted(((m.step, m.value) for m in found), key=lambda point: point[1])
+
+    expected = hypervolume.curve(history, both.objectives)
+    assert len(expected) > 2
+    log(uri, both, [*ends, better])
+    live = curve()
+    tracker = MLflow(uri)
+    tracker.start(both, history[:-6])
+    for event in history[-6:]:
+        tracker.record(event)
+    tracker.close(REPORT)
+    resumed = curve()
+    assert MLflow(uri).sync(both, history, REPORT) == 17
+    assert MLflow(uri).sync(both, history, REPORT) == 0
+    assert live == resumed == curve() == expected
 
 
 @pytest.mark.parametrize(("status", "expected"), [("interrupted", "KILLED"), ("failed", "FAILED")])

@@ -1,0 +1,75 @@
+"""Latency beside another evaluator's metrics: an objective, or a limit that spares a training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from evonas.architecture import Architecture
+from evonas.errors import RecipeError
+from evonas.evaluators.base import Context, Evaluator, Reporter, Retrained, Wrapper, hold
+from evonas.training import cost, latency
+from evonas.training.loop import seeded
+from evonas.trial import Trial
+
+
+class Latency(Wrapper):
+    """Measure every network's forward pass before it is trained: metric ``latency``, milliseconds.
+
+    The whole network is measured, freshly built, on the device that it is trained on. A trial
+    outside the recipe's ``constraints.latency`` ends there, pruned. Trials that run side by side
+    disturb each other's figures: use the serial executor, or one worker per device.
+
+    Args:
+        context: The world; its data are needed.
+        of: The evaluator to wrap.
+        batch_size: Images in the batch.
+        runs: Timed runs, of which the median counts.
+        warmup: Runs before them.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        of: Callable[[Context], Evaluator],
+        batch_size: int = 1,
+        runs: int = 30,
+        warmup: int = 10,
+    ) -> None:
+        if context.data is None:
+            raise RecipeError("evaluation.name: latency needs a dataset section")
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("runs", runs, 1),
+            ("warmup", warmup, 0),
+        ):
+            if value < least:
+                raise RecipeError(f"evaluation.{name}: must be at least {least}, not {value}")
+        super().__init__(context, of(context))
+        self.metrics = tuple(dict.fromkeys((*self.inner.metrics, "latency")))
+        self._task = context.data.task
+        self._batch_size, self._runs, self._warmup = batch_size, runs, warmup
+
+    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
+        """The inner evaluator's metrics and the latency; over the limit, nothing is trained."""
+        measured = self._measure(trial.architecture)
+        if self.context.limits:
+            counted = cost.count(self.context.space, trial.architecture, self._task)
+            hold(self.context.limits, {**measured, **counted})
+        return {**self.inner.evaluate(trial, report), **measured}
+
+    def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
+        """The inner evaluator's, and the latency."""
+        done = self.inner.retrain(trial, seed, report)
+        if done is None:
+            return None
+        return replace(done, metrics={**done.metrics, **self._measure(trial.architecture)})
+
+    def _measure(self, architecture: Architecture) -> dict[str, float]:
+        device = self.context.device
+        with seeded(0, device):
+            network = self.context.space.build(architecture, self._task)
+        milliseconds = latency.latency(
+            network, self._task, device, self._batch_size, self._runs, self._warmup
+        )
+        return {"latency": milliseconds}

@@ -1,0 +1,336 @@
+"""Projected ascent: climb along finite differences while the number of parameters stays.
+
+The greedy method of the CIFAR-100 study that evonas comes from. The study found that it wanders at
+random among plain CNNs, so here the noise of a training is measured, and ``remarks`` says when the
+differences drown in it. Measured figures: docs/results.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from random import Random
+from statistics import fmean, variance
+from typing import NamedTuple
+
+from evonas.architecture import Architecture, Integer
+from evonas.constraints import Feasible, Limit
+from evonas.errors import InvalidArchitecture, RecipeError
+from evonas.objective import Objective
+from evonas.spaces.base import SearchSpace
+from evonas.strategies.base import Strategy
+from evonas.trial import Proposal, Trial, TrialState
+
+_LENGTHS = (1.0, 0.5, 2.0, 4.0)  # times the wanted one, until a step leads to a new centre
+_STARTS = 10  # random architectures to bring into the band, until one is
+_FLAT = 1e-9  # share of a gradient's length that is rounding
+
+
+class _Measured(NamedTuple):
+    """Something made of the values of trials, with its noise.
+
+    Attributes:
+        value: What was measured.
+        error: Its standard error, as a multiple of a single training's standard deviation.
+    """
+
+    value: float
+    error: float
+
+
+class _Step(NamedTuple):
+    """A centre, and what is trained to find the way on from it.
+
+    Attributes:
+        centre: Where the step begins.
+        sides: By choice the neighbours below and above, where they may be tried.
+        plan: Trainings of the centre, then of the neighbours. All have the same parent, the centre
+            before, so that they compare where weights are inherited.
+    """
+
+    centre: Architecture
+    sides: Mapping[str, tuple[Architecture | None, Architecture | None]]
+    plan: tuple[Proposal, ...]
+
+
+class ProjectedAscent(Strategy):
+    """Climb along the gradient's component that leaves the number of parameters alone.
+
+    Every centre is trained several times, and its neighbours along each ordinal choice once, all of
+    them side by side. The gradient is made of central differences where both neighbours completed,
+    else of one-sided ones; a choice without any stays. Its component along the gradient of the
+    parameter count is taken out. The next centre lies a step ahead, rounded to the lattice and
+    brought into the band of parameters by single steps. It moves whether or not the differences are
+    more than chance, as the study did. Where no step leads to a new centre, it starts again at
+    random. Choices without an order stay as they are until then.
+
+    The band's upper end is the recipe's ``constraints.params.max``. That is a hard limit, for
+    neighbours too: most differences are those to the smaller neighbour.
+
+    Args:
+        space: What to search, with a limit on ``params``.
+        objectives: Exactly one.
+        step: Length of a step; neighbouring values of a choice are 1 apart.
+        repeats: Trainings of a centre, at least 2: they tell the noise.
+        tolerance: Width of the band, relative to its upper end.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        objectives: Sequence[Objective],
+        step: float = 3.0,
+        repeats: int = 3,
+        tolerance: float = 0.1,
+    ) -> None:
+        super().__init__(space, objectives)
+        if step < 1:
+            raise RecipeError(f"strategy.step: must be at least 1, not {step}")
+        if repeats < 2:
+            raise RecipeError(f"strategy.repeats: must be at least 2, not {repeats}")
+        if not 0 < tolerance < 1:
+            raise RecipeError(f"strategy.tolerance: must be in (0, 1), not {tolerance}")
+        self._length, self._repeats = step, repeats
+        self._lattice = _Lattice(space, tolerance)
+        self._step: _Step | None = None
+        self._running: set[tuple[str, float, int]] = set()
+        self._completed: dict[str, list[Trial]] = {}  # by architecture
+        self._centres: set[str] = set()
+        self._differences: list[_Measured] = []
+        self._lengths: list[_Measured] = []  # of the projected gradients, one a step
+
+    def ask(self, rng: Random) -> Proposal | None:
+        """What the step still lacks; without a step, a random architecture of the right size."""
+        if self._step is not None:
+            return next((p for p in self._step.plan if p.key not in self._proposed), None)
+        start = self._unseen(lambda: self._start(rng), rng)
+        return Proposal(start) if start else None
+
+    def tell(self, trial: Trial) -> None:
+        """Without a step, what runs is the first centre; the last of a step to end ends it."""
+        super().tell(trial)
+        if trial.state is TrialState.RUNNING:
+            self._running.add(trial.proposal.key)
+            if self._step is None:
+                self._begin(trial.architecture)
+            return
+        self._running.discard(trial.proposal.key)
+        if trial.state is TrialState.COMPLETE:
+            self._completed.setdefault(trial.architecture.id, []).append(trial)
+        self._advance()
+
+    def exclude(self, architecture: Architecture) -> None:
+        """The step does without it."""
+        super().exclude(architecture)
+        self._advance()
+
+    def living(self) -> Iterable[int]:
+        """Trials of the centre, and of the one before."""
+        if self._step is None:
+            return ()
+        return [*self._trainings(self._step.centre), *self._step.plan[0].parents]
+
+    def remarks(self) -> Sequence[str]:
+        """How the differences compare with the noise of a training."""
+        repeated = [self._values(t[0].architecture) for t in self._completed.values() if t[1:]]
+        if not repeated or not self._differences:
+            return ()
+        noise = math.sqrt(_pooled_variance(repeated))
+        small = sum(abs(d.value) < 2 * noise * d.error for d in self._differences)
+        # Of noise alone the expected squared length is the squared error.
+        blind = sum(d.value**2 < 2 * (noise * d.error) ** 2 for d in self._lengths)
+        said = (
+            f"projected_ascent: a training's {self.objectives[0].metric} has a standard deviation "
+            f"of {noise:.3g} ({sum(map(len, repeated))} trainings of {len(repeated)} "
+            f"architectures); {small} of {len(self._differences)} differences are below twice "
+            "their noise"
+        )
+        if blind:
+            said += (
+                f", and in {blind} of {len(self._lengths)} steps the direction is not "
+                "distinguishable from chance"
+            )
+        return (said,)
+
+    def _start(self, rng: Random) -> Architecture:
+        """A random architecture in the band; of any size, if that is not to be found."""
+        for _ in range(_STARTS):
+            point = self.space.sample(rng)
+            if (sized := self._lattice.beyond(point, {})) is not None:
+                return sized
+        return point
+
+    def _begin(self, centre: Architecture, parents: tuple[int, ...] = ()) -> None:
+        """Plan the step from a centre."""
+        sides = {name: self._lattice.sides(centre, name) for name in self._lattice.moving(centre)}
+        neighbours = dict.fromkeys(side for pair in sides.values() for side in pair if side)
+        plan = (
+            *(Proposal(centre, parents=parents, repeat=n) for n in range(self._repeats)),
+            *(Proposal(neighbour, parents=parents) for neighbour in neighbours),
+        )
+        self._step = _Step(centre, sides, plan)
+        self._centres.add(centre.id)
+
+    def _advance(self) -> None:
+        """Go on from a step that has ended."""
+        while (step := self._step) is not None:
+            keys = [proposal.key for proposal in step.plan]
+            if not self._proposed.issuperset(keys) or self._running.intersection(keys):
+                return
+            self._step = None
+            following = self._following(step.centre, self._ahead(step))
+            if following is not None:
+                self._begin(following, tuple(self._trainings(step.centre)[:1]))
+
+    def _ahead(self, step: _Step) -> dict[str, float]:
+        """The gradient without its component along that of the parameter count."""
+        gradient = dict(self._gradient(step))
+        normal = [self._lattice.slope(step.centre, name) for name in gradient]
+        normal = [n / (math.hypot(*normal) or 1.0) for n in normal]
+        pairs = list(zip(gradient.values(), normal, strict=True))
+        share = sum(g.value * n for g, n in pairs)
+        ahead = [g.value - share * n for g, n in pairs]
+        if math.hypot(*ahead) < _FLAT * abs(share):
+            ahead = [0.0] * len(ahead)
+        error = math.sqrt(sum(g.error**2 * (1 - n**2) for g, n in pairs))
+        self._differences += gradient.values()
+        self._lengths.append(_Measured(math.hypot(*ahead), error))
+        return dict(zip(gradient, ahead, strict=True))
+
+    def _gradient(self, step: _Step) -> Iterator[tuple[str, _Measured]]:
+        """The difference along every choice for which enough trials completed."""
+        centre = self._values(step.centre)
+        for name, (below, above) in step.sides.items():
+            low, high = self._values(below), self._values(above)
+            span = 2 if low and high else 1
+            low, high = low or centre, high or centre
+            if low and high and low is not high:
+                error = math.sqrt(1 / len(low) + 1 / len(high)) / span
+                yield name, _Measured((fmean(high) - fmean(low)) / span, error)
+
+    def _following(self, centre: Architecture, ahead: Mapping[str, float]) -> Architecture | None:
+        """The next centre; None if there is no way up, or it leads to no new one."""
+        length = math.hypot(*ahead.values())
+        if length == 0:
+            return None
+        for factor in _LENGTHS:
+            way = {name: factor * self._length / length * a for name, a in ahead.items()}
+            reached = self._lattice.beyond(centre, way)
+            if reached is not None and reached.id not in self._centres:
+                return reached
+        return None
+
+    def _values(self, architecture: Architecture | None) -> list[float]:
+        """Of its completed trials, larger being better."""
+        trials = self._completed.get(architecture.id, ()) if architecture else ()
+        return [self.objectives[0].key(trial.metrics) for trial in trials]
+
+    def _trainings(self, architecture: Architecture) -> list[int]:
+        """Numbers of its completed trials."""
+        return [trial.number for trial in self._completed.get(architecture.id, ())]
+
+
+class _Lattice:
+    """The ordinal choices of a space as whole numbers, and the parameters at each point.
+
+    Points may exceed the limits, or lie outside the band, where it is not said that they do not.
+    """
+
+    def __init__(self, space: SearchSpace, tolerance: float) -> None:
+        limit = space.limits.get("params") if isinstance(space, Feasible) else None
+        if limit is None or math.isinf(limit.max):
+            raise RecipeError(
+                "strategy.name: projected_ascent keeps to a number of parameters; "
+                "give it in constraints.params.max"
+            )
+        assert isinstance(space, Feasible)
+        self._space, self._band = space, Limit((1 - tolerance) * limit.max, limit.max)
+        self._ordinal = [
+            name
+            for name, domain in space.domains.items()
+            if domain.size > 1 and (isinstance(domain, Integer) or domain.ordered)
+        ]
+        if not self._ordinal:
+            raise RecipeError(
+                "strategy.name: projected_ascent needs choices that are numbers or in order; "
+                f"space {space.name!r} has none"
+            )
+
+    def moving(self, point: Architecture) -> list[str]:
+        """Names of the ordinal choices that have an effect."""
+        active = set(self._space.active(point.choices))
+        return [name for name in self._ordinal if name in active]
+
+    def sides(
+        self, point: Architecture, name: str
+    ) -> tuple[Architecture | None, Architecture | None]:
+        """The neighbours below and above along a choice, if they are within the limits."""
+        below, above = (self._neighbour(point, name, by) for by in (-1, +1))
+        return self._allowed(below), self._allowed(above)
+
+    def slope(self, point: Architecture, name: str) -> float:
+        """Parameters per step along a choice."""
+        below, above = (self._neighbour(point, name, by) for by in (-1, +1))
+        span = 2 if below and above else 1
+        return (self._params(above or point) - self._params(below or point)) / span
+
+    def beyond(self, point: Architecture, way: Mapping[str, float]) -> Architecture | None:
+        """The allowed point in the band that lies nearest to the end of a way, or nearly so."""
+        end = {name: at + way.get(name, 0.0) for name, at in self._place(point).items()}
+        rounded = self._at(point, {name: round(at) for name, at in end.items()})
+        return self._allowed(self._repaired(rounded, end)) if rounded else None
+
+    def _repaired(self, point: Architecture, end: Mapping[str, float]) -> Architecture | None:
+        """Walk into the band by steps that go nearer to it and stay near the end of the way."""
+        while (outside := self._outside(point)) > 0:
+            neighbours = (
+                self._neighbour(point, name, by) for name in self.moving(point) for by in (-1, +1)
+            )
+            nearer = [n for n in neighbours if n and self._outside(n) < outside]
+            if not nearer:
+                return None
+            point = min(
+                nearer, key=lambda n: math.dist([*self._place(n).values()], [*end.values()])
+            )
+        return point
+
+    def _place(self, point: Architecture) -> dict[str, int]:
+        """Coordinates of a point."""
+        domains = self._space.domains
+        return {name: domains[name].index(point.choices[name]) for name in self._ordinal}
+
+    def _at(self, point: Architecture, place: Mapping[str, int]) -> Architecture | None:
+        """The point at other coordinates, at the border if they lie beyond; None if not valid."""
+        choices = dict(point.choices)
+        for name, index in place.items():
+            values = self._space.domains[name].values()
+            choices[name] = values[min(max(index, 0), len(values) - 1)]
+        try:
+            return self._space.space.architecture(choices)
+        except InvalidArchitecture:
+            return None
+
+    def _neighbour(self, point: Architecture, name: str, by: int) -> Architecture | None:
+        neighbour = self._at(point, {name: self._place(point)[name] + by})
+        return None if neighbour == point else neighbour
+
+    def _allowed(self, point: Architecture | None) -> Architecture | None:
+        """The point, if it is within the limits."""
+        try:
+            return self._space.architecture(point.choices) if point else None
+        except InvalidArchitecture:
+            return None
+
+    def _params(self, point: Architecture) -> float:
+        return self._space.costs(point)["params"]
+
+    def _outside(self, point: Architecture) -> float:
+        """How far outside the band."""
+        return self._band.violation(self._params(point))
+
+
+def _pooled_variance(groups: Sequence[Sequence[float]]) -> float:
+    """Of single values about the means of their groups, each of two values or more."""
+    freedom = [len(group) - 1 for group in groups]
+    squares = sum(n * variance(group) for n, group in zip(freedom, groups, strict=True))
+    return squares / sum(freedom)

@@ -1,0 +1,152 @@
+"""Asynchronous successive halving (ASHA): many short trials, and longer ones of the best.
+
+Li, Jamieson, Rostamizadeh, Gonina, Ben-tzur, Hardt, Recht and Talwalkar, A system for massively
+parallel hyperparameter tuning, MLSys 2020. A trial of the lowest rung is short; the best of every
+rung are promoted to the next, where training goes on for ``eta`` times the effort. Nothing waits
+for a rung to fill. Measured figures: docs/results.md.
+
+This is the form that promotes, by proposals; ``pruning: successive_halving`` is the form that
+stops: there every trial starts at full effort, and one that falls behind is cut off in the middle
+of the schedule of its learning rate. Here every rung is a whole training, whose network is kept.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from random import Random
+
+from evonas.architecture import Architecture
+from evonas.errors import RecipeError
+from evonas.objective import Objective
+from evonas.spaces.base import SearchSpace
+from evonas.strategies.base import Strategy
+from evonas.strategies.random import RandomSearch
+from evonas.trial import Proposal, Trial, TrialState
+
+MakeStrategy = Callable[[SearchSpace, Sequence[Objective]], Strategy]
+_ALMOST_FULL = 0.95  # a fidelity that counts as 1, as 9 times 0.111 does
+
+
+class SuccessiveHalving(Strategy):
+    """Promote the best of every rung; with nothing to promote, start a trial of another strategy.
+
+    That strategy, the source, is told of the lowest rung alone: there its trials have had equal
+    effort, and each ends once. From higher rungs it would take the merit of longer training for
+    that of the few architectures that had it. A trial that failed or was pruned is not promoted,
+    and a promotion that failed is not repeated.
+
+    Args:
+        space: What to search.
+        objectives: Exactly one.
+        of: The source.
+        eta: One in so many trials of a rung is promoted; by that factor rungs differ in effort.
+        min_fidelity: Effort of the lowest rung, (0, 1]; the highest is 1.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        objectives: Sequence[Objective],
+        of: MakeStrategy = RandomSearch,
+        eta: int = 3,
+        min_fidelity: float = 1 / 9,
+    ) -> None:
+        super().__init__(space, objectives)
+        self.fidelities = rungs(eta, min_fidelity)
+        self._eta, self._source = eta, of(space, objectives)
+        if self._source.fidelities != (1.0,):
+            raise RecipeError(
+                f"strategy.of: must propose at full effort, as {type(self._source).__name__} "
+                "does not"
+            )
+        self._rungs = {fidelity: _Rung(objectives[0]) for fidelity in self.fidelities}
+
+    def ask(self, rng: Random) -> Proposal | None:
+        """A promotion, from the highest rung possible, or a new trial at the lowest."""
+        for low, high in reversed(list(pairwise(self.fidelities))):
+            if (best := self._rungs[low].promotable(self._eta)) is not None:
+                return replace(best.proposal, fidelity=high, resume_from=best.number)
+        proposal = self._source.ask(rng)
+        return proposal and replace(proposal, fidelity=self.fidelities[0])
+
+    def tell(self, trial: Trial) -> None:
+        """Completed trials join their rung, promoted ones no longer wait on the one below."""
+        super().tell(trial)
+        proposal = trial.proposal
+        if proposal.fidelity == self.fidelities[0] and proposal.resume_from is None:
+            self._source.tell(replace(trial, proposal=replace(proposal, fidelity=1.0)))
+        else:
+            self._source.exclude(trial.architecture)
+        if trial.state is TrialState.RUNNING and proposal.resume_from is not None:
+            for rung in self._rungs.values():
+                rung.promoted(proposal.resume_from)
+        if trial.state is TrialState.COMPLETE and proposal.fidelity in self._rungs:
+            self._rungs[proposal.fidelity].add(trial)
+
+    def exclude(self, architecture: Architecture) -> None:
+        """Neither does the source propose it."""
+        super().exclude(architecture)
+        self._source.exclude(architecture)
+
+    def living(self) -> Iterable[int] | None:
+        """What may be promoted, high rungs and good trials first, and what the source names."""
+        named = self._source.living()
+        lower = [self._rungs[fidelity] for fidelity in reversed(self.fidelities[:-1])]
+        waiting = (trial.number for rung in lower for trial in rung.waiting)
+        return None if named is None else [*waiting, *named]
+
+    def remarks(self) -> Sequence[str]:
+        """The source's."""
+        return self._source.remarks()
+
+
+class _Rung:
+    """The completed trials of one fidelity.
+
+    Attributes:
+        waiting: Those that were not promoted, the best first.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+        self._complete: list[Trial] = []  # the best first
+        self.waiting: list[Trial] = []
+
+    def add(self, trial: Trial) -> None:
+        insort(self._complete, trial, key=self._order)
+        insort(self.waiting, trial, key=self._order)
+
+    def promoted(self, number: int) -> None:
+        self.waiting = [trial for trial in self.waiting if trial.number != number]
+
+    def promotable(self, eta: int) -> Trial | None:
+        """The best that waits, if it is among the best 1/eta of all."""
+        if not self.waiting:
+            return None
+        best = self.waiting[0]
+        rank = bisect_left(self._complete, self._order(best), key=self._order)
+        return best if rank < len(self._complete) // eta else None
+
+    def _order(self, trial: Trial) -> tuple[float, int]:
+        return -self._objective.key(trial.metrics), trial.number
+
+
+def rungs(eta: int, min_fidelity: float) -> tuple[float, ...]:
+    """``min_fidelity`` times the powers of ``eta`` below 1, and 1.
+
+    Raises:
+        RecipeError: If they are no such numbers.
+    """
+    if eta < 2:
+        raise RecipeError(f"strategy.eta: must be at least 2, not {eta}")
+    if not 0 < min_fidelity <= 1:
+        raise RecipeError(f"strategy.min_fidelity: must be in (0, 1], not {min_fidelity}")
+    lower: list[float] = []
+    fidelity = min_fidelity
+    while fidelity < _ALMOST_FULL:
+        lower.append(fidelity)
+        fidelity *= eta
+    return (*lower, 1.0)
