@@ -295,7 +295,13 @@ def _resolve(given: Recipe, registry: Registry) -> Recipe:
         data["pruning"].update(_rule(given.pruning)[1])
     if given.dataset is not None:
         data["dataset"]["path"] = str(given.dataset.path.absolute())
+    data["start_from"] = [_absolute(name) for name in given.start_from]
     return recipe.validate(_plain(data), "recipe")
+
+
+def _absolute(name: str) -> str:
+    """A run folder wherever we are; what is none is an id."""
+    return str(Path(name).absolute()) if Path(name).is_dir() else name
 
 
 def _rule(section: Component) -> tuple[type[Any], dict[str, Any]]:

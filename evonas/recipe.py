@@ -22,6 +22,7 @@ from pydantic import (
 
 from evonas.errors import RecipeError, did_you_mean
 
+FILE = "recipe.yaml"  # its name in a run folder
 _MAX_BYTES = 1_000_000
 _MAX_ALIASES = 16
 _OWN = {"executor": {"device"}}  # keys that are the section's, whatever component it names
@@ -149,6 +150,7 @@ class Recipe(_Model):
     constraints: dict[Cost, LimitSection] = {}
     pruning: Component | None = None
     budget: BudgetSection
+    start_from: list[str] = []
     final: FinalSection = FinalSection()
     audit: AuditSection | None = None
     executor: ExecutorSection = ExecutorSection()
@@ -169,6 +171,8 @@ class Recipe(_Model):
         data = self.dump()
         for section in ("name", "budget", "final", "audit", "executor", "tracking"):
             data.pop(section, None)
+        if not self.start_from:
+            del data["start_from"]  # journals of earlier versions know nothing of it
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from evonas import __version__, audit, ending, history, recipe
+from evonas import __version__, audit, ending, history, recipe, warm_start
 from evonas.assemble import Assembly, assemble, tracker_of
 from evonas.errors import HistoryError, RunInUse, StorageError, TooManyFailures
 from evonas.executors.base import Executor
@@ -32,7 +32,6 @@ from evonas.strategies.base import Strategy
 from evonas.trackers.base import Report, RunInfo, Tracker, note_all
 from evonas.trial import Trial, TrialState
 
-RECIPE = "recipe.yaml"
 _GROWS = ("budget.", "final.", "audit.", "executor.", "tracking.")  # what a resumed run may change
 _MAIN_PACKAGES = ("torch", "torchvision", "deap", "optuna", "mlflow", "numpy")
 
@@ -101,9 +100,10 @@ def start(
     """
     folder = run_dir or _fresh(given)
     assembly = assemble(given, registry, folder)
+    taken = warm_start.events(assembly)
     _make(folder, assembly)
     with _journal(folder, listeners) as journal:
-        history.store(folder / RECIPE, yaml.safe_dump(assembly.recipe.dump(), sort_keys=False))
+        _store(assembly, folder)
         history.store(folder / "environment.txt", _installed(assembly))
         journal.begin(
             {
@@ -112,8 +112,10 @@ def start(
                 "recipe": assembly.recipe.digest,
                 "data": assembly.fingerprint,
                 "plugins": [str(path.absolute()) for path in registry.plugins],
+                "taken": len(taken),
             }
         )
+        _take(journal, taken)
         return _execute(assembly, folder, journal, listeners, stopping)
 
 
@@ -134,11 +136,23 @@ def resume(
             raise HistoryError(
                 f"--set {override}: a resumed run may change {', '.join(_GROWS)}… only"
             )
-    assembly = assemble(recipe.load(run_dir / RECIPE, overrides), registry_of(header), run_dir)
+    assembly = assemble(recipe.load(run_dir / recipe.FILE, overrides), registry_of(header), run_dir)
     with _journal(run_dir, listeners) as journal:
         _check(journal, run_dir, assembly)
-        history.store(run_dir / RECIPE, yaml.safe_dump(assembly.recipe.dump(), sort_keys=False))
+        if len(journal.events) < journal.header.get("taken", 0):  # it was killed on the way
+            _take(journal, warm_start.events(assembly)[len(journal.events) :])
+        _store(assembly, run_dir)
         return _execute(assembly, run_dir, journal, listeners, stopping)
+
+
+def _take(journal: History, events: Sequence[Trial]) -> None:
+    for event in events:
+        journal.append(event)
+
+
+def _store(assembly: Assembly, folder: Path) -> None:
+    text = yaml.safe_dump(assembly.recipe.dump(), sort_keys=False)
+    history.store(folder / recipe.FILE, text)
 
 
 def _execute(
@@ -155,7 +169,7 @@ def _execute(
         assembly.objectives,
         environment(assembly.devices),
         journal.header["started"],
-        resumed=bool(journal.events),
+        resumed=any(trial.origin is None for trial in journal.events),
     )
     own = tracker_of(assembly.recipe, assembly.registry)
     trackers = (*listeners, *([] if type(own) in map(type, listeners) else [own]))
@@ -256,7 +270,7 @@ def examine(
     """
     note = partial(note_all, listeners)
     header, _ = history.read(run_dir)
-    assembly = assemble(recipe.load(run_dir / RECIPE), registry_of(header), run_dir)
+    assembly = assemble(recipe.load(run_dir / recipe.FILE), registry_of(header), run_dir)
     with _journal(run_dir, listeners) as journal:
         _check(journal, run_dir, assembly)
         ranking = history.ranking(journal.events, assembly.objectives)
@@ -288,7 +302,7 @@ def sync(run_dir: Path) -> int:
 def _send(run_dir: Path, header: Mapping[str, Any], events: Sequence[Trial]) -> int:
     if not header:
         raise HistoryError(f"{run_dir} holds no run: its first record was never written")
-    stored = recipe.load(run_dir / RECIPE)
+    stored = recipe.load(run_dir / recipe.FILE)
     objectives = tuple(Objective(metric, way) for metric, way in stored.objectives.items())
     info = RunInfo(
         stored.name, run_dir, stored.dump(), objectives, environment(()), header["started"]
@@ -329,7 +343,7 @@ def _check(journal: History, run_dir: Path, assembly: Assembly) -> None:
     if not journal.header:
         raise HistoryError(f"{run_dir} holds no run: its first record was never written")
     if journal.header["recipe"] != assembly.recipe.digest:
-        raise HistoryError(f"{run_dir} is a run of another recipe than its {RECIPE} says")
+        raise HistoryError(f"{run_dir} is a run of another recipe than its {recipe.FILE} says")
     if journal.header["data"] != assembly.fingerprint:
         raise HistoryError(f"{run_dir}: the data set is not the one that the run began with")
 

@@ -51,7 +51,7 @@ def sample(run_dir: Path, complexity: str, note: Callable[[str], None]) -> list[
     """
     weights = parse(complexity)
     header, _ = history.read(run_dir)
-    stored = recipe.load(run_dir / run.RECIPE)
+    stored = recipe.load(run_dir / recipe.FILE)
     assembly = assemble(stored, run.registry_of(header), run_dir)
     evaluator = assembly.evaluator
     sampler = evaluator.sampler()

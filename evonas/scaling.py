@@ -20,7 +20,7 @@ from evonas.assemble import Assembly, EvaluatorFactory, assemble
 from evonas.errors import HistoryError, InvalidArchitecture, RecipeError, StorageError
 from evonas.executors.base import run_trial
 from evonas.registry import Registry
-from evonas.run import RECIPE, registry_of
+from evonas.run import registry_of
 from evonas.spaces.base import SearchSpace
 from evonas.task import Task
 from evonas.training import cost
@@ -177,7 +177,7 @@ def source(registry: Registry, reference: str, shape: str, classes: int) -> Sour
     if "task" not in described:
         raise HistoryError(f"{folder} was a run without images: there is nothing to build")
     registry = registry_of(header)
-    space = EvaluatorFactory(recipe.load(folder / RECIPE), registry, folder).space
+    space = EvaluatorFactory(recipe.load(folder / recipe.FILE), registry, folder).space
     architecture = Architecture.from_json(described)
     return Source(space, architecture, Task(**described["task"]), registry, folder)
 
@@ -304,7 +304,7 @@ def _run_of(given: Source) -> Path:
 
 def _assembly(given: Source, scaled: Scaled, folder: Path) -> Assembly:
     """The run's own parts, for images of the scaled size and without its limits."""
-    stored = _run_of(given) / RECIPE
+    stored = _run_of(given) / recipe.FILE
     task = scaled.task
     if task.height != task.width:
         raise RecipeError(f"scale: {task.height}×{task.width} pixels; only squares can be trained")

@@ -27,7 +27,7 @@ class Budget:
     """The limit of a run: whatever is spent first.
 
     Attributes:
-        trials: Number of trials, failed and pruned ones included.
+        trials: Number of trials, failed and pruned ones included, those of other runs not.
         seconds: Seconds of search over all sessions; running trials are finished.
         max_failures: Give up after so many failures in a row.
     """
@@ -103,12 +103,13 @@ def search(
     for left in latest.values():
         if left.state is TrialState.RUNNING:
             running[submit(left)] = left.number
+    given = sum(trial.origin is not None for trial in latest.values())
     count, failures = len(latest), 0
 
     def asked() -> Trial | End:
         if stopping():
             return End.STOPPED
-        if budget.spent(count, time.monotonic() - start):
+        if budget.spent(count - given, time.monotonic() - start):
             return End.BUDGET
         proposal = strategy.ask(Random(f"{seed}/{count}"))
         if proposal is None:

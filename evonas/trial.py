@@ -80,6 +80,7 @@ class Trial:
         seconds: What the evaluation took.
         error: Why it failed: one line, then the traceback.
         elapsed: Seconds of search, over all sessions, when the event happened.
+        origin: Where it was taken from, if another run made it: ``RUN#number``.
     """
 
     number: int
@@ -90,6 +91,7 @@ class Trial:
     seconds: float = 0.0
     error: str | None = None
     elapsed: float = 0.0
+    origin: str | None = None
 
     @property
     def architecture(self) -> Architecture:
@@ -118,6 +120,7 @@ class Trial:
             "seconds": self.seconds,
             "error": self.error,
             "elapsed": self.elapsed,
+            "origin": self.origin,
         }
 
     @staticmethod
@@ -132,4 +135,5 @@ class Trial:
             data["seconds"],
             data["error"],
             data["elapsed"],
+            data.get("origin"),  # as above
         )

@@ -20,7 +20,7 @@ LAYERS = [
     {"executors", "search", "report", "retraining", "incumbents", "audit"},
     {"registry", "recipe", "options", "testing"},
     {"assemble"},
-    {"ending"},
+    {"ending", "warm_start"},
     {"run", "catalogue"},
     {"scaling", "sampling", "scaffold", "templates"},
     {"cli"},

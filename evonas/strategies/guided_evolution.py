@@ -38,7 +38,7 @@ _NOISES = (0.01, 0.1)  # of the members, as a share of the variance of what they
 _LEARNT = 100  # of the best trials, and as many of the youngest: bounds the cost of an ask
 _LEVELS = 16  # of an ordered choice, at most
 _NEAREST = 0.05  # of the median distance to the best: finer differences near it are not learnt
-_WEIGHT = 4.0  # mean weight of the uncertainty in the confidence bound
+_WEIGHT = 6.0  # mean weight of the uncertainty in the confidence bound
 _IMMIGRANTS = 0.25  # share of the children that are random
 
 

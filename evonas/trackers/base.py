@@ -98,6 +98,14 @@ class Tracker(ABC):
     def note(self, message: str) -> None:  # noqa: B027  (who tells nobody ignores it)
         """Something that a person wants to know happened; may come before ``start``."""
 
+    def folder(self, run_id: str) -> Path | None:
+        """The run folder of a run that the tracker knows by an id; None if it knows none.
+
+        Raises:
+            PluginError: If the tracker's store cannot be reached.
+        """
+        return None
+
     def sync(
         self, run: RunInfo, history: tuple[Trial, ...] = (), report: Report | None = None
     ) -> int:

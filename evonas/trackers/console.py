@@ -48,6 +48,9 @@ class Console(Tracker):
         for trial in history:
             self._count(trial)
         self._earlier, self._start = self._done, time.monotonic()
+        if taken := len({trial.number for trial in history if trial.origin is not None}):
+            self._say(f"started from {taken} trials of other runs")
+            self._total = self._total and self._total + taken
         if run.resumed:
             self._say(f"resumed after {self._done} trials")
         self._task = self._progress.add_task("", total=self._total, state="")

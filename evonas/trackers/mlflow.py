@@ -46,6 +46,7 @@ _RUN_STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILE
 _PARENT = "mlflow.parentRunId"
 _TRIAL = "evonas.trial"
 _RUN_DIR = "evonas.run_dir"
+_NO_SUCH_RUN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 _PATIENCE = 5.0  # seconds that ``start`` waits for a server
 _LONGEST_PAUSE = 30.0
 _GIVE_UP = 10.0  # seconds that ``close`` waits for a store that does not answer
@@ -126,6 +127,16 @@ class MLflow(Tracker):
         except _ERRORS as error:
             raise PluginError(f"MLflow at {_public(self.uri)}: {_first_line(error)}") from error
         return sent
+
+    def folder(self, run_id: str) -> Path | None:
+        """The folder that the MLflow run was made from, if it is still there."""
+        try:
+            folder = _open(self.uri).get_run(run_id).data.tags.get(_RUN_DIR)
+        except _ERRORS as error:
+            if getattr(error, "error_code", "") in _NO_SUCH_RUN:
+                return None
+            raise PluginError(f"MLflow at {_public(self.uri)}: {_first_line(error)}") from error
+        return Path(folder) if folder and Path(folder).is_dir() else None
 
     def _of(self, run: RunInfo) -> _Store:
         """The store; if nobody chose one, the file that the run was logged to, wherever we are."""
@@ -456,6 +467,8 @@ def _tags(trial: Trial, parent: str) -> dict[str, str]:
     }
     if trial.proposal.resume_from is not None:
         tags["evonas.resume_from"] = str(trial.proposal.resume_from)
+    if trial.origin is not None:
+        tags["evonas.origin"] = trial.origin
     if trial.error:
         tags["evonas.error"] = trial.error.splitlines()[0][:5000]
     return tags
