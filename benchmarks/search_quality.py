@@ -3,7 +3,11 @@
     python -m benchmarks.search_quality --table nasbench201_cifar100.csv
     python -m benchmarks.search_quality --toy
 
-Every search goes through the real ``search()`` loop with the serial executor; seeds are 0, 1, 2, ….
+Every strategy goes through the real ``search()`` loop with the serial executor; seeds are 0, 1, 2,
+…. Searches of other projects run their own loops in the same process: see benchmarks/peers.py. Not
+here are the strategies that a table cannot serve: ``successive_halving`` and ``hyperband`` have
+benchmarks/multi_fidelity.py, ``hypernet`` trains, and ``projected_ascent`` needs ordered choices,
+as Optuna's CMA-ES does.
 The table is an oracle: a trial costs a look-up. The toy problem (Real, Aggarwal, Huang and Le, AAAI
 2019) is a string of 100 bits whose accuracy is the share of ones plus N(0, .01), drawn once per
 model: population 100, tournament 10, 1,000 models.
@@ -19,15 +23,19 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from random import Random
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 
 import click
+from matplotlib.figure import Figure
 from torch import nn
 
+from benchmarks.peers import PEERS, Oracle, Peer, Spent, installed
 from evonas.architecture import Architecture, Categorical
 from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.evaluators.tabular import Tabular
@@ -41,6 +49,17 @@ from evonas.strategies.base import Strategy
 from evonas.task import Task
 from evonas.trial import Proposal, Trial, TrialState
 
+STRATEGIES = (
+    "random",
+    "grid",
+    "aging_evolution",
+    "evolution",
+    "nsga2",
+    "local_search",
+    "reinforce",
+    "tpe",
+    "guided_evolution",
+)
 CHECKPOINTS = (25, 50, 100, 200, 300)
 # NAS-Bench-201's own notation of a cell.
 KEY = "|{edge_0_1}~0|+|{edge_0_2}~0|{edge_1_2}~1|+|{edge_0_3}~0|{edge_1_3}~1|{edge_2_3}~2|"
@@ -123,13 +142,13 @@ def completed(strategy: Strategy, evaluator: Evaluator, trials: int, seed: int) 
         return [event for event in events if event.state is TrialState.COMPLETE]
 
 
-def incumbents(trials: Sequence[Trial], objective: str, report: str) -> list[float]:
-    """After each trial, the ``report`` metric of the best one by ``objective`` so far."""
+def incumbents(trials: Sequence[Mapping[str, float]], objective: str, report: str) -> list[float]:
+    """After each trial's metrics, the ``report`` of the best one by ``objective`` so far."""
     best, curve = trials[0], []
-    for trial in trials:
-        if trial.metrics[objective] > best.metrics[objective]:
-            best = trial
-        curve.append(best.metrics[report])
+    for metrics in trials:
+        if metrics[objective] > best[objective]:
+            best = metrics
+        curve.append(best[report])
     return curve
 
 
@@ -170,19 +189,68 @@ def print_row(label: str, cells: Sequence[str]) -> None:
     click.echo(f"{label:<22}" + "".join(f"{cell:>24}" for cell in cells))
 
 
-def on_table(
-    path: Path,
-    names: Sequence[str],
-    objective: str,
-    report: str,
+Curves = list[list[float]]  # seed → incumbent's figure after each trial
+
+
+def of_strategy(
+    variant: Variant,
+    evaluator: Tabular,
+    names: tuple[str, str],
     seeds: int,
     trials: int,
     **how: bool,
+) -> tuple[Curves, float]:
+    """Curves of a strategy, and milliseconds per ask and tell."""
+    objective, report = names
+    curves, milliseconds = [], []
+    for seed in range(seeds):
+        strategy = Timed(variant.make(evaluator.context.space, Objective(objective), **how))
+        done = completed(strategy, evaluator, trials, seed)
+        curves.append(incumbents([trial.metrics for trial in done], objective, report))
+        milliseconds.append(1000 * strategy.seconds / strategy.asked)
+    return curves, fmean(milliseconds)
+
+
+def of_peer(
+    peer: Peer, evaluator: Tabular, names: tuple[str, str], seeds: int, trials: int
+) -> tuple[Curves, float]:
+    """Curves of another project's search, and its milliseconds per proposal."""
+    objective, report = names
+    space = evaluator.context.space
+    known: dict[str, Mapping[str, float]] = {}
+
+    def value(architecture: Architecture) -> float:
+        trial = Trial(0, Proposal(architecture))
+        known[architecture.id] = evaluator.evaluate(trial, lambda step, metrics: None)
+        return known[architecture.id][objective]
+
+    curves, milliseconds = [], []
+    for seed in range(seeds):
+        oracle = Oracle(space, value, trials)
+        start = time.perf_counter()
+        with suppress(Spent):
+            peer(space, oracle, seed)
+        milliseconds.append(1000 * (time.perf_counter() - start) / oracle.asked)
+        found = [known[architecture.id] for architecture in oracle.order]
+        found += [found[-1]] * (trials - len(found))  # it converged
+        curves.append(incumbents(found, objective, report))
+    return curves, fmean(milliseconds)
+
+
+def on_table(
+    path: Path,
+    rows: Sequence[str],
+    peers: Sequence[str],
+    names: tuple[str, str],
+    seeds: int,
+    trials: int,
+    figure: Path,
+    **how: bool,
 ) -> Figures:
-    """Search the table with every strategy; print one row each."""
-    space = NASBench201()
-    columns = {name: name for name in (objective, report)}
-    evaluator = Tabular(Context(space, None, "cpu", 0), path, KEY, columns)
+    """Search the table with every strategy and peer; print one row each, and draw the curves."""
+    objective, report = names
+    columns = {name: name for name in names}
+    evaluator = Tabular(Context(NASBench201(), None, "cpu", 0), path, KEY, columns)
     checkpoints = sorted({n for n in CHECKPOINTS if n < trials} | {trials})
     click.echo(
         f"{path.name}: {report} of the incumbent by {objective} after so many trials,\n"
@@ -190,18 +258,41 @@ def on_table(
     )
     print_row("", [*map(str, checkpoints), "ms per ask and tell"])
     figures: Figures = {}
-    for variant in variants(names):
-        curves, milliseconds = [], []
-        for seed in range(seeds):
-            strategy = Timed(variant.make(space, Objective(objective), **how))
-            done = completed(strategy, evaluator, trials, seed)
-            curves.append(incumbents(done, objective, report))
-            milliseconds.append(1000 * strategy.seconds / strategy.asked)
+    drawn: dict[str, Curves] = {}
+    searches: list[tuple[str, Callable[[], tuple[Curves, float]]]] = [
+        (v.label, partial(of_strategy, v, evaluator, names, seeds, trials, **how))
+        for v in variants(rows)
+    ]
+    searches += [
+        (name, partial(of_peer, PEERS[name].run, evaluator, names, seeds, trials)) for name in peers
+    ]
+    for label, find in searches:
+        curves, milliseconds = find()
+        drawn[label] = curves
         summaries = {n: Summary([curve[n - 1] for curve in curves]) for n in checkpoints}
         cells = [summary.text(2) for summary in summaries.values()]
-        print_row(variant.label, [*cells, f"{fmean(milliseconds):.2f}"])
-        figures[variant.label] = {str(n): s.to_json() for n, s in summaries.items()}
+        print_row(label, [*cells, f"{milliseconds:.2f}"])
+        figures[label] = {str(n): s.to_json() for n, s in summaries.items()}
+    draw(figure, drawn, names)
     return figures
+
+
+def draw(path: Path, curves: Mapping[str, Curves], names: tuple[str, str]) -> None:
+    """Draw the mean curves into a PNG file."""
+    picture = Figure(figsize=(9, 6), layout="constrained")
+    axes = picture.subplots()
+    for label, lines in curves.items():
+        means = [fmean(values) for values in zip(*lines, strict=True)]
+        axes.plot(range(1, len(means) + 1), means, label=label)
+    objective, report = names
+    axes.set_xlabel("trials")
+    axes.set_ylabel(f"{report} of the incumbent by {objective}, mean of the seeds")
+    tenth = len(axes.lines[0].get_xdata()) // 10  # what comes before squeezes the rest
+    axes.set_ylim(bottom=median(line.get_ydata()[tenth] for line in axes.lines))
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.savefig(path, dpi=120)
+    click.echo(f"figure: {path}")
 
 
 def on_toy(seeds: int, **how: bool) -> Figures:
@@ -252,7 +343,14 @@ def machine() -> str:
 @click.option("--trials", type=click.IntRange(1), default=300, show_default=True)
 @click.option("--objective", default="test_200ep", show_default=True, help="Column to maximise.")
 @click.option("--report", default="test_200ep", show_default=True, help="Column to print.")
-@click.option("--strategies", default="random,aging_evolution,tpe", show_default=True)
+@click.option("--strategies", default=",".join(STRATEGIES), show_default=True)
+@click.option("--peers", default=",".join(PEERS), show_default=True, help='Others; "" for none.')
+@click.option(
+    "--figure",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("mlruns/search_quality.png"),
+    show_default=True,
+)
 @click.option("--repeats", is_flag=True, help="Let strategies propose an architecture again.")
 def main(
     table: Path | None,
@@ -262,6 +360,8 @@ def main(
     objective: str,
     report: str,
     strategies: str,
+    peers: str,
+    figure: Path,
     repeats: bool,
 ) -> None:
     if table is None and not toy:
@@ -271,8 +371,15 @@ def main(
     if toy:
         figures |= on_toy(seeds, repeats=repeats)
     if table is not None:
-        names = strategies.split(",")
-        figures |= on_table(table, names, objective, report, seeds, trials, repeats=repeats)
+        rows, others = ([n for n in given.split(",") if n] for given in (strategies, peers))
+        if unknown := set(others) - set(PEERS):
+            raise click.UsageError(f"--peers: unknown {', '.join(unknown)}; {', '.join(PEERS)}")
+        for name in others:
+            if not installed(name):
+                click.echo(f"{name}: not run, since {PEERS[name].module} is not installed")
+        others = [name for name in others if installed(name)]
+        names = objective, report
+        figures |= on_table(table, rows, others, names, seeds, trials, figure, repeats=repeats)
     click.echo(json.dumps(figures))
 
 
