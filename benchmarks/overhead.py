@@ -9,6 +9,10 @@ Optuna: ``study.optimize`` with a random sampler and MLflow's own calls in the o
 ``log_params`` and a ``log_metrics`` per epoch. Each side has its own database, made beforehand.
 They take turns in blocks; the figures are medians over blocks.
 
+Then every strategy is timed alone: seconds per ask and per tell after 100, 1,000 and 10,000 trials.
+What fits a model to all of them is told random trials on the way, others have proposed them all
+themselves. ``hypernet`` is left out: it learns before the first ask.
+
 The search loop alone (ask, evaluate, tell, journal) is timed by aging evolution with the same
 content but no tracker, around trial 100 and around the last. It flushes the journal twice a trial,
 so the disk's own time for that is measured too: before, between and after.
@@ -22,9 +26,13 @@ import platform
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import click
 import mlflow
@@ -32,10 +40,12 @@ import optuna
 from torch import nn
 
 from evonas import history
-from evonas.architecture import Architecture, Categorical
+from evonas.architecture import Architecture, Categorical, Integer
+from evonas.constraints import Feasible, Limit
 from evonas.evaluators.base import Evaluator
 from evonas.executors.serial import Serial
 from evonas.objective import Objective
+from evonas.registry import Registry
 from evonas.search import Budget, search
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.aging_evolution import AgingEvolution
@@ -44,12 +54,14 @@ from evonas.strategies.random import RandomSearch
 from evonas.task import Task
 from evonas.trackers.base import Report, RunInfo
 from evonas.trackers.mlflow import MLflow
-from evonas.trial import Trial
+from evonas.trial import Proposal, Trial, TrialState
 
 CHOICES = {f"choice{i}": tuple(range(5)) for i in range(10)}
 EPOCHS, METRICS = 5, 20
 OBJECTIVES = (Objective("value"),)
 BLOCKS = 5
+TOLD, ASKS = (100, 1_000, 10_000), 30
+MODELS = ("tpe", "guided_evolution", "reinforce")
 
 
 class Choices(SearchSpace):
@@ -129,6 +141,61 @@ def optuna_block(uri: str, trials: int, seed: int) -> float:
     return (time.perf_counter() - start) / trials
 
 
+class Lattice(SearchSpace):
+    """Eight ordered choices of five, 390,625 points."""
+
+    def __init__(self) -> None:
+        self.domains = {f"choice{i}": Integer(0, 4) for i in range(8)}
+
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        raise NotImplementedError("nothing is built here")
+
+
+def total(architecture: Architecture) -> float:
+    return float(sum(int(value) for value in architecture.choices.values()))
+
+
+def asks(name: str) -> list[tuple[float, float]]:
+    """Median seconds per ask and per pair of tells of a strategy, after each of ``TOLD`` trials."""
+    space = Feasible(Lattice(), {"params": Limit(max=24)}, lambda a: {"params": total(a)})
+    strategy: Strategy = Registry().find("strategy", name)(space, OBJECTIVES)
+    medians = []
+    count, seconds = 0, deque[tuple[float, float]](maxlen=ASKS)
+    for target in TOLD:
+        while count < target:
+            rng = Random(count)
+            own = name not in MODELS or count >= target - ASKS
+            start = time.perf_counter()
+            proposal = strategy.ask(rng) if own else Proposal(space.sample(rng))
+            asked = time.perf_counter()
+            assert proposal is not None, "the space is large enough"
+            trial = Trial(count, proposal)
+            metrics = {"value": total(proposal.architecture) + rng.gauss(0, 1)}
+            strategy.tell(trial)
+            strategy.tell(replace(trial, state=TrialState.COMPLETE, metrics=metrics))
+            seconds.append((asked - start, time.perf_counter() - asked))
+            count += 1
+        medians.append(tuple(map(statistics.median, zip(*seconds, strict=True))))
+    return medians
+
+
+def time_strategies() -> dict[str, dict[str, float]]:
+    """Print a row per strategy; milliseconds."""
+    print(f"\nmilliseconds per ask / per trial told, after so many trials\n{'':<24}", end="")
+    print("".join(f"{count:>18,}" for count in TOLD))
+    figures = {}
+    for name in sorted(Registry().origins("strategy")):
+        if name == "hypernet":
+            continue
+        medians = asks(name)
+        cells = (f"{1000 * ask:.2f} / {1000 * tell:.2f}" for ask, tell in medians)
+        print(f"{name:<24}" + "".join(f"{cell:>18}" for cell in cells), flush=True)
+        figures[name] = {
+            str(n): round(1000 * ask, 3) for n, (ask, _) in zip(TOLD, medians, strict=True)
+        }
+    return figures
+
+
 def flush(folder: Path, count: int = 300) -> float:
     """Median seconds that the disk takes to flush a line of a journal."""
     seconds = []
@@ -155,8 +222,9 @@ def show(label: str, *seconds: float) -> None:
 @click.command()
 @click.option("--trials", default=1000, help="Trials a side.")
 @click.option("--flat", default=10_000, help="Trials of the loop alone.")
+@click.option("--asks/--no-asks", "timed", default=True, help="Time every strategy.")
 @click.option("--workdir", type=click.Path(path_type=Path, file_okay=False, exists=True))
-def main(trials: int, flat: int, workdir: Path | None) -> None:
+def main(trials: int, flat: int, timed: bool, workdir: Path | None) -> None:
     """Measure, print a table, and JSON as the last line."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     size = max(1, trials // BLOCKS)
@@ -205,7 +273,10 @@ def main(trials: int, flat: int, workdir: Path | None) -> None:
         "main_loop_cpu_s_per_trial": used,
         "disk_flush_s": statistics.median(disk),
     }
-    print(json.dumps({key: round(value, 6) for key, value in result.items()}))
+    rounded: dict[str, Any] = {key: round(value, 6) for key, value in result.items()}
+    if timed:
+        rounded["ask_ms"] = time_strategies()
+    print(json.dumps(rounded))
 
 
 if __name__ == "__main__":

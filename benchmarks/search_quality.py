@@ -281,14 +281,14 @@ def draw(path: Path, curves: Mapping[str, Curves], names: tuple[str, str]) -> No
     """Draw the mean curves into a PNG file."""
     picture = Figure(figsize=(9, 6), layout="constrained")
     axes = picture.subplots()
-    for label, lines in curves.items():
-        means = [fmean(values) for values in zip(*lines, strict=True)]
-        axes.plot(range(1, len(means) + 1), means, label=label)
+    means = {n: [fmean(v) for v in zip(*lines, strict=True)] for n, lines in curves.items()}
+    for label, mean in means.items():
+        axes.plot(range(1, len(mean) + 1), mean, label=label)
     objective, report = names
     axes.set_xlabel("trials")
     axes.set_ylabel(f"{report} of the incumbent by {objective}, mean of the seeds")
-    tenth = len(axes.lines[0].get_xdata()) // 10  # what comes before squeezes the rest
-    axes.set_ylim(bottom=median(line.get_ydata()[tenth] for line in axes.lines))
+    early = [mean[len(mean) // 10] for mean in means.values()]
+    axes.set_ylim(bottom=median(early))  # what comes before squeezes the rest
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.savefig(path, dpi=120)

@@ -33,9 +33,9 @@ from evonas.strategies.base import Strategy
 from evonas.strategies.operators import Individual, global_random
 from evonas.trial import Proposal, Trial, TrialState
 
-_LENGTHS = (0.5, 0.71, 1.0, 1.41)  # of the members; two points without a common choice are at 1.41
+_LENGTHS = (0.5, 0.84, 1.41)  # of the members; two points without a common choice are at 1.41
 _NOISES = (0.01, 0.1)  # of the members, as a share of the variance of what they learn
-_LEARNT = 100  # of the best trials, and as many of the youngest: bounds the cost of an ask
+_LEARNT = 75  # of the best trials, and as many of the youngest: bounds the cost of an ask
 _LEVELS = 16  # of an ordered choice, at most
 _NEAREST = 0.05  # of the median distance to the best: finer differences near it are not learnt
 _WEIGHT = 6.0  # mean weight of the uncertainty in the confidence bound

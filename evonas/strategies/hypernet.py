@@ -3,6 +3,10 @@
 The evaluation ``hypernet`` learns a function from S, the weights of pooling, identity and
 convolution, to architectures; this strategy has those of a grid of S evaluated, and ends with the
 table of S, accuracy, parameters and operations. Nothing is random.
+
+Measured on MNIST (``recipes/mnist_hypernet.yaml``, six epochs): from 3,826 to 8,416 parameters, and
+from 1 to 21 poolings, 1 to 19 identities and 3 to 19 convolutions, gradually over the whole grid;
+96.4 to 97.8 % with shared weights. Tables: docs/results.md.
 """
 
 from __future__ import annotations

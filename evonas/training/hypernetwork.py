@@ -7,6 +7,7 @@ its weight holds by construction, as in monotonic networks (Sill, NIPS 1997).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 _LEAST = 0.01  # weights below it make no difference: the network sees their logarithm
-_STEEPEST = 1e-6  # of a uniform number, before its logarithm
+_TINY = 1e-6  # the least of uniform numbers whose logarithm is taken
 
 
 class Hypernetwork(nn.Module):
@@ -48,9 +49,9 @@ class Hypernetwork(nn.Module):
         self._sizes = tuple(kinds)
         self.register_buffer("costs", costs)
         self.register_buffer("_kind", torch.eye(count).repeat_interleave(torch.tensor(kinds), 0))
-        noise = torch.rand(edges, count, generator=rng).clamp_min(_STEEPEST)
+        noise = torch.rand(edges, count, generator=rng).clamp_min(_TINY)
         self.bias = nn.Parameter(gumbel(noise))
-        self.slope = nn.Parameter(torch.full((edges, count), 0.54))  # softplus: 1
+        self.slope = nn.Parameter(torch.full((edges, count), math.log(math.e - 1)))
         self.inner = nn.Parameter(torch.randn(count, hidden, generator=rng))
         self.shift = nn.Parameter(torch.randn(count, hidden, generator=rng))
         self.outer = nn.Parameter(torch.full((edges, count, hidden), -4.0))
@@ -115,7 +116,7 @@ def draw(
         The operations' numbers, and a factor for each one's output: 1, with the gradient of its
         softmax (straight through).
     """
-    noise = torch.rand(log_probabilities.shape, generator=rng).clamp_(_STEEPEST, 1 - _STEEPEST)
+    noise = torch.rand(log_probabilities.shape, generator=rng).clamp_(_TINY, 1 - _TINY)
     soft = ((log_probabilities + gumbel(noise)) / temperature).softmax(1)
     drawn = soft.detach().argmax(1)
     chosen = soft.gather(1, drawn[:, None]).flatten()
@@ -124,5 +125,5 @@ def draw(
 
 def uniform_weights(kinds: int, rng: torch.Generator) -> torch.Tensor:
     """A point drawn uniformly from the simplex: Dirichlet(1, …, 1)."""
-    lengths = -torch.rand(kinds, generator=rng).clamp_min(_STEEPEST).log()
+    lengths = -torch.rand(kinds, generator=rng).clamp_min(_TINY).log()
     return lengths / lengths.sum()

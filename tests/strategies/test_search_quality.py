@@ -43,9 +43,13 @@ def test_on_a_table_every_strategy_beats_random(tmp_path: Path) -> None:
             key = "+".join(f"|{node}|" for node in nodes)
             writer.writerow([key, sum(WORTH[operation] for operation in edge.values())])
     worth = ("--objective", "worth", "--report", "worth")
-    figures = measured("--table", str(table), *worth, "--seeds", "2", "--trials", "120")
+    rows = ("--strategies", "random,aging_evolution,tpe")
+    rows += ("--peers", "deap eaMuPlusLambda", "--figure", str(tmp_path / "curves.png"))
+    figures = measured("--table", str(table), *worth, *rows, "--seeds", "2", "--trials", "120")
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
     chance = figures.pop("random")["120"]["mean"]
-    assert set(figures) == {"aging_evolution 50/10", "aging_evolution 20/5", "tpe"}
+    ours = {"aging_evolution 50/10", "aging_evolution 20/5", "tpe"}
+    assert set(figures) == {*ours, "deap eaMuPlusLambda"}
     for row in figures.values():
         assert chance + 2 < row["120"]["mean"] <= 48
         assert row["25"]["mean"] < row["120"]["mean"]
