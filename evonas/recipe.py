@@ -161,6 +161,11 @@ class Recipe(_Model):
     def _stripped(cls, value: Any) -> Any:
         return value.strip() if isinstance(value, str) else value
 
+    @field_validator("start_from", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
     def dump(self) -> dict[str, Any]:
         """Plain data, as YAML and JSON can hold it."""
         return self.model_dump(mode="json", exclude_none=True)

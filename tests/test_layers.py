@@ -45,7 +45,7 @@ ONLY_IN = {
         "hypervolume.py",
         *(
             f"strategies/{name}.py"
-            for name in ("aging_evolution", "evolution", "operators", "nsga2")
+            for name in ("aging_evolution", "evolution", "guided_evolution", "nsga2", "operators")
         ),
     },
     "optuna": {"strategies/tpe.py", "pruning.py"},

@@ -66,8 +66,8 @@ class Hypernet(Wrapper):
             normalisation make SGD diverge.
         weight_decay: On the parameters of the step's path.
         hypernet_rate: Peak learning rate of the hypernetwork; Adam.
-        warm_up: Share of the training in which the hypernetwork stays as it is: what needs no
-            training would else be preferred while the convolutions are random.
+        warm_up: Share of the training in which the hypernetwork stays as it is, because the loss
+            says nothing of convolutions while these are random.
         kappa: Weight of the cost in the loss; the cost is 1 if all of S and of the operations is of
             one kind.
         temperature: Of the Gumbel-softmax at the beginning; it falls exponentially.
