@@ -115,7 +115,7 @@ def kill_and_resume(
 
 def test_two_workers_killed_at_several_moments(begin: Callable[..., subprocess.Popen[str]]) -> None:
     two = ("--set", "executor.name=processes", "--set", "executor.workers=2")
-    run_dir = kill_and_resume(begin, [5, 30, 60], two)
+    run_dir = kill_and_resume(begin, [5, 45], two)
     every_trial_once(run_dir, 40)
 
 

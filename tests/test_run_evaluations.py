@@ -362,6 +362,7 @@ def killed(given: Mapping[str, Any], moments: Sequence[int], seed: int) -> Path:
     return kill_and_resume(begin, moments, seed=seed, said="finished: the budget is spent")
 
 
+@pytest.mark.slow
 def test_two_workers_are_killed_while_they_inherit(
     content: Callable[..., dict[str, Any]],
 ) -> None:

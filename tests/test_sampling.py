@@ -63,6 +63,7 @@ def test_a_run_ends_with_the_table_and_gives_samples(
         )
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_before_it_was_trained(
     images: Callable[..., Path], tmp_path: Path
 ) -> None:

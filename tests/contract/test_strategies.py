@@ -20,7 +20,9 @@ from evonas.trial import Proposal, Trial
 OBJECTIVES = (Objective("value"),)
 BUILT_IN = sorted(Registry().origins("strategy"))
 SETTINGS = [
-    *((name, {}) for name in BUILT_IN),
+    *((name, {}) for name in BUILT_IN if name != "guided_evolution"),
+    pytest.param("guided_evolution", {}, marks=pytest.mark.slow),
+    ("guided_evolution", {"startup_trials": 30, "children": 20}),
     ("aging_evolution", {"population_size": 8, "tournament_size": 3}),
     ("aging_evolution", {"population_size": 1, "tournament_size": 1}),
     ("tpe", {"startup_trials": 1, "candidates": 1}),

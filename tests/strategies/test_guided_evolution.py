@@ -55,7 +55,7 @@ def test_it_beats_evolution_without_a_guide(
     space: Grid, value: Callable[[Architecture], float]
 ) -> None:
     guided, aging, chance = (
-        fmean(best(make, space, value, seed) for seed in range(4))
+        fmean(best(make, space, value, seed) for seed in range(2))
         for make in (GuidedEvolution, AgingEvolution, RandomSearch)
     )
     assert guided > aging + 2
