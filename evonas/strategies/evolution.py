@@ -20,6 +20,8 @@ from evonas.strategies.base import Strategy
 from evonas.strategies.operators import Individual, global_random
 from evonas.trial import Proposal, Trial, TrialState
 
+_NEAR = 5  # children that were tried before, for every further mutation
+
 
 class Evolution(Strategy):
     """Breed a generation from the best of all before it.
@@ -69,15 +71,19 @@ class Evolution(Strategy):
             architecture = self._unseen(lambda: self.space.sample(rng), rng)
             return Proposal(architecture) if architecture else None
         parents: list[Trial] = []
+        draws = 0
 
         def breed() -> Architecture:
-            nonlocal parents
+            nonlocal parents, draws
             parents = [self._select(rng)]
             child: Architecture = parents[0].architecture
             if rng.random() < self._crossover:
                 parents.append(self._select(rng))
                 child = self._toolbox.mate(child, parents[1].architecture, rng)
             if len(parents) == 1 or rng.random() < self._mutation:
+                child = self._toolbox.mutate(child, rng)
+            draws += 1
+            for _ in range(draws // _NEAR):  # the neighbourhood is known: go further
                 child = self._toolbox.mutate(child, rng)
             return child
 

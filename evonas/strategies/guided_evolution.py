@@ -24,6 +24,7 @@ from deap import base, tools
 from numpy.typing import NDArray
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF
+from threadpoolctl import ThreadpoolController
 
 from evonas.architecture import Architecture, Categorical, Domain, Value, same
 from evonas.errors import InfeasibleConstraints, RecipeError
@@ -84,6 +85,7 @@ class GuidedEvolution(Strategy):
         self._pruned: deque[Trial] = deque(maxlen=_LEARNT)
         self._encoding = _Encoding(space)
         self._surrogate: _Surrogate | None = None
+        self._threads = ThreadpoolController().select(user_api="blas")
         self._toolbox = base.Toolbox()
         self._toolbox.register("select", tools.selTournament, k=1, tournsize=tournament_size)
 
@@ -92,10 +94,10 @@ class GuidedEvolution(Strategy):
         if self._completed > 1 and self._completed + len(self._running) >= self._startup_trials:
             children = list(self._breed(rng))
             if children:
-                bounds = self._fitted().bounds(
-                    self._encoding([child.architecture for child in children]),
-                    _WEIGHT * rng.expovariate(1),
-                )
+                points = self._encoding([child.architecture for child in children])
+                weight = _WEIGHT * rng.expovariate(1)
+                with self._threads.limit(limits=1):  # for matrices this small more are slower
+                    bounds = self._fitted().bounds(points, weight)
                 return children[int(np.argmax(bounds))]
         architecture = self._unseen(lambda: self.space.sample(rng), rng)
         return Proposal(architecture) if architecture else None

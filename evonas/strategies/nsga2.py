@@ -22,6 +22,7 @@ from evonas.strategies.base import Strategy
 from evonas.strategies.operators import Individual, global_random
 from evonas.trial import Proposal, Trial, TrialState
 
+_NEAR = 5  # children that were tried before, for every further mutation
 _FEWEST = 4  # that DEAP's tournaments draw from
 _BELOW_ALL = -1e150  # a value that no metric has
 
@@ -74,9 +75,10 @@ class NSGA2(Strategy):
             architecture = self._unseen(lambda: self.space.sample(rng), rng)
             return Proposal(architecture) if architecture else None
         parents: list[Trial] = []
+        draws = 0
 
         def breed() -> Architecture:
-            nonlocal parents
+            nonlocal parents, draws
             with global_random(rng):
                 parents = [winner.trial for winner in self._toolbox.select(self._population)[:2]]
             if rng.random() >= self._crossover:
@@ -85,6 +87,9 @@ class NSGA2(Strategy):
             if len(parents) == 2:
                 child = self._toolbox.mate(child, parents[1].architecture, rng)
             if len(parents) == 1 or rng.random() < self._mutation:
+                child = self._toolbox.mutate(child, rng)
+            draws += 1
+            for _ in range(draws // _NEAR):  # the neighbourhood is known: go further
                 child = self._toolbox.mutate(child, rng)
             return child
 
