@@ -7,6 +7,7 @@ at its end; ``aging_evolution`` never makes them. Measured figures: docs/results
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from random import Random
 
@@ -17,10 +18,8 @@ from evonas.errors import RecipeError
 from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
-from evonas.strategies.operators import Individual, global_random
+from evonas.strategies.operators import Individual, global_random, offspring
 from evonas.trial import Proposal, Trial, TrialState
-
-_NEAR = 5  # children that were tried before, for every further mutation
 
 
 class Evolution(Strategy):
@@ -71,21 +70,13 @@ class Evolution(Strategy):
             architecture = self._unseen(lambda: self.space.sample(rng), rng)
             return Proposal(architecture) if architecture else None
         parents: list[Trial] = []
-        draws = 0
+        draws = itertools.count()
 
         def breed() -> Architecture:
-            nonlocal parents, draws
-            parents = [self._select(rng)]
-            child: Architecture = parents[0].architecture
+            parents[:] = [self._select(rng)]
             if rng.random() < self._crossover:
                 parents.append(self._select(rng))
-                child = self._toolbox.mate(child, parents[1].architecture, rng)
-            if len(parents) == 1 or rng.random() < self._mutation:
-                child = self._toolbox.mutate(child, rng)
-            draws += 1
-            for _ in range(draws // _NEAR):  # the neighbourhood is known: go further
-                child = self._toolbox.mutate(child, rng)
-            return child
+            return offspring(self._toolbox, parents, self._mutation, rng, next(draws))
 
         found = self._unseen(breed, rng)
         numbers = tuple(dict.fromkeys(parent.number for parent in parents))

@@ -9,6 +9,7 @@ and tournaments are DEAP's. Measured figures: docs/results.md.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from random import Random
 
@@ -19,10 +20,9 @@ from evonas.errors import RecipeError
 from evonas.objective import Objective, keys
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
-from evonas.strategies.operators import Individual, global_random
+from evonas.strategies.operators import Individual, global_random, offspring
 from evonas.trial import Proposal, Trial, TrialState
 
-_NEAR = 5  # children that were tried before, for every further mutation
 _FEWEST = 4  # that DEAP's tournaments draw from
 _BELOW_ALL = -1e150  # a value that no metric has
 
@@ -75,23 +75,14 @@ class NSGA2(Strategy):
             architecture = self._unseen(lambda: self.space.sample(rng), rng)
             return Proposal(architecture) if architecture else None
         parents: list[Trial] = []
-        draws = 0
+        draws = itertools.count()
 
         def breed() -> Architecture:
-            nonlocal parents, draws
             with global_random(rng):
-                parents = [winner.trial for winner in self._toolbox.select(self._population)[:2]]
+                parents[:] = [winner.trial for winner in self._toolbox.select(self._population)[:2]]
             if rng.random() >= self._crossover:
                 del parents[1]
-            child: Architecture = parents[0].architecture
-            if len(parents) == 2:
-                child = self._toolbox.mate(child, parents[1].architecture, rng)
-            if len(parents) == 1 or rng.random() < self._mutation:
-                child = self._toolbox.mutate(child, rng)
-            draws += 1
-            for _ in range(draws // _NEAR):  # the neighbourhood is known: go further
-                child = self._toolbox.mutate(child, rng)
-            return child
+            return offspring(self._toolbox, parents, self._mutation, rng, next(draws))
 
         found = self._unseen(breed, rng)
         numbers = tuple(parent.number for parent in parents)
