@@ -16,7 +16,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from random import Random
 
 import numpy as np
@@ -26,7 +26,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF
 from threadpoolctl import ThreadpoolController
 
-from evonas.architecture import Architecture, Categorical, Domain, Value, same
+from evonas.architecture import Architecture, Categorical, Domain, Value
 from evonas.errors import InfeasibleConstraints, RecipeError
 from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
@@ -172,28 +172,34 @@ class _Encoding:
     """
 
     def __init__(self, space: SearchSpace) -> None:
-        self._domains = {name: d for name, d in space.domains.items() if d.size > 1}
+        domains = {name: d for name, d in space.domains.items() if d.size > 1}
+        scale = math.sqrt(max(1, len(domains)))
+        self._parts = {
+            name: {
+                (type(value), value): _encoded(domain, value) / scale for value in domain.values()
+            }
+            for name, domain in domains.items()
+        }
 
     def __call__(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
         """Points of shape (architectures, features)."""
-        rows = [
-            [
-                number
-                for name, domain in self._domains.items()
-                for number in _encoded(domain, architecture.choices[name])
-            ]
-            for architecture in architectures
-        ]
-        return np.array(rows).reshape(len(rows), -1) / math.sqrt(max(1, len(self._domains)))
+        rows = [self._row(architecture.choices) for architecture in architectures]
+        return np.array(rows).reshape(len(rows), -1)
+
+    def _row(self, choices: Mapping[str, Value]) -> NDArray[np.float64]:
+        found = [part[type(choices[name]), choices[name]] for name, part in self._parts.items()]
+        return np.concatenate(found) if found else np.zeros(0)
 
 
-def _encoded(domain: Domain, value: Value) -> list[float]:
+def _encoded(domain: Domain, value: Value) -> NDArray[np.float64]:
     """One-hot; of what is ordered, thermometer: as many levels are full as it is high."""
     if isinstance(domain, Categorical) and not domain.ordered:
-        return [float(same(option, value)) for option in domain.options]
+        one: NDArray[np.float64] = np.eye(1, domain.size, domain.index(value))[0]
+        return one
     levels = min(domain.size - 1, _LEVELS)
     height = domain.index(value) / (domain.size - 1) * levels
-    return [math.sqrt(2 / levels) * min(max(height - level, 0.0), 1.0) for level in range(levels)]
+    full: NDArray[np.float64] = np.clip(height - np.arange(levels), 0.0, 1.0)
+    return math.sqrt(2 / levels) * full
 
 
 class _Surrogate:
