@@ -2,8 +2,9 @@
 
 It maps weights S of pooling, identity and convolution, on the simplex, to the operations of the
 edges of ``darts``. Network weights and hypernetwork are trained together, with S drawn uniformly
-in every step, on the loss of the task and kappa times the S-weighted cost of the operations. The
-cost is a table of FLOPs; see ``training/hypernetwork.py``. Afterwards any S gives an architecture.
+in every step, on the loss of the task and kappa times the S-weighted cost of the operations, by a
+table of FLOPs or of latencies; see ``training/hypernetwork.py``. Afterwards any S gives an
+architecture.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from evonas import atomic
 from evonas.architecture import Architecture
 from evonas.errors import RecipeError, TooManyFailures
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
@@ -30,6 +32,7 @@ from evonas.training import cost
 from evonas.training.augmentation import Augmentation
 from evonas.training.checkpoints import FOLDER
 from evonas.training.hypernetwork import Hypernetwork, draw, uniform_weights
+from evonas.training.latency import latency
 from evonas.training.loop import Diverged, OnDevice, augmented, evaluate, schedule, seeded
 from evonas.training.one_shot import OneShot, calibrate
 from evonas.trial import Trial
@@ -70,6 +73,8 @@ class Hypernet(Wrapper):
             says nothing of convolutions while these are random.
         kappa: Weight of the cost in the loss; the cost is 1 if all of S and of the operations is of
             one kind.
+        prices: Of operations: ``flops``, the same on every machine, or ``latency``, measured on
+            this one and kept in the run folder.
         temperature: Of the Gumbel-softmax at the beginning; it falls exponentially.
         final_temperature: At the end.
         augmentation: ``none``, ``crop``, ``standard``, ``v1`` or ``v2``; see ``Train``.
@@ -87,6 +92,7 @@ class Hypernet(Wrapper):
         hypernet_rate: float = 0.01,
         warm_up: float = 0.3,
         kappa: float = 3.0,
+        prices: Literal["flops", "latency"] = "flops",
         temperature: float = 1.0,
         final_temperature: float = 0.2,
         augmentation: Augmentation = "standard",
@@ -116,6 +122,7 @@ class Hypernet(Wrapper):
         self._on_device = OnDevice(context.data, context.device)
         self._batch_size = min(batch_size, len(context.data.train))
         self._rates, self._decay, self._kappa = (learning_rate, hypernet_rate), weight_decay, kappa
+        self._prices = prices
         self._warm_up, self._temperatures = warm_up, (temperature, final_temperature)
         self._augmentation, self._batches = augmentation, calibration_batches
         self._note: Callable[[str], None] = lambda message: None
@@ -190,7 +197,33 @@ class Hypernet(Wrapper):
 
     @cached_property
     def _costs(self) -> torch.Tensor:
-        """The table: FLOPs of an operation on an edge, over all cells of its kind, (E, O)."""
+        """The table: the price of an operation on an edge, (E, O)."""
+        return self._flops() if self._prices == "flops" else self._latencies()
+
+    def _latencies(self) -> torch.Tensor:
+        """An edge's share of the milliseconds of a network of one operation alone, measured once.
+
+        A training that was cut off, and the workers, need the same table again.
+        """
+        run_dir, edges = self.context.run_dir, len(self._space.domains)
+        path = None if run_dir is None else run_dir / FOLDER / "latencies.json"
+        if path is not None and path.exists():
+            times = json.loads(path.read_text())
+        else:
+            times = [self._latency(operation) / edges for operation in OPERATIONS]
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                atomic.write(path, json.dumps(times).encode())
+        return torch.tensor([times] * edges)
+
+    def _latency(self, operation: str) -> float:
+        architecture = self._space.architecture(dict.fromkeys(self._space.domains, operation))
+        with seeded(0, self.context.device):
+            network = self._space.build(architecture, self._data.task)
+        return latency(network, self._data.task, self.context.device, self._batch_size)
+
+    def _flops(self) -> torch.Tensor:
+        """FLOPs of an operation on an edge, over all cells of its kind, (E, O)."""
         choices = dict.fromkeys(self._space.domains, OPERATIONS[0])
 
         def flops(**changed: str) -> float:

@@ -96,6 +96,18 @@ def test_weights_of_other_settings_are_not_taken(tmp_path: Path) -> None:
         assert make(tmp_path, epochs=1, calibration_batches=2).prepare(print, lambda: True)
 
 
+def test_prices_may_be_milliseconds_which_are_measured_once(tmp_path: Path) -> None:
+    first = make(tmp_path, prices="latency", epochs=1)
+    assert first._costs.shape == (28, 7)
+    assert (first._costs > 0).all()
+    assert first._costs.std() > 0
+    again = make(tmp_path, prices="latency", epochs=1)
+    assert torch.equal(again._costs, first._costs)
+    assert first.prepare(lambda note: None, lambda: False)
+    assert again.prepare(lambda note: None, lambda: True)  # nothing is left to train
+    assert sampled(again) == sampled(first)
+
+
 def test_the_task_and_the_cost_both_teach() -> None:
     """A third of the labels is chance; with a high price convolutions are not worth it."""
     evaluator = make(epochs=20, hypernet_rate=0.03)
