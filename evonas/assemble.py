@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -331,15 +331,19 @@ def _plain(value: Any) -> Any:
 
 
 def _objectives(resolved: Recipe, evaluator: Evaluator) -> tuple[Objective, ...]:
-    limits = tuple(f"constraints.{name}" for name in _limits(resolved, _MEASURED))
-    for path in (*(f"objectives.{name}" for name in resolved.objectives), *limits):
-        metric = path.partition(".")[2]
-        if metric not in evaluator.metrics:
+    wanted: dict[str, Iterable[str]] = {
+        "objectives": resolved.objectives,
+        "constraints": _limits(resolved, _MEASURED),
+    }
+    for section, metrics in wanted.items():
+        for metric in metrics:
+            if metric in evaluator.metrics:
+                continue
             hint = did_you_mean(metric, evaluator.metrics)
             if metric in _MEASURED:
                 hint = f". To measure it: evaluation: {{name: {metric}, of: {{…}}}}."
             raise RecipeError(
-                f"{path}: evaluation {resolved.evaluation.name!r} gives no such "
+                f"{section}.{metric}: evaluation {resolved.evaluation.name!r} gives no such "
                 f"metric{hint} Known: {', '.join(evaluator.metrics)}"
             )
     return tuple(Objective(metric, way) for metric, way in resolved.objectives.items())

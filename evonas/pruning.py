@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 from optuna.pruners import BasePruner, MedianPruner, SuccessiveHalvingPruner
 
-from evonas.errors import RecipeError
+from evonas.errors import RecipeError, at_least
 from evonas.objective import Objective
 from evonas.trial import Trial, TrialState
 
@@ -38,8 +38,8 @@ class Median(MedianPruner):
     def __init__(
         self, startup_trials: int = 5, warmup_steps: int = 0, interval_steps: int = 1
     ) -> None:
-        _at_least(0, startup_trials=startup_trials, warmup_steps=warmup_steps)
-        _at_least(1, interval_steps=interval_steps)
+        at_least("pruning", 0, startup_trials=startup_trials, warmup_steps=warmup_steps)
+        at_least("pruning", 1, interval_steps=interval_steps)
         super().__init__(startup_trials, warmup_steps, interval_steps)
 
 
@@ -56,8 +56,8 @@ class SuccessiveHalving(SuccessiveHalvingPruner):
     """
 
     def __init__(self, min_steps: int = 1, reduction_factor: int = 3) -> None:
-        _at_least(1, min_steps=min_steps)
-        _at_least(2, reduction_factor=reduction_factor)
+        at_least("pruning", 1, min_steps=min_steps)
+        at_least("pruning", 2, reduction_factor=reduction_factor)
         super().__init__(min_steps, reduction_factor)
 
 
@@ -143,9 +143,3 @@ class _Curve:
         self.steps.add(step)
         self.mirrored.report(self._objective.key(metrics), step)
         return bool(self.mirrored.should_prune())  # of numpy's, which is not JSON
-
-
-def _at_least(low: int, **options: int) -> None:
-    for name, value in options.items():
-        if value < low:
-            raise RecipeError(f"pruning.{name}: must be at least {low}, not {value}")

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from evonas import atomic
 from evonas.architecture import Architecture
-from evonas.errors import RecipeError, TooManyFailures
+from evonas.errors import RecipeError, TooManyFailures, at_least
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
 from evonas.spaces.darts import DARTS, KINDS, kinds
 from evonas.spaces.sharing import Supernet
@@ -106,10 +106,8 @@ class Hypernet(Wrapper):
             raise RecipeError(
                 f"evaluation.name: hypernet needs the space 'darts', not {context.space.name!r}"
             )
-        whole = {"epochs": epochs, "batch_size": batch_size}
-        for name, number in {**whole, "calibration_batches": calibration_batches}.items():
-            if number < 1:
-                raise RecipeError(f"evaluation.{name}: must be at least 1, not {number}")
+        at_least("evaluation", 1, epochs=epochs, batch_size=batch_size)
+        at_least("evaluation", 1, calibration_batches=calibration_batches)
         rates = {"learning_rate": learning_rate, "hypernet_rate": hypernet_rate, "kappa": kappa}
         ends = {"temperature": temperature, "final_temperature": final_temperature}
         for name, value in {**rates, **ends}.items():

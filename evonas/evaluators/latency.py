@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from evonas.architecture import Architecture
-from evonas.errors import RecipeError
+from evonas.errors import RecipeError, at_least
 from evonas.evaluators.base import Context, Evaluator, Reporter, Retrained, Wrapper, hold
 from evonas.training import cost, latency
 from evonas.training.loop import seeded
@@ -38,13 +38,8 @@ class Latency(Wrapper):
     ) -> None:
         if context.data is None:
             raise RecipeError("evaluation.name: latency needs a dataset section")
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("runs", runs, 1),
-            ("warmup", warmup, 0),
-        ):
-            if value < least:
-                raise RecipeError(f"evaluation.{name}: must be at least {least}, not {value}")
+        at_least("evaluation", 1, batch_size=batch_size, runs=runs)
+        at_least("evaluation", 0, warmup=warmup)
         super().__init__(context, of(context))
         self.metrics = tuple(dict.fromkeys((*self.inner.metrics, "latency")))
         self._task = context.data.task

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from evonas.architecture import Architecture
-from evonas.errors import InvalidArchitecture, RecipeError
+from evonas.errors import InvalidArchitecture, RecipeError, at_least
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Sampler
@@ -44,8 +44,7 @@ class Reduced(Wrapper):
         for name, value in (("data", data), ("width", width), ("depth", depth)):
             if not 0 < value <= 1:
                 raise RecipeError(f"evaluation.{name}: must be in (0, 1], not {value}")
-        if resolution is not None and resolution < 1:
-            raise RecipeError(f"evaluation.resolution: must be at least 1, not {resolution}")
+        at_least("evaluation", 1, resolution=resolution)
         super().__init__(context, of(context))
         if "latency" in self.metrics:
             raise RecipeError(

@@ -18,7 +18,7 @@ from random import Random
 import torch
 from torch.nn import functional as F
 
-from evonas.errors import InvalidArchitecture, RecipeError
+from evonas.errors import InvalidArchitecture, RecipeError, at_least
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
 from evonas.spaces.sharing import Supernet
 from evonas.training import cost
@@ -64,13 +64,8 @@ class SharedWeights(Wrapper):
         self.metrics, self.reports = ("val_accuracy", "params", "flops"), ()
         if context.data is None:
             raise RecipeError("evaluation.name: supernet needs a dataset section")
-        for name, value in (
-            ("epochs", epochs),
-            ("batch_size", batch_size),
-            ("calibration_batches", calibration_batches),
-        ):
-            if value < 1:
-                raise RecipeError(f"evaluation.{name}: must be at least 1, not {value}")
+        at_least("evaluation", 1, epochs=epochs, batch_size=batch_size)
+        at_least("evaluation", 1, calibration_batches=calibration_batches)
         if learning_rate <= 0:
             raise RecipeError(f"evaluation.learning_rate: must be positive, not {learning_rate}")
         if not 0 <= weight_decay < 1:
@@ -89,10 +84,9 @@ class SharedWeights(Wrapper):
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """Score the architecture with the supernet's weights, which it trains if nobody has."""
         architecture, device = trial.architecture, self.context.device
-        supernet = self._supernet
-        with seeded(self._seed("calibration"), device):
+        supernet, seed = self._supernet, self._seed("calibration")
+        with seeded(seed, device):
             network = supernet.extract(architecture).to(device)
-            seed = self._seed("calibration")
             calibrate(network, self._on_device, seed, self._batch_size, self._batches)
         accuracy = evaluate(network, self._on_device.splits[1], self._on_device.normalize)
         counted = cost.count(self.context.space, architecture, self._data.task)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from evonas.architecture import Architecture
-from evonas.errors import RecipeError
+from evonas.errors import RecipeError, at_least
 from evonas.evaluators.base import Context, Evaluator, Reporter, Retrained
 from evonas.training import cost, transfer
 from evonas.training.augmentation import Augmentation
@@ -80,13 +80,7 @@ class Train(Evaluator):
         super().__init__(context)
         if context.data is None:
             raise RecipeError("evaluation.name: train needs a dataset section")
-        for name, value in (
-            ("epochs", epochs),
-            ("final_epochs", final_epochs),
-            ("batch_size", batch_size),
-        ):
-            if value is not None and value < 1:
-                raise RecipeError(f"evaluation.{name}: must be at least 1, not {value}")
+        at_least("evaluation", 1, epochs=epochs, final_epochs=final_epochs, batch_size=batch_size)
         rate = _LEARNING_RATES[optimizer] if learning_rate is None else learning_rate
         if rate <= 0:
             raise RecipeError(f"evaluation.learning_rate: must be positive, not {rate}")
@@ -97,9 +91,7 @@ class Train(Evaluator):
         ):
             if not 0 <= share < 1:
                 raise RecipeError(f"evaluation.{name}: must be in [0, 1), not {share}")
-        for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
-            if alpha < 0:
-                raise RecipeError(f"evaluation.{name}: must be at least 0, not {alpha}")
+        at_least("evaluation", 0, mixup=mixup, cutmix=cutmix)
         side = min(context.data.task.height, context.data.task.width)
         if not 0 <= cutout <= side:
             raise RecipeError(

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from evonas.errors import RecipeError
+from evonas.errors import RecipeError, at_least
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
 from evonas.training import cost
 from evonas.training.loop import Normalize, seeded
@@ -48,8 +48,7 @@ class ZeroCost(Wrapper):
                 "evaluation.proxies: must be one or more different names, not "
                 f"[{', '.join(proxies)}]"
             )
-        if batch_size < 2:
-            raise RecipeError(f"evaluation.batch_size: must be at least 2, not {batch_size}")
+        at_least("evaluation", 2, batch_size=batch_size)
         super().__init__(context, of(context))
         self._data, self._proxies = context.data, proxies
         self._batch_size, self._training = batch_size, training

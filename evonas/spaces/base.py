@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from evonas import errors
 from evonas.architecture import Architecture, Domain, Integer, Value, check_choices
-from evonas.errors import InvalidArchitecture, RecipeError
+from evonas.errors import InvalidArchitecture
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,8 +47,7 @@ def divisible(value: float, divisor: int = 8) -> int:
 def at_least(**options: tuple[int, int]) -> None:
     """Raise RecipeError for an option of a space, ``name=(value, least)``, that is too small."""
     for name, (value, least) in options.items():
-        if value < least:
-            raise RecipeError(f"space.{name}: must be at least {least}, not {value}")
+        errors.at_least("space", least, **{name: value})
 
 
 class SearchSpace(ABC):

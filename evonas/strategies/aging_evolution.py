@@ -14,7 +14,7 @@ from random import Random
 from deap import base, tools
 
 from evonas.architecture import Architecture
-from evonas.errors import RecipeError
+from evonas.errors import RecipeError, at_least
 from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
@@ -40,12 +40,7 @@ class AgingEvolution(Strategy):
         tournament_size: int = 10,
     ) -> None:
         super().__init__(space, objectives)
-        for name, value in (
-            ("population_size", population_size),
-            ("tournament_size", tournament_size),
-        ):
-            if value < 1:
-                raise RecipeError(f"strategy.{name}: must be at least 1, not {value}")
+        at_least("strategy", 1, population_size=population_size, tournament_size=tournament_size)
         if population_size < tournament_size:
             raise RecipeError(
                 f"strategy.population_size: {population_size} is smaller than "
@@ -53,7 +48,6 @@ class AgingEvolution(Strategy):
             )
         self._population_size = population_size
         self._population: deque[Individual] = deque(maxlen=population_size)
-        self._running: set[int] = set()
         self._toolbox = base.Toolbox()
         self._toolbox.register("select", tools.selTournament, k=1, tournsize=tournament_size)
         self._toolbox.register("mutate", space.mutate)
@@ -81,10 +75,6 @@ class AgingEvolution(Strategy):
     def tell(self, trial: Trial) -> None:
         """Completed trials join the population, in order of completion; the oldest leaves."""
         super().tell(trial)
-        if trial.state is TrialState.RUNNING:
-            self._running.add(trial.number)
-            return
-        self._running.discard(trial.number)
         if trial.state is TrialState.COMPLETE:
             value = self.objectives[0].key(trial.metrics)
             self._population.append(Individual(trial, value))

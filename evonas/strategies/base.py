@@ -11,7 +11,7 @@ from evonas.architecture import Architecture
 from evonas.errors import InfeasibleConstraints
 from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
-from evonas.trial import Proposal, Trial
+from evonas.trial import Proposal, Trial, TrialState
 
 Sampler = Callable[[Sequence[float]], Architecture]  # weights of COMPLEXITY, which sum to 1
 COMPLEXITY = ("pooling", "identity", "convolution")  # kinds of operation, in a sampler's order
@@ -44,6 +44,7 @@ class Strategy(ABC):
         self.space = space
         self.objectives = tuple(objectives)
         self._proposed: set[tuple[str, float, int]] = set()
+        self._running: set[int] = set()
 
     @abstractmethod
     def ask(self, rng: Random) -> Proposal | None:
@@ -61,9 +62,13 @@ class Strategy(ABC):
     def tell(self, trial: Trial) -> None:
         """Take in an event: first RUNNING, later one of COMPLETE, FAILED, PRUNED.
 
-        Overriding methods call this one first: it remembers what was proposed.
+        Overriding methods call this one first: it remembers what was proposed, and what runs.
         """
         self._proposed.add(trial.proposal.key)
+        if trial.state is TrialState.RUNNING:
+            self._running.add(trial.number)
+        else:
+            self._running.discard(trial.number)
 
     def exclude(self, architecture: Architecture) -> None:
         """Never propose an architecture: somebody else tries it."""

@@ -14,11 +14,11 @@ from random import Random
 from deap import base, tools
 
 from evonas.architecture import Architecture
-from evonas.errors import RecipeError
+from evonas.errors import at_least
 from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
-from evonas.strategies.operators import Individual, global_random, offspring
+from evonas.strategies.operators import Individual, check_chances, global_random, offspring
 from evonas.trial import Proposal, Trial, TrialState
 
 
@@ -45,13 +45,8 @@ class Evolution(Strategy):
         mutation: float = 0.5,
     ) -> None:
         super().__init__(space, objectives)
-        sizes = {"population_size": population_size, "tournament_size": tournament_size}
-        for name, value in sizes.items():
-            if value < 1:
-                raise RecipeError(f"strategy.{name}: must be at least 1, not {value}")
-        for name, chance in (("crossover", crossover), ("mutation", mutation)):
-            if not 0 <= chance <= 1:
-                raise RecipeError(f"strategy.{name}: must be in [0, 1], not {chance}")
+        at_least("strategy", 1, population_size=population_size, tournament_size=tournament_size)
+        check_chances(crossover=crossover, mutation=mutation)
         self._size, self._crossover, self._mutation = population_size, crossover, mutation
         self._population: list[Individual] = []
         self._offspring: list[Individual] = []

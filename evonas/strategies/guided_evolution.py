@@ -27,7 +27,7 @@ from sklearn.gaussian_process.kernels import RBF
 from threadpoolctl import ThreadpoolController
 
 from evonas.architecture import Architecture, Categorical, Domain, Value
-from evonas.errors import InfeasibleConstraints, RecipeError
+from evonas.errors import InfeasibleConstraints, at_least
 from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
@@ -67,17 +67,10 @@ class GuidedEvolution(Strategy):
         children: int = 100,
     ) -> None:
         super().__init__(space, objectives)
-        for name, value in (
-            ("startup_trials", startup_trials),
-            ("population_size", population_size),
-            ("tournament_size", tournament_size),
-            ("children", children),
-        ):
-            if value < 1:
-                raise RecipeError(f"strategy.{name}: must be at least 1, not {value}")
+        at_least("strategy", 1, startup_trials=startup_trials, population_size=population_size)
+        at_least("strategy", 1, tournament_size=tournament_size, children=children)
         self._startup_trials, self._children = startup_trials, children
         self._population: deque[Individual] = deque(maxlen=population_size)
-        self._running: set[int] = set()
         self._completed = 0
         self._best: list[Individual] = []  # rising
         self._worst = math.inf
@@ -106,9 +99,7 @@ class GuidedEvolution(Strategy):
         """Completed trials join the population; what the surrogate learns has changed."""
         super().tell(trial)
         if trial.state is TrialState.RUNNING:
-            self._running.add(trial.number)
             return
-        self._running.discard(trial.number)
         if trial.state is TrialState.COMPLETE:
             individual = Individual(trial, self.objectives[0].key(trial.metrics))
             self._completed += 1
@@ -134,8 +125,8 @@ class GuidedEvolution(Strategy):
                     child = Proposal(self.space.sample(rng))
                 else:
                     child = self._mutant(rng)
-            except InfeasibleConstraints:  # tight limits: fewer children
-                continue
+            except InfeasibleConstraints:  # tight limits: each failure takes a second
+                return
             if child.architecture.id not in seen and self._is_new(child.architecture):
                 seen.add(child.architecture.id)
                 yield child
@@ -173,7 +164,7 @@ class _Encoding:
 
     def __init__(self, space: SearchSpace) -> None:
         domains = {name: d for name, d in space.domains.items() if d.size > 1}
-        scale = math.sqrt(max(1, len(domains)))
+        scale = math.sqrt(len(domains))
         self._parts = {
             name: {
                 (type(value), value): _encoded(domain, value) / scale for value in domain.values()
@@ -184,11 +175,12 @@ class _Encoding:
     def __call__(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
         """Points of shape (architectures, features)."""
         rows = [self._row(architecture.choices) for architecture in architectures]
-        return np.array(rows).reshape(len(rows), -1)
+        return np.array(rows)
 
     def _row(self, choices: Mapping[str, Value]) -> NDArray[np.float64]:
-        found = [part[type(choices[name]), choices[name]] for name, part in self._parts.items()]
-        return np.concatenate(found) if found else np.zeros(0)
+        return np.concatenate(
+            [part[type(choices[name]), choices[name]] for name, part in self._parts.items()]
+        )
 
 
 def _encoded(domain: Domain, value: Value) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 
 from evonas.architecture import Architecture
-from evonas.errors import InvalidArchitecture, RecipeError
+from evonas.errors import InvalidArchitecture, RecipeError, at_least
 from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import COMPLEXITY, Sampler, Strategy
@@ -52,8 +52,7 @@ class Hypernet(Strategy):
         super().__init__(space, objectives)
         if sampler is None:
             raise RecipeError("strategy.name: hypernet must be the run's own, in no other strategy")
-        if steps < 1:
-            raise RecipeError(f"strategy.steps: must be at least 1, not {steps}")
+        at_least("strategy", 1, steps=steps)
         if not 0 <= least < 1 / 3:
             raise RecipeError(f"strategy.least: must be in [0, 1/3), not {least}")
         self._sampler = sampler

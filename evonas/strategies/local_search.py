@@ -32,7 +32,6 @@ class LocalSearch(Strategy):
         self._centre: Trial | None = None
         self._untried: list[Architecture] = []  # neighbours of the centre
         self._climb: set[int] = set()  # trials since the last start
-        self._running: set[int] = set()
 
     def ask(self, rng: Random) -> Proposal | None:
         """A neighbour of the centre; when all were tried and have ended, a random architecture."""
@@ -52,9 +51,7 @@ class LocalSearch(Strategy):
             if not trial.proposal.parents and self._centre is not None:
                 self._centre, self._climb = None, set()
             self._climb.add(trial.number)
-            self._running.add(trial.number)
             return
-        self._running.discard(trial.number)
         if trial.state is TrialState.COMPLETE and trial.number in self._climb:
             key = self.objectives[0].key
             if self._centre is None or key(trial.metrics) > key(self._centre.metrics):

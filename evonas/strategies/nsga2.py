@@ -16,11 +16,11 @@ from random import Random
 from deap import base, tools
 
 from evonas.architecture import Architecture
-from evonas.errors import RecipeError
+from evonas.errors import at_least
 from evonas.objective import Objective, keys
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
-from evonas.strategies.operators import Individual, global_random, offspring
+from evonas.strategies.operators import Individual, check_chances, global_random, offspring
 from evonas.trial import Proposal, Trial, TrialState
 
 _FEWEST = 4  # that DEAP's tournaments draw from
@@ -52,16 +52,10 @@ class NSGA2(Strategy):
         mutation: float = 0.6,
     ) -> None:
         super().__init__(space, objectives)
-        if population_size < _FEWEST:
-            raise RecipeError(
-                f"strategy.population_size: must be at least {_FEWEST}, not {population_size}"
-            )
-        for name, chance in (("crossover", crossover), ("mutation", mutation)):
-            if not 0 <= chance <= 1:
-                raise RecipeError(f"strategy.{name}: must be in [0, 1], not {chance}")
+        at_least("strategy", _FEWEST, population_size=population_size)
+        check_chances(crossover=crossover, mutation=mutation)
         self._size, self._crossover, self._mutation = population_size, crossover, mutation
         self._population: list[Individual] = []
-        self._running: set[int] = set()
         self._toolbox = base.Toolbox()
         self._toolbox.register("select", tools.selTournamentDCD, k=_FEWEST)
         self._toolbox.register("mate", space.crossover)
@@ -92,9 +86,7 @@ class NSGA2(Strategy):
         """A trial that ended joins the population, and the worst leaves; failures do not join."""
         super().tell(trial)
         if trial.state is TrialState.RUNNING:
-            self._running.add(trial.number)
             return
-        self._running.discard(trial.number)
         violation = trial.metrics.get("violation", 0.0)
         if violation > 0:
             # Pareto dominance among such values is what Deb's rules say.

@@ -10,6 +10,7 @@ from random import Random
 from deap import base
 
 from evonas.architecture import Architecture
+from evonas.errors import RecipeError
 from evonas.trial import Trial
 
 _NEAR = 5  # children that were tried before, for every further mutation
@@ -27,6 +28,13 @@ class Individual:
     def __init__(self, trial: Trial, *values: float) -> None:
         self.trial = trial
         self.fitness = _Fitness(values)
+
+
+def check_chances(**options: float) -> None:
+    """Raise RecipeError for an option of a strategy that is no probability."""
+    for name, chance in options.items():
+        if not 0 <= chance <= 1:
+            raise RecipeError(f"strategy.{name}: must be in [0, 1], not {chance}")
 
 
 def offspring(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from evonas.architecture import Architecture, Integer
 from evonas.constraints import Feasible, Limit
-from evonas.errors import InvalidArchitecture, RecipeError
+from evonas.errors import InvalidArchitecture, RecipeError, at_least
 from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
@@ -84,16 +84,14 @@ class ProjectedAscent(Strategy):
         tolerance: float = 0.1,
     ) -> None:
         super().__init__(space, objectives)
-        if step < 1:
-            raise RecipeError(f"strategy.step: must be at least 1, not {step}")
-        if repeats < 2:
-            raise RecipeError(f"strategy.repeats: must be at least 2, not {repeats}")
+        at_least("strategy", 1, step=step)
+        at_least("strategy", 2, repeats=repeats)
         if not 0 < tolerance < 1:
             raise RecipeError(f"strategy.tolerance: must be in (0, 1), not {tolerance}")
         self._length, self._repeats = step, repeats
         self._lattice = _Lattice(space, tolerance)
         self._step: _Step | None = None
-        self._running: set[tuple[str, float, int]] = set()
+        self._training: set[tuple[str, float, int]] = set()
         self._completed: dict[str, list[Trial]] = {}  # by architecture
         self._centres: set[str] = set()
         self._differences: list[_Measured] = []
@@ -110,11 +108,11 @@ class ProjectedAscent(Strategy):
         """Without a step, what runs is the first centre; the last of a step to end ends it."""
         super().tell(trial)
         if trial.state is TrialState.RUNNING:
-            self._running.add(trial.proposal.key)
+            self._training.add(trial.proposal.key)
             if self._step is None:
                 self._begin(trial.architecture)
             return
-        self._running.discard(trial.proposal.key)
+        self._training.discard(trial.proposal.key)
         if trial.state is TrialState.COMPLETE:
             self._completed.setdefault(trial.architecture.id, []).append(trial)
         self._advance()
@@ -175,7 +173,7 @@ class ProjectedAscent(Strategy):
         """Go on from a step that has ended."""
         while (step := self._step) is not None:
             keys = [proposal.key for proposal in step.plan]
-            if not self._proposed.issuperset(keys) or self._running.intersection(keys):
+            if not self._proposed.issuperset(keys) or self._training.intersection(keys):
                 return
             self._step = None
             following = self._following(step.centre, self._ahead(step))

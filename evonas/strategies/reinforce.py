@@ -19,7 +19,7 @@ from random import Random
 from typing import TYPE_CHECKING, Literal
 
 from evonas.architecture import Architecture, Categorical, Domain, Value
-from evonas.errors import InvalidArchitecture, RecipeError
+from evonas.errors import InvalidArchitecture, RecipeError, at_least
 from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
@@ -67,14 +67,11 @@ class Reinforce(Strategy):
         hidden: int = 32,
     ) -> None:
         super().__init__(space, objectives)
-        for name, count in (("batch_size", batch_size), ("hidden", hidden)):
-            if count < 1:
-                raise RecipeError(f"strategy.{name}: must be at least 1, not {count}")
+        at_least("strategy", 1, batch_size=batch_size, hidden=hidden)
         rate = _LEARNING_RATES[algorithm] if learning_rate is None else learning_rate
         if rate <= 0:
             raise RecipeError(f"strategy.learning_rate: must be positive, not {rate}")
-        if entropy < 0:
-            raise RecipeError(f"strategy.entropy: must be at least 0, not {entropy}")
+        at_least("strategy", 0, entropy=entropy)
         self._controller = _Controller(space, hidden, rate)
         self._steps = _EPOCHS if algorithm == "ppo" else 1
         self._batch_size, self._entropy = batch_size, entropy

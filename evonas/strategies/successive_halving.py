@@ -19,7 +19,7 @@ from itertools import pairwise
 from random import Random
 
 from evonas.architecture import Architecture
-from evonas.errors import RecipeError
+from evonas.errors import RecipeError, at_least
 from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
@@ -140,8 +140,7 @@ def rungs(eta: int, min_fidelity: float) -> tuple[float, ...]:
     Raises:
         RecipeError: If they are no such numbers.
     """
-    if eta < 2:
-        raise RecipeError(f"strategy.eta: must be at least 2, not {eta}")
+    at_least("strategy", 2, eta=eta)
     if not 0 < min_fidelity <= 1:
         raise RecipeError(f"strategy.min_fidelity: must be in (0, 1], not {min_fidelity}")
     lower: list[float] = []

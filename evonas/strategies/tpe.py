@@ -20,7 +20,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from evonas.architecture import Architecture, Categorical, Domain
-from evonas.errors import InvalidArchitecture, RecipeError
+from evonas.errors import InvalidArchitecture, at_least
 from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
@@ -54,9 +54,7 @@ class TPE(Strategy):
         candidates: int = 24,
     ) -> None:
         super().__init__(space, objectives)
-        for name, value in (("startup_trials", startup_trials), ("candidates", candidates)):
-            if value < 1:
-                raise RecipeError(f"strategy.{name}: must be at least 1, not {value}")
+        at_least("strategy", 1, startup_trials=startup_trials, candidates=candidates)
         self._startup_trials, self._candidates = startup_trials, candidates
         self._distributions = {name: _distribution(d) for name, d in space.domains.items()}
         with _quiet():
