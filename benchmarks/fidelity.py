@@ -33,6 +33,7 @@ import torch
 from scipy.stats import kendalltau
 
 from evonas.architecture import Architecture
+from evonas.datasets.base import Source, load
 from evonas.evaluators.base import Context, Evaluator
 from evonas.evaluators.extrapolate import Extrapolate, extrapolate
 from evonas.evaluators.inherit import Inherit
@@ -40,8 +41,8 @@ from evonas.evaluators.reduced import Reduced
 from evonas.evaluators.supernet import SharedWeights
 from evonas.evaluators.train import Train
 from evonas.evaluators.zero_cost import ZeroCost
+from evonas.spaces.parts import cost
 from evonas.spaces.plain_cnn import PlainCNN
-from evonas.training import cost, datasets
 from evonas.trial import Proposal, Trial
 
 RESAMPLES = 500
@@ -188,7 +189,7 @@ def main(
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs\n")
     found: dict[str, list[Row]] = {}
     if cifar10 is not None:
-        data = datasets.load("npz", datasets.Source(cifar10), validation=0.1)
+        data = load("npz", Source(cifar10), validation=0.1)
         data = data.subset(min(1.0, images / len(data.train)), 0).resized(16)
         space = PlainCNN(3, 64)
         architectures = [space.sample(Random(n)) for n in range(count)]

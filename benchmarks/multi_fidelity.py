@@ -35,23 +35,21 @@ from torch import nn
 
 from benchmarks.search_quality import KEY, Figures, Summary, machine, print_row
 from evonas.architecture import Architecture, Categorical
+from evonas.datasets.base import Source, load
 from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.evaluators.train import Train
 from evonas.executors.serial import Serial
-from evonas.objective import Objective
-from evonas.registry import Registry
-from evonas.search import Budget, search
-from evonas.spaces.base import SearchSpace
+from evonas.recipe.registry import Registry
+from evonas.runs.search import Budget, search
+from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.nasbench201 import NASBench201
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.strategies.base import Strategy
 from evonas.strategies.hyperband import Hyperband
 from evonas.strategies.random import RandomSearch
 from evonas.strategies.successive_halving import MakeStrategy, SuccessiveHalving
-from evonas.task import Task
-from evonas.training import datasets
 from evonas.training.checkpoints import FOLDER, RUNGS_GB, Checkpoints, Continued
-from evonas.trial import Trial, TrialState
+from evonas.trial import Objective, Trial, TrialState
 
 EPOCHS = 200  # of the recorded trainings
 SHORT = 12  # of the table's other schedule
@@ -242,7 +240,7 @@ def on_table(path: Path, seeds: int, names: Sequence[str]) -> Figures:
 
 def on_cifar10(path: Path, seeds: int, images: int) -> Figures:
     """Really trained: nine epochs, or one, three and nine."""
-    data = datasets.load("npz", datasets.Source(path), validation=0.1)
+    data = load("npz", Source(path), validation=0.1)
     data = data.subset(min(1.0, images / len(data.train)), 0).resized(16)
     space = PlainCNN(3, 32)
 

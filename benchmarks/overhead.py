@@ -39,22 +39,20 @@ import mlflow
 import optuna
 from torch import nn
 
-from evonas import history
 from evonas.architecture import Architecture, Categorical, Integer
-from evonas.constraints import Feasible, Limit
 from evonas.evaluators.base import Evaluator
 from evonas.executors.serial import Serial
-from evonas.objective import Objective
-from evonas.registry import Registry
-from evonas.search import Budget, search
-from evonas.spaces.base import SearchSpace
+from evonas.recipe.registry import Registry
+from evonas.runs.journal import Journal
+from evonas.runs.search import Budget, search
+from evonas.spaces.base import SearchSpace, Task
+from evonas.spaces.parts.feasible import Feasible
 from evonas.strategies.aging_evolution import AgingEvolution
 from evonas.strategies.base import Strategy
 from evonas.strategies.random import RandomSearch
-from evonas.task import Task
 from evonas.trackers.base import Report, RunInfo
 from evonas.trackers.mlflow import MLflow
-from evonas.trial import Proposal, Trial, TrialState
+from evonas.trial import Limit, Objective, Proposal, Trial, TrialState
 
 CHOICES = {f"choice{i}": tuple(range(5)) for i in range(10)}
 EPOCHS, METRICS = 5, 20
@@ -94,7 +92,7 @@ def loop(strategy: Strategy, trials: int, folder: Path, tracker: MLflow | None) 
     """Run the search loop with its journal; seconds since the start at the end of every trial."""
     times = []
     with (
-        history.History(folder) as journal,
+        Journal(folder) as journal,
         Serial(lambda device: Nothing(), ("cpu",)) as executor,
     ):
         journal.begin({})

@@ -25,11 +25,10 @@ import optuna
 from benchmarks.search_quality import KEY, Summary, Timed, completed, machine, print_row
 from evonas.evaluators.base import Context, Evaluator
 from evonas.evaluators.tabular import Tabular
-from evonas.hypervolume import volume
-from evonas.objective import Objective, keys
-from evonas.registry import Registry
+from evonas.recipe.registry import Registry
 from evonas.spaces.nasbench201 import NASBench201
-from evonas.trial import Proposal, Trial
+from evonas.trial import Objective, Proposal, Trial, keys
+from evonas.trials import volume
 
 OURS = ("random", "nsga2", "tpe")
 OPTUNA = {"Optuna NSGA-II 50": 50, "Optuna NSGA-II 20": 20}

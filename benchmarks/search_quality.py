@@ -40,14 +40,12 @@ from evonas.architecture import Architecture, Categorical
 from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.evaluators.tabular import Tabular
 from evonas.executors.serial import Serial
-from evonas.objective import Objective
-from evonas.registry import Registry
-from evonas.search import Budget, search
-from evonas.spaces.base import SearchSpace
+from evonas.recipe.registry import Registry
+from evonas.runs.search import Budget, search
+from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.nasbench201 import NASBench201
 from evonas.strategies.base import Strategy
-from evonas.task import Task
-from evonas.trial import Proposal, Trial, TrialState
+from evonas.trial import Objective, Proposal, Trial, TrialState
 
 STRATEGIES = (
     "random",

@@ -25,12 +25,11 @@ import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from evonas import catalogue
 from evonas.architecture import Architecture
-from evonas.registry import Registry
-from evonas.spaces.base import SearchSpace
-from evonas.task import Task
-from evonas.training import cost
+from evonas.commands import catalogue
+from evonas.recipe.registry import Registry
+from evonas.spaces.base import SearchSpace, Task
+from evonas.spaces.parts import cost
 
 
 def built(space: SearchSpace, architecture: Architecture, task: Task) -> dict[str, float]:

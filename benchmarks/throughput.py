@@ -35,9 +35,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from evonas.spaces.base import Task
 from evonas.spaces.mbconv import MBConv
 from evonas.spaces.plain_cnn import PlainCNN
-from evonas.task import Task
 from evonas.training.data import Split
 from evonas.training.loop import Normalize, Settings, fit, parameter_groups
 

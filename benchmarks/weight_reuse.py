@@ -27,6 +27,7 @@ import torch
 from scipy.stats import kendalltau, spearmanr
 
 from evonas.architecture import Architecture
+from evonas.datasets.base import Source, load
 from evonas.evaluators.base import Context, Evaluator
 from evonas.evaluators.inherit import Inherit
 from evonas.evaluators.supernet import SharedWeights
@@ -34,7 +35,6 @@ from evonas.evaluators.train import Train
 from evonas.spaces.base import SearchSpace
 from evonas.spaces.mbconv import MBConv
 from evonas.spaces.plain_cnn import PlainCNN
-from evonas.training import datasets
 from evonas.training.data import Data
 from evonas.trial import Proposal, Trial
 
@@ -139,7 +139,7 @@ def main(
 ) -> None:
     """Measure and print; the last line is JSON."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    data = datasets.load("npz", datasets.Source(cifar10), validation=0.1)
+    data = load("npz", Source(cifar10), validation=0.1)
     data = data.subset(min(1.0, images / len(data.train)), 0).resized(resolution)
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs,")
     print(f"{name}, {len(data.train)} images of {resolution}×{resolution}, {epochs} epochs\n")

@@ -33,11 +33,11 @@ import numpy.typing as npt
 import torch
 from scipy.stats import kendalltau, rankdata
 
+from evonas.evaluators.parts.proxies import PROXIES, Undefined
+from evonas.spaces.base import Task
 from evonas.spaces.nasbench201 import EDGES, NASBench201
-from evonas.task import Task
-from evonas.training import cost
+from evonas.spaces.parts import cost
 from evonas.training.loop import Normalize, seeded
-from evonas.training.proxies import PROXIES, Undefined
 
 Values = npt.NDArray[np.float64]
 

@@ -1,3 +1,83 @@
-"""evonas: neural architecture search by evolution and its rivals."""
+"""Neural architecture search by evolution and its rivals, logged to MLflow.
+
+What a plugin or a notebook takes is importable from here::
+
+    from evonas import Architecture, Categorical, Integer, SearchSpace, Task
+
+Nothing is imported before it is asked for: most commands need no torch, and no plugin needs MLflow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evonas.architecture import Architecture, Categorical, Domain, Integer
+    from evonas.errors import EvonasError
+    from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
+    from evonas.executors.base import Executor
+    from evonas.recipe.reading import load
+    from evonas.recipe.registry import Registry
+    from evonas.runs.run import resume
+    from evonas.runs.run import start as run
+    from evonas.spaces.base import Cost, SearchSpace, Task
+    from evonas.spaces.parts.layers import Layer, LayeredSpace
+    from evonas.strategies.base import Strategy
+    from evonas.trackers.base import Tracker
+    from evonas.trial import Limit, Objective, Proposal, Trial, TrialState
+    from evonas.trials import Trials
 
 __version__ = "0.1.0"
+__all__ = [
+    "Architecture",
+    "Categorical",
+    "Context",
+    "Cost",
+    "Domain",
+    "Evaluator",
+    "EvonasError",
+    "Executor",
+    "Integer",
+    "Layer",
+    "LayeredSpace",
+    "Limit",
+    "Objective",
+    "Proposal",
+    "Registry",
+    "Reporter",
+    "SearchSpace",
+    "Strategy",
+    "Task",
+    "Tracker",
+    "Trial",
+    "TrialState",
+    "Trials",
+    "Wrapper",
+    "load",
+    "resume",
+    "run",
+]
+_ROOMS = {
+    "architecture": ("Architecture", "Categorical", "Domain", "Integer"),
+    "errors": ("EvonasError",),
+    "evaluators.base": ("Context", "Evaluator", "Reporter", "Wrapper"),
+    "executors.base": ("Executor",),
+    "recipe.reading": ("load",),
+    "recipe.registry": ("Registry",),
+    "runs.run": ("resume", "start"),
+    "spaces.base": ("Cost", "SearchSpace", "Task"),
+    "spaces.parts.layers": ("Layer", "LayeredSpace"),
+    "strategies.base": ("Strategy",),
+    "trackers.base": ("Tracker",),
+    "trial": ("Limit", "Objective", "Proposal", "Trial", "TrialState"),
+    "trials": ("Trials",),
+}
+_HOMES = {name: room for room, names in _ROOMS.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    inside = {"run": "start"}.get(name, name)
+    if name not in __all__:
+        raise AttributeError(f"module 'evonas' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"evonas.{_HOMES[inside]}"), inside)

@@ -54,7 +54,7 @@ _SET = click.option(
 
 
 def _registry(plugins: tuple[Path, ...]) -> Any:
-    from evonas.registry import Registry
+    from evonas.recipe.registry import Registry
 
     for folder in plugins:
         if not folder.is_dir():
@@ -77,8 +77,8 @@ def run(
     plugins: tuple[Path, ...],
 ) -> None:
     """Run RECIPE: search, train the winner, test it, log everything."""
-    from evonas import recipe as recipes
-    from evonas import run as runs
+    from evonas.recipe import reading as recipes
+    from evonas.runs import run as runs
 
     given, registry = recipes.load(recipe, overrides), _registry(plugins)
     _execute(
@@ -93,14 +93,14 @@ def run(
 @click.pass_context
 def resume(ctx: click.Context, run_dir: Path, overrides: tuple[str, ...]) -> None:
     """Go on with the run in RUN_DIR; --set may change budget, executor and tracking."""
-    from evonas import run as runs
+    from evonas.runs import run as runs
 
     _execute(ctx, lambda stopping, listeners: runs.resume(run_dir, overrides, listeners, stopping))
 
 
 def _execute(ctx: click.Context, begin: Callable[[Any, Any], Any]) -> None:
     """Run with the two signals watched, print what came out, exit with its code."""
-    from evonas.run import Interruption
+    from evonas.runs.run import Interruption
     from evonas.trackers.console import Console
 
     interruption, console = Interruption(), Console()
@@ -176,7 +176,7 @@ def _print_front(report: Any) -> None:
 @click.argument("run_dir", type=click.Path(path_type=Path))
 def sync(run_dir: Path) -> None:
     """Send to MLflow what it lacks of the run in RUN_DIR."""
-    from evonas import run as runs
+    from evonas.runs import run as runs
 
     sent = runs.sync(run_dir)
     click.echo(f"sent {sent} trials of {run_dir}")
@@ -188,9 +188,9 @@ def sync(run_dir: Path) -> None:
 @click.pass_context
 def audit_run(ctx: click.Context, run_dir: Path, trials: int) -> None:
     """Train a sample of RUN_DIR's trials for good: can its ranking be trusted?"""
-    from evonas import audit
-    from evonas import run as runs
-    from evonas.retraining import Stopped
+    from evonas.runs import audit
+    from evonas.runs import run as runs
+    from evonas.runs.retraining import Stopped
     from evonas.trackers.console import Console
 
     interruption = runs.Interruption()
@@ -217,7 +217,7 @@ def audit_run(ctx: click.Context, run_dir: Path, trials: int) -> None:
 )
 def sample(run_dir: Path, complexity: str) -> None:
     """Print the architecture that RUN_DIR's hypernetwork gives for a complexity, and its score."""
-    from evonas import sampling
+    from evonas.commands import sampling
 
     for line in sampling.sample(run_dir, complexity, click.echo):
         click.echo(line)
@@ -228,7 +228,7 @@ def sample(run_dir: Path, complexity: str) -> None:
 @_PLUGINS
 def list_components(kind: str | None, plugins: tuple[Path, ...]) -> None:
     """List components: space, strategy, evaluator, executor, tracker, or all."""
-    from evonas import catalogue
+    from evonas.commands import catalogue
 
     registry = _registry(plugins)
     for kind_shown, rows in catalogue.components(registry, kind).items():
@@ -247,7 +247,7 @@ def list_components(kind: str | None, plugins: tuple[Path, ...]) -> None:
 @_PLUGINS
 def show(reference: str, shape: str, classes: int, plugins: tuple[Path, ...]) -> None:
     """Print layers, parameters and FLOPs of a named architecture; SPACE alone lists its choices."""
-    from evonas import catalogue
+    from evonas.commands import catalogue
 
     click.echo(catalogue.show(_registry(plugins), reference, shape, classes))
 
@@ -285,7 +285,7 @@ def scale(
 
     For a coefficient phi they are multiplied by A^phi, B^phi and C^phi of the rule.
     """
-    from evonas import scaling
+    from evonas.commands import scaling
 
     given = scaling.source(_registry(plugins), reference, shape, classes)
     asked = scaling.Request(phi, flops, depth, width, resolution)
@@ -309,7 +309,7 @@ def scale(
 @click.pass_context
 def check(ctx: click.Context, kind: str, name: str, plugins: tuple[Path, ...]) -> None:
     """Run the public contract kit on a component, for example: check space my_space."""
-    from evonas import catalogue
+    from evonas.commands import catalogue
 
     problems = catalogue.check(_registry(plugins), kind, name)
     for problem in problems:
@@ -334,8 +334,8 @@ def new() -> None:
 )
 def new_space(name: str, plugins: Path) -> None:
     """Write the search space NAME and its test."""
-    from evonas import scaffold
-    from evonas.registry import Registry
+    from evonas.commands import scaffold
+    from evonas.recipe.registry import Registry
 
     for path in scaffold.new_space(name, plugins, Registry((plugins,))):
         click.echo(f"wrote {path}")

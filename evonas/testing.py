@@ -22,11 +22,10 @@ from evonas.architecture import Architecture, Categorical, Integer
 from evonas.errors import InvalidArchitecture
 from evonas.evaluators.base import Evaluator, Reporter
 from evonas.executors.base import Executor, Watch, run_trial
-from evonas.search import Budget, search
-from evonas.spaces.base import SearchSpace
+from evonas.runs.search import Budget, search
+from evonas.spaces.base import SearchSpace, Task
+from evonas.spaces.parts import cost
 from evonas.strategies.base import Sampler, Strategy
-from evonas.task import Task
-from evonas.training import cost
 from evonas.trial import Proposal, Trial, TrialState
 
 _TIMES = ("seconds", "latency")  # metrics that are measured, and so never twice the same

@@ -1,16 +1,58 @@
-"""Proposal, Trial and its states: the events that a run is made of."""
+"""Objective, Limit, Proposal and Trial: what is wanted, and the events that a run is made of."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from evonas.architecture import Architecture
-from evonas.objective import Objective, keys
 
+Direction = Literal["max", "min"]
+Stage = Literal["search", "final", "audit"]
 Curve = tuple[tuple[int, Mapping[str, float]], ...]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A metric and the direction in which it is better."""
+
+    metric: str
+    direction: Direction = "max"
+
+    def key(self, metrics: Mapping[str, float]) -> float:
+        """The metric with its sign such that larger is better."""
+        return metrics[self.metric] if self.direction == "max" else -metrics[self.metric]
+
+
+def keys(objectives: Sequence[Objective], metrics: Mapping[str, float]) -> tuple[float, ...]:
+    """One larger-is-better number per objective; tuples compare lexicographically."""
+    return tuple(objective.key(metrics) for objective in objectives)
+
+
+def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether ``a`` is nowhere worse than ``b`` and somewhere better (larger is better)."""
+    return all(x >= y for x, y in zip(a, b, strict=True)) and tuple(a) != tuple(b)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Bounds of a cost, both included."""
+
+    min: float = -math.inf
+    max: float = math.inf
+
+    def __str__(self) -> str:
+        bounds = ((self.min, "at least"), (self.max, "at most"))
+        return " and ".join(f"{word} {b:,.0f}" for b, word in bounds if math.isfinite(b))
+
+    def violation(self, value: float) -> float:
+        """How far outside, relative to the bound; 0 within."""
+        if value > self.max:
+            return value / self.max - 1 if self.max > 0 else math.inf
+        return self.min / value - 1 if 0 < value < self.min else float(value < self.min)
 
 
 class TrialState(StrEnum):
@@ -32,6 +74,8 @@ class Proposal:
         parents: Numbers of the trials it descends from.
         resume_from: Number of the trial whose training it continues.
         repeat: 0 the first time; 1, 2, … for further trainings, which measure the noise.
+        stage: What it is tried for: the search itself, the final training of its best, or the
+            audit of its scores. Trials are numbered within their stage.
     """
 
     architecture: Architecture
@@ -39,6 +83,7 @@ class Proposal:
     parents: tuple[int, ...] = ()
     resume_from: int | None = None
     repeat: int = 0
+    stage: Stage = "search"
 
     @property
     def key(self) -> tuple[str, float, int]:
@@ -53,6 +98,7 @@ class Proposal:
             "parents": list(self.parents),
             "resume_from": self.resume_from,
             "repeat": self.repeat,
+            "stage": self.stage,
         }
 
     @staticmethod
@@ -63,7 +109,8 @@ class Proposal:
             data["fidelity"],
             tuple(data["parents"]),
             data["resume_from"],
-            data.get("repeat", 0),  # journals of earlier versions have none
+            data["repeat"],
+            data["stage"],
         )
 
 
@@ -135,5 +182,5 @@ class Trial:
             data["seconds"],
             data["error"],
             data["elapsed"],
-            data.get("origin"),  # as above
+            data["origin"],
         )

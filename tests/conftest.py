@@ -25,7 +25,7 @@ TINY_SPACES: dict[str, dict[str, int]] = {
     "mobilenet": {"max_depth": 2, "max_width": 32},
     "sequential": {"max_layers": 4, "max_width": 32},
     "backbone": {"max_resolution": 32},
-    "cell": {"max_repeats": 1, "max_filters": 8},
+    "nasnet": {"max_repeats": 1, "max_filters": 8},
     "anynet": {"max_depth": 2, "max_width": 32},
     "regnet": {"max_depth": 8, "max_width": 64},
     "darts": {"channels": 4},

@@ -16,9 +16,8 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from evonas import history
 from evonas.cli import main
-from evonas.history import History
+from evonas.runs.journal import JOURNAL, Journal, read_journal
 
 RECIPE = """
 name: tiny
@@ -160,7 +159,7 @@ def test_the_recipe_itself_is_right() -> None:
     """Else the tests above would prove little."""
     result = run(more=["--run-dir", "out"])
     assert result.exit_code == 0, result.output
-    assert len(history.read(Path("out"))[1]) == 2
+    assert len(read_journal(Path("out"))[1]) == 2
 
 
 @pytest.mark.parametrize(
@@ -313,7 +312,7 @@ def done() -> Path:
     """A run folder with the journal of another recipe's run."""
     folder = Path("earlier")
     folder.mkdir()
-    with History(folder) as journal:
+    with Journal(folder) as journal:
         journal.begin({"version": "0", "recipe": "another", "data": None, "started": 0.0})
     return folder
 
@@ -332,16 +331,16 @@ def test_the_run_folder_of_the_same_recipe() -> None:
 
 def test_the_run_folder_is_in_use_here() -> None:
     Path("out").mkdir()
-    with History(Path("out")), nothing_written():
+    with Journal(Path("out")), nothing_written():
         refused(run(more=["--run-dir", "out"]), 4, f"out is in use by process {os.getpid()}")
 
 
 HOLD = """
 import sys
 from pathlib import Path
-from evonas.history import History
+from evonas.runs.journal import Journal
 
-with History(Path(sys.argv[1])):
+with Journal(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -367,7 +366,7 @@ def test_a_run_folder_that_cannot_be(folder: str) -> None:
 
 def test_a_damaged_journal() -> None:
     assert run(more=["--run-dir", "out"]).exit_code == 0
-    journal = Path("out", history.FILE)
+    journal = Path("out", JOURNAL)
     journal.write_bytes(journal.read_bytes().replace(b'"seq"', b'"sqe"', 1))
     with nothing_written():
         refused(run(more=["--run-dir", "out"]), 5, "record 0 is damaged")

@@ -14,8 +14,9 @@ from conftest import ROOT, TINY_SPACES
 from PIL import Image
 from torchvision import models
 
-from evonas import recipe, run
-from evonas.registry import Registry
+from evonas.recipe import reading
+from evonas.recipe.registry import Registry
+from evonas.runs import run
 from evonas.spaces.nasbench201 import OPERATIONS
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -29,7 +30,7 @@ TINY_OPTIONS = {
 
 def overrides(path: Path, images: Callable[..., Path], folder: Path) -> list[str]:
     """What makes a recipe tiny: its own components, on data made here."""
-    given = recipe.load(path)
+    given = reading.load(path)
     sets = [*TINY]
     sets += [f"space.{k}={v}" for k, v in TINY_SPACES.get(given.space.name, {}).items()]
     if given.evaluation.name == "tabular":
@@ -78,7 +79,7 @@ def image_folder(folder: Path) -> Path:
 
 
 def test_there_is_a_recipe_for_every_space() -> None:
-    assert {recipe.load(path).space.name for path in RECIPES} == set(Registry().origins("space"))
+    assert {reading.load(path).space.name for path in RECIPES} == set(Registry().origins("space"))
 
 
 @pytest.mark.parametrize("strategy", ["own", "random"])
@@ -87,7 +88,7 @@ def test_two_tiny_trials(
     path: Path, strategy: str, images: Callable[..., Path], tmp_path: Path
 ) -> None:
     others = [] if strategy == "own" else [f"strategy.name={strategy}"]
-    given = recipe.load(path, overrides(path, images, tmp_path) + others)
+    given = reading.load(path, overrides(path, images, tmp_path) + others)
     outcome = run.start(given, Registry(), tmp_path / "run")
     assert outcome.report.trials == {"complete": 2}
     assert outcome.report.incumbent is not None
@@ -107,7 +108,7 @@ def test_two_tiny_trials_of_a_plugin(
 ) -> None:
     path = ROOT / "recipes" / "digits_evo.yaml"
     sets = [*TINY, f"space={space}", "evaluation.epochs=1", "evaluation.final_epochs=1"]
-    given = recipe.load(path, [*sets, "constraints.params.max=1000000"])
+    given = reading.load(path, [*sets, "constraints.params.max=1000000"])
     outcome = run.start(given, Registry((ROOT / "plugins",)), tmp_path / "run")
     assert outcome.report.trials == {"complete": 2}
     assert (tmp_path / "run" / "incumbent" / "network.pt2").exists()
@@ -115,9 +116,9 @@ def test_two_tiny_trials_of_a_plugin(
 
 def test_the_resolved_recipe_runs_the_same(images: Callable[..., Path], tmp_path: Path) -> None:
     path = ROOT / "recipes" / "digits_evo.yaml"
-    given = recipe.load(path, overrides(path, images, tmp_path))
+    given = reading.load(path, overrides(path, images, tmp_path))
     one = run.start(given, Registry(), tmp_path / "one")
-    again = run.start(recipe.load(tmp_path / "one" / "recipe.yaml"), Registry(), tmp_path / "two")
+    again = run.start(reading.load(tmp_path / "one" / "recipe.yaml"), Registry(), tmp_path / "two")
     assert one.report.incumbent is not None
     assert again.report.incumbent is not None
     assert one.report.incumbent.metrics == again.report.incumbent.metrics

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evonas.architecture import Architecture
-from evonas.constraints import Limit
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Sampler
-from evonas.trial import Curve, Trial
+from evonas.trial import Curve, Limit, Trial
 
 if TYPE_CHECKING:
     from torch import nn

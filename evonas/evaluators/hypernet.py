@@ -21,20 +21,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from evonas import atomic
+from evonas import files
 from evonas.architecture import Architecture
 from evonas.errors import RecipeError, TooManyFailures, at_least
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
+from evonas.evaluators.parts.hypernetwork import Hypernetwork, draw, uniform_weights
+from evonas.evaluators.parts.one_shot import OneShot, calibrate
 from evonas.spaces.darts import DARTS, KINDS, kinds
-from evonas.spaces.sharing import Supernet
+from evonas.spaces.parts import cost
+from evonas.spaces.parts.supernet import Supernet
 from evonas.strategies.base import COMPLEXITY, Sampler
-from evonas.training import cost
 from evonas.training.augmentation import Augmentation
 from evonas.training.checkpoints import FOLDER
-from evonas.training.hypernetwork import Hypernetwork, draw, uniform_weights
 from evonas.training.latency import latency
 from evonas.training.loop import Diverged, OnDevice, augmented, evaluate, schedule, seeded
-from evonas.training.one_shot import OneShot, calibrate
 from evonas.trial import Trial
 
 # ``none`` is no choice of the hypernetwork: it would win by being free, and the counts of the
@@ -211,7 +211,7 @@ class Hypernet(Wrapper):
             times = [self._latency(operation) / edges for operation in OPERATIONS]
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                atomic.write(path, json.dumps(times).encode())
+                files.write(path, json.dumps(times).encode())
         return torch.tensor([times] * edges)
 
     def _latency(self, operation: str) -> float:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from evonas.architecture import Architecture
 from evonas.errors import RecipeError, at_least
 from evonas.evaluators.base import Context, Evaluator, Reporter, Retrained, Wrapper, hold
-from evonas.training import cost, latency
+from evonas.spaces.parts import cost
+from evonas.training import latency
 from evonas.training.loop import seeded
 from evonas.trial import Trial
 

@@ -13,8 +13,8 @@ from evonas.architecture import Architecture
 from evonas.errors import InvalidArchitecture, RecipeError, at_least
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
 from evonas.spaces.base import SearchSpace
+from evonas.spaces.parts import cost
 from evonas.strategies.base import Sampler
-from evonas.training import cost
 from evonas.trial import Trial
 
 

@@ -20,12 +20,12 @@ from torch.nn import functional as F
 
 from evonas.errors import InvalidArchitecture, RecipeError, at_least
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
-from evonas.spaces.sharing import Supernet
-from evonas.training import cost
+from evonas.evaluators.parts.one_shot import OneShot, calibrate
+from evonas.spaces.parts import cost
+from evonas.spaces.parts.supernet import Supernet
 from evonas.training.augmentation import Augmentation
 from evonas.training.checkpoints import FOLDER
 from evonas.training.loop import Diverged, OnDevice, augmented, evaluate, schedule, seeded
-from evonas.training.one_shot import OneShot, calibrate
 from evonas.trial import Trial
 
 _LABEL_SMOOTHING = 0.1

@@ -15,7 +15,8 @@ from torch import nn
 from evonas.architecture import Architecture
 from evonas.errors import RecipeError, at_least
 from evonas.evaluators.base import Context, Evaluator, Reporter, Retrained
-from evonas.training import cost, transfer
+from evonas.spaces.parts import cost
+from evonas.training import transfer
 from evonas.training.augmentation import Augmentation
 from evonas.training.checkpoints import Weights
 from evonas.training.loop import OnDevice, ScheduleName, Settings, evaluate, fit, seeded

@@ -11,9 +11,9 @@ import torch
 
 from evonas.errors import RecipeError, at_least
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
-from evonas.training import cost
+from evonas.evaluators.parts.proxies import PROXIES
+from evonas.spaces.parts import cost
 from evonas.training.loop import Normalize, seeded
-from evonas.training.proxies import PROXIES
 from evonas.trial import Trial
 
 ProxyName = Literal["synflow", "snip", "grad_norm", "jacob_cov", "naswot"]
@@ -28,7 +28,7 @@ class ZeroCost(Wrapper):
     Args:
         context: The world; its data are needed.
         of: The evaluator to wrap.
-        proxies: See ``evonas.training.proxies``.
+        proxies: See ``evonas.evaluators.parts.proxies``.
         batch_size: Training images that the proxies see, drawn by the run's seed.
         training: Evaluate every architecture as the inner evaluator does, too.
     """

@@ -26,9 +26,9 @@ from multiprocessing.connection import Connection, wait
 from queue import LifoQueue
 from typing import Any
 
-from evonas.devices import VISIBLE, Placement, cores, placements
 from evonas.errors import RecipeError
 from evonas.executors.base import Executor, MakeEvaluator, Watch, run_trial
+from evonas.training.devices import VISIBLE, Placement, cores, placements
 from evonas.trial import Trial, TrialState
 
 _START = 600.0  # seconds a worker may take to build its evaluator, which may decode a data set

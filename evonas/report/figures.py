@@ -9,14 +9,13 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evonas import history, hypervolume
-from evonas.objective import Objective
-from evonas.trial import Trial, TrialState
+from evonas.trial import Objective, Trial, TrialState
+from evonas.trials import Trials
 
 
 def draw(folder: Path, objectives: Sequence[Objective], events: Sequence[Trial]) -> list[Path]:
     """Draw what there is to draw; returns the files, none without a completed trial."""
-    complete = [t for t in history.latest(events) if t.state is TrialState.COMPLETE]
+    complete = [t for t in Trials((), events).latest.values() if t.state is TrialState.COMPLETE]
     if not complete:
         return []
     folder.mkdir(exist_ok=True)
@@ -25,7 +24,7 @@ def draw(folder: Path, objectives: Sequence[Objective], events: Sequence[Trial])
     if other.metric != objectives[0].metric and all(other.metric in t.metrics for t in complete):
         path = folder / f"against_{other.metric}.png"
         files.append(_against(path, objectives[0], other, complete))
-    if volumes := hypervolume.curve(events, objectives):
+    if volumes := Trials(objectives, events).volumes():
         files.append(_volumes(folder / "hypervolume.png", volumes, complete[-1].number))
     return files
 
@@ -49,7 +48,7 @@ def _against(path: Path, objective: Objective, other: Objective, complete: Seque
     for trials, style, label in (
         (complete, {"marker": ".", "linestyle": "", "color": "0.6"}, "trial"),
         (
-            history.pareto_front(complete, (other, objective)),
+            Trials((other, objective), complete).front(),
             {"marker": "o", "color": "C1"},
             "Pareto front",
         ),

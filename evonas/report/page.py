@@ -7,13 +7,12 @@ import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from evonas import history
 from evonas.errors import StorageError
-from evonas.objective import Objective
 from evonas.report import figures
 from evonas.report.table import cells
 from evonas.trackers.base import Report
-from evonas.trial import Trial, TrialState
+from evonas.trial import Objective, Trial, TrialState
+from evonas.trials import Trials
 
 _SHOWN = 20
 
@@ -85,7 +84,7 @@ def _body(
     for picture in pictures:
         data = base64.b64encode(picture.read_bytes()).decode()
         yield f'<img alt="{picture.stem}" src="data:image/png;base64,{data}">'
-    best = history.ranking(events, objectives)[:_SHOWN]
+    best = Trials(objectives, events).ranking()[:_SHOWN]
     if best:
         yield f"<h2>The best {len(best)}</h2>"
         names = list(best[0].metrics)
@@ -101,7 +100,7 @@ def _body(
                 for t in best
             ],
         )
-    failed = [t for t in history.latest(events) if t.state is TrialState.FAILED]
+    failed = [t for t in Trials((), events).latest.values() if t.state is TrialState.FAILED]
     if failed:
         yield f"<h2>Failed: {len(failed)}</h2>"
         yield from (f"<pre>trial {t.number}: {html.escape(t.error or '')}</pre>" for t in failed)

@@ -13,10 +13,9 @@ from typing import Literal, NamedTuple
 
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
 from evonas.errors import RecipeError
-from evonas.spaces.base import Condition, at_least, divisible
-from evonas.spaces.layers import Layer, LayeredSpace
-from evonas.spaces.operations import Bottleneck, ConvNorm, named_classifier
-from evonas.task import Task
+from evonas.spaces.base import Condition, Task, at_least, divisible
+from evonas.spaces.parts.blocks import Bottleneck, ConvNorm, named_classifier
+from evonas.spaces.parts.layers import Layer, LayeredSpace
 
 _STAGES = range(1, 5)
 _DESIGNS = "ABCDE"

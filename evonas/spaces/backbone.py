@@ -17,8 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from evonas.architecture import Architecture, Categorical, Integer, Value
 from evonas.errors import InvalidArchitecture, RecipeError, did_you_mean
-from evonas.spaces.base import Cost, SearchSpace
-from evonas.task import Task
+from evonas.spaces.base import Cost, SearchSpace, Task
 
 _TOLD_APART = 224  # pixels, at which stages are
 _STEP = 32

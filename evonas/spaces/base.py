@@ -10,6 +10,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -20,12 +21,33 @@ from evonas.errors import InvalidArchitecture
 if TYPE_CHECKING:
     from torch import nn
 
-    from evonas.spaces.sharing import Supernet
-    from evonas.task import Task
+    from evonas.spaces.parts.supernet import Supernet
 
 _TRIES = 1000
 
 Condition = Callable[[Mapping[str, Any]], bool]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Image classification of a given shape.
+
+    Attributes:
+        channels: Image channels: 1 greyscale, 3 RGB.
+        height: Pixels.
+        width: Pixels.
+        classes: Number of classes; the network returns logits of shape (N, classes).
+    """
+
+    channels: int
+    height: int
+    width: int
+    classes: int
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width), the shape of one input without the batch dimension."""
+        return self.channels, self.height, self.width
 
 
 class Cost(NamedTuple):

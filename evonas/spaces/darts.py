@@ -15,14 +15,13 @@ import torch
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Domain, Value
-from evonas.spaces import layers
-from evonas.spaces.base import Condition, Cost, SearchSpace, at_least
-from evonas.spaces.cell_operations import FactorizedReduction, layers_of, relu_conv_norm
-from evonas.spaces.cells import STEM, CellNetwork, stem
-from evonas.spaces.layers import Layer
-from evonas.spaces.operations import named_classifier
-from evonas.spaces.sharing import Supernet
-from evonas.task import Task
+from evonas.spaces.base import Condition, Cost, SearchSpace, Task, at_least
+from evonas.spaces.parts import layers
+from evonas.spaces.parts.blocks import named_classifier
+from evonas.spaces.parts.cell_operations import FactorizedReduction, layers_of, relu_conv_norm
+from evonas.spaces.parts.cells import STEM, CellNetwork, stem
+from evonas.spaces.parts.layers import Layer
+from evonas.spaces.parts.supernet import Supernet
 
 KINDS: Mapping[str, tuple[str, ...]] = {
     "zero": ("none",),  # the first: what has no effect

@@ -6,12 +6,11 @@ from collections import OrderedDict
 from collections.abc import Mapping
 
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
-from evonas.spaces.base import at_least
-from evonas.spaces.layers import Layer, LayeredSpace
-from evonas.spaces.operations import ConvNorm, named_classifier, named_stages
-from evonas.spaces.operations import MBConv as Block
-from evonas.spaces.sharing import Supernet
-from evonas.task import Task
+from evonas.spaces.base import Task, at_least
+from evonas.spaces.parts.blocks import ConvNorm, named_classifier, named_stages
+from evonas.spaces.parts.blocks import MBConv as Block
+from evonas.spaces.parts.layers import Layer, LayeredSpace
+from evonas.spaces.parts.supernet import Supernet
 
 
 class MBConv(LayeredSpace):

@@ -10,15 +10,9 @@ from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
 from evonas.errors import RecipeError
-from evonas.spaces.base import at_least, divisible
-from evonas.spaces.layers import Layer, LayeredSpace
-from evonas.spaces.operations import (
-    Activation,
-    ConvNorm,
-    InvertedResidual,
-    SeparableConv,
-)
-from evonas.task import Task
+from evonas.spaces.base import Task, at_least, divisible
+from evonas.spaces.parts.blocks import Activation, ConvNorm, InvertedResidual, SeparableConv
+from evonas.spaces.parts.layers import Layer, LayeredSpace
 
 STAGES = range(1, 8)
 _ACTIVATIONS: Mapping[str, Activation] = {

@@ -10,11 +10,10 @@ import torch
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical
-from evonas.spaces.base import at_least
-from evonas.spaces.layers import Layer, LayeredSpace, Meter
-from evonas.spaces.operations import named_classifier
-from evonas.spaces.sharing import Supernet
-from evonas.task import Task
+from evonas.spaces.base import Task, at_least
+from evonas.spaces.parts.blocks import named_classifier
+from evonas.spaces.parts.layers import Layer, LayeredSpace, Meter
+from evonas.spaces.parts.supernet import Supernet
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # from node, to node

@@ -13,9 +13,8 @@ from typing import Any, Literal
 from evonas.architecture import Architecture, Categorical, Integer, Value
 from evonas.errors import InvalidArchitecture
 from evonas.spaces.anynet import Stage, check_stem, fitted, least_group_width, named_layers
-from evonas.spaces.base import at_least
-from evonas.spaces.layers import Layer, LayeredSpace
-from evonas.task import Task
+from evonas.spaces.base import Task, at_least
+from evonas.spaces.parts.layers import Layer, LayeredSpace
 
 _QUANTUM = 8  # channels
 _STAGES = 4

@@ -8,15 +8,9 @@ from collections.abc import Mapping
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Integer, Value
-from evonas.spaces.base import at_least, divisible
-from evonas.spaces.layers import Layer, LayeredSpace
-from evonas.spaces.operations import (
-    BasicBlock,
-    Bottleneck,
-    ConvNorm,
-    named_classifier,
-)
-from evonas.task import Task
+from evonas.spaces.base import Task, at_least, divisible
+from evonas.spaces.parts.blocks import BasicBlock, Bottleneck, ConvNorm, named_classifier
+from evonas.spaces.parts.layers import Layer, LayeredSpace
 
 _EXPANSION = 4  # outputs of a bottleneck per channel of width
 _REDUCTION = 16  # of squeeze-and-excitation

@@ -9,10 +9,9 @@ from random import Random
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
-from evonas.spaces.base import Condition, at_least
-from evonas.spaces.layers import Layer, LayeredSpace
-from evonas.spaces.operations import BasicBlock, ConvNorm, SeparableConv, named_classifier
-from evonas.task import Task
+from evonas.spaces.base import Condition, Task, at_least
+from evonas.spaces.parts.blocks import BasicBlock, ConvNorm, SeparableConv, named_classifier
+from evonas.spaces.parts.layers import Layer, LayeredSpace
 
 _OF_A_KERNEL = ("conv", "separable")
 _OF_A_WIDTH = (*_OF_A_KERNEL, "residual")

@@ -15,11 +15,10 @@ from deap import base, tools
 
 from evonas.architecture import Architecture
 from evonas.errors import RecipeError, at_least
-from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
-from evonas.strategies.operators import Individual, global_random
-from evonas.trial import Proposal, Trial, TrialState
+from evonas.strategies.parts.deap import Individual, global_random
+from evonas.trial import Objective, Proposal, Trial, TrialState
 
 
 class AgingEvolution(Strategy):

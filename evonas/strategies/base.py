@@ -9,9 +9,8 @@ from typing import ClassVar
 
 from evonas.architecture import Architecture
 from evonas.errors import InfeasibleConstraints
-from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
-from evonas.trial import Proposal, Trial, TrialState
+from evonas.trial import Objective, Proposal, Trial, TrialState
 
 Sampler = Callable[[Sequence[float]], Architecture]  # weights of COMPLEXITY, which sum to 1
 COMPLEXITY = ("pooling", "identity", "convolution")  # kinds of operation, in a sampler's order

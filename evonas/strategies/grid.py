@@ -11,10 +11,9 @@ from random import Random
 
 from evonas.architecture import Architecture
 from evonas.errors import RecipeError
-from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
-from evonas.trial import Proposal
+from evonas.trial import Objective, Proposal
 
 _LARGEST = 1_000_000
 

@@ -28,11 +28,10 @@ from threadpoolctl import ThreadpoolController
 
 from evonas.architecture import Architecture, Categorical, Domain, Value
 from evonas.errors import InfeasibleConstraints, at_least
-from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
-from evonas.strategies.operators import Individual, global_random
-from evonas.trial import Proposal, Trial, TrialState
+from evonas.strategies.parts.deap import Individual, global_random
+from evonas.trial import Objective, Proposal, Trial, TrialState
 
 _LENGTHS = (0.5, 0.84, 1.41)  # of the members; two points without a common choice are at 1.41
 _NOISES = (0.01, 0.1)  # of the members, as a share of the variance of what they learn

@@ -12,12 +12,11 @@ from collections.abc import Iterable, Sequence
 from random import Random
 
 from evonas.architecture import Architecture
-from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
 from evonas.strategies.random import RandomSearch
 from evonas.strategies.successive_halving import MakeStrategy, SuccessiveHalving, rungs
-from evonas.trial import Proposal, Trial
+from evonas.trial import Objective, Proposal, Trial
 
 
 class Hyperband(Strategy):

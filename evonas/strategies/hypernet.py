@@ -17,10 +17,9 @@ from random import Random
 
 from evonas.architecture import Architecture
 from evonas.errors import InvalidArchitecture, RecipeError, at_least
-from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import COMPLEXITY, Sampler, Strategy
-from evonas.trial import Proposal, Trial, TrialState
+from evonas.trial import Objective, Proposal, Trial, TrialState
 
 _MIDDLE = (1 / 3, 1 / 3, 1 / 3)
 

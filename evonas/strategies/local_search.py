@@ -11,10 +11,9 @@ from collections.abc import Iterable, Sequence
 from random import Random
 
 from evonas.architecture import Architecture
-from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
-from evonas.trial import Proposal, Trial, TrialState
+from evonas.trial import Objective, Proposal, Trial, TrialState
 
 
 class LocalSearch(Strategy):

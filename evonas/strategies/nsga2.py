@@ -17,11 +17,10 @@ from deap import base, tools
 
 from evonas.architecture import Architecture
 from evonas.errors import at_least
-from evonas.objective import Objective, keys
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
-from evonas.strategies.operators import Individual, check_chances, global_random, offspring
-from evonas.trial import Proposal, Trial, TrialState
+from evonas.strategies.parts.deap import Individual, check_chances, global_random, offspring
+from evonas.trial import Objective, Proposal, Trial, TrialState, keys
 
 _FEWEST = 4  # that DEAP's tournaments draw from
 _BELOW_ALL = -1e150  # a value that no metric has

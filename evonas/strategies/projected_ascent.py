@@ -14,12 +14,11 @@ from statistics import fmean, variance
 from typing import NamedTuple
 
 from evonas.architecture import Architecture, Integer
-from evonas.constraints import Feasible, Limit
 from evonas.errors import InvalidArchitecture, RecipeError, at_least
-from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
+from evonas.spaces.parts.feasible import Feasible
 from evonas.strategies.base import Strategy
-from evonas.trial import Proposal, Trial, TrialState
+from evonas.trial import Limit, Objective, Proposal, Trial, TrialState
 
 _LENGTHS = (1.0, 0.5, 2.0, 4.0)  # times the wanted one, until a step leads to a new centre
 _STARTS = 10  # random architectures to bring into the band, until one is

@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Literal
 
 from evonas.architecture import Architecture, Categorical, Domain, Value
 from evonas.errors import InvalidArchitecture, RecipeError, at_least
-from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
-from evonas.trial import Proposal, Trial, TrialState
+from evonas.trial import Objective, Proposal, Trial, TrialState
 
 if TYPE_CHECKING:  # imported when a controller is made
     from torch import Tensor

@@ -20,11 +20,10 @@ from random import Random
 
 from evonas.architecture import Architecture
 from evonas.errors import RecipeError, at_least
-from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
 from evonas.strategies.random import RandomSearch
-from evonas.trial import Proposal, Trial, TrialState
+from evonas.trial import Objective, Proposal, Trial, TrialState
 
 MakeStrategy = Callable[[SearchSpace, Sequence[Objective]], Strategy]
 _ALMOST_FULL = 0.95  # a fidelity that counts as 1, as 9 times 0.111 does

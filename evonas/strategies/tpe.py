@@ -21,10 +21,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 
 from evonas.architecture import Architecture, Categorical, Domain
 from evonas.errors import InvalidArchitecture, at_least
-from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
-from evonas.trial import Proposal, Trial, TrialState
+from evonas.trial import Objective, Proposal, Trial, TrialState
 
 _SUGGESTIONS = 25  # of the sampler, before the space itself is sampled
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evonas.objective import Objective
-from evonas.trial import Trial
+from evonas.trial import Objective, Trial
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Report:
         acceptance: Share of sampled architectures that met the constraints, if there are any.
         audit: How well the search's scores agree with full trainings, if that was measured.
         verdict: The audit in one sentence.
-        hypervolume: Of the front (see ``evonas.hypervolume``), if there are several objectives.
+        hypervolume: Of the front (see ``evonas.trials``), if there are several objectives.
         remarks: What the strategy has to say of the search, a line each.
         table: The rows that the strategy ends with, all of the same columns.
     """

@@ -8,9 +8,8 @@ from pathlib import Path
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from evonas.objective import Objective
 from evonas.trackers.base import Report, RunInfo, Tracker
-from evonas.trial import Trial, TrialState
+from evonas.trial import Objective, Trial, TrialState
 
 
 class Console(Tracker):

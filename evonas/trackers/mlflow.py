@@ -7,7 +7,6 @@ later: by the thread itself, by ``evonas resume`` or by ``evonas sync``.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -17,7 +16,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,9 +26,10 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from evonas.errors import PluginError, RecipeError
-from evonas.hypervolume import Hypervolume
+from evonas.files import locked
 from evonas.trackers.base import Report, RunInfo, Tracker
 from evonas.trial import Trial, TrialState
+from evonas.trials import Hypervolume
 
 STATE = "mlflow.json"
 # What a store that is down, full, locked or of another version raises; requests' errors are
@@ -423,7 +423,7 @@ def _open(uri: str) -> MlflowClient:
         return MlflowClient(uri)
     path = Path(uri.removeprefix(_SQLITE))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.with_name(f"{path.name}.lock")):
+    with locked(path.with_name(f"{path.name}.lock")):
         # Readers and the writer do not block each other, and a commit is one flush instead of two.
         # Set before MLflow makes its tables, which then takes 2.4 s instead of 6.4 s.
         with closing(sqlite3.connect(path, timeout=20)) as connection:
@@ -431,13 +431,6 @@ def _open(uri: str) -> MlflowClient:
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     return client
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _experiment(client: MlflowClient, name: str, uri: str) -> str:

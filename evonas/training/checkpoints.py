@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from evonas import atomic
+from evonas import files
 from evonas.architecture import Value
 from evonas.trial import Trial
 
@@ -174,7 +174,7 @@ def write_weights(
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    atomic.write(path, save(whole, {**about, CHECKSUM: _checksum(whole, about)}))
+    files.write(path, save(whole, {**about, CHECKSUM: _checksum(whole, about)}))
 
 
 def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from evonas.errors import DataError
-from evonas.task import Task
+from evonas.spaces.base import Task
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]

@@ -10,7 +10,7 @@ from statistics import median
 import torch
 from torch import nn
 
-from evonas.task import Task
+from evonas.spaces.base import Task
 
 
 def latency(

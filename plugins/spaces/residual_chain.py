@@ -13,9 +13,9 @@ from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Integer, Value
 from evonas.errors import RecipeError
-from evonas.spaces.layers import Layer, LayeredSpace, Meter
-from evonas.spaces.operations import ConvNorm, named_classifier, named_stages
-from evonas.task import Task
+from evonas.spaces.base import Task
+from evonas.spaces.parts.blocks import ConvNorm, named_classifier, named_stages
+from evonas.spaces.parts.layers import Layer, LayeredSpace, Meter
 
 
 class ResidualChain(LayeredSpace):

@@ -7,8 +7,7 @@ import math
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Integer
-from evonas.spaces.base import SearchSpace
-from evonas.task import Task
+from evonas.spaces.base import SearchSpace, Task
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 

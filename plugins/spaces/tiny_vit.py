@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Integer
-from evonas.spaces.base import Cost, SearchSpace
-from evonas.task import Task
+from evonas.spaces.base import Cost, SearchSpace, Task
 
 
 class TinyViT(SearchSpace):

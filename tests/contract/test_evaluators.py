@@ -10,6 +10,7 @@ from random import Random
 
 import pytest
 
+from evonas.datasets.base import Source, load
 from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.evaluators.extrapolate import Extrapolate
 from evonas.evaluators.hypernet import Hypernet
@@ -20,12 +21,11 @@ from evonas.evaluators.supernet import SharedWeights
 from evonas.evaluators.tabular import Tabular
 from evonas.evaluators.train import Train
 from evonas.evaluators.zero_cost import ZeroCost
-from evonas.registry import Registry
+from evonas.recipe.registry import Registry
 from evonas.spaces.base import SearchSpace
 from evonas.spaces.darts import DARTS
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.testing import check_evaluator
-from evonas.training.datasets import Source, load
 from evonas.trial import Trial
 
 SPACE = PlainCNN(1, 8)

@@ -14,9 +14,8 @@ from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Integer, Value
 from evonas.errors import InvalidArchitecture
-from evonas.registry import Registry
-from evonas.spaces.base import Cost, SearchSpace
-from evonas.task import Task
+from evonas.recipe.registry import Registry
+from evonas.spaces.base import Cost, SearchSpace, Task
 from evonas.testing import check_space
 
 REGISTRY = Registry((ROOT / "plugins",))

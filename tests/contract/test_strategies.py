@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from evonas.architecture import Architecture, Integer
-from evonas.constraints import Feasible, Limit
-from evonas.objective import Objective
-from evonas.registry import Registry
+from evonas.recipe.registry import Registry
 from evonas.spaces.base import SearchSpace
+from evonas.spaces.parts.feasible import Feasible
 from evonas.strategies.base import Strategy
 from evonas.testing import check_strategy, sampler_of
-from evonas.trial import Proposal, Trial
+from evonas.trial import Limit, Objective, Proposal, Trial
 
 OBJECTIVES = (Objective("value"),)
 BUILT_IN = sorted(Registry().origins("strategy"))

@@ -14,8 +14,7 @@ import yaml
 from click.testing import CliRunner
 from evaluators_helper import SPACE, context, data, evaluate, trial
 
-from evonas import cli, history
-from evonas.constraints import Limit
+from evonas import cli
 from evonas.errors import RecipeError
 from evonas.evaluators.base import Context, Evaluator, Infeasible, Reporter, Retrained, hold
 from evonas.evaluators.extrapolate import Extrapolate
@@ -26,10 +25,11 @@ from evonas.evaluators.tabular import Tabular
 from evonas.evaluators.train import Train
 from evonas.evaluators.zero_cost import ZeroCost
 from evonas.executors.base import run_trial
-from evonas.objective import Objective
-from evonas.pruning import Median, Pruner
-from evonas.training import cost
-from evonas.trial import Trial, TrialState
+from evonas.runs.journal import read_journal
+from evonas.runs.pruning import Median, Pruner
+from evonas.spaces.parts import cost
+from evonas.trial import Limit, Objective, Trial, TrialState
+from evonas.trials import Trials
 
 QUICK = partial(Train, epochs=1, batch_size=30)
 MEASURED = partial(Latency, of=QUICK, runs=2, warmup=0)
@@ -210,7 +210,7 @@ def run(**changes: Any) -> str:
 
 
 def by_state(state: TrialState) -> list[Trial]:
-    return [event for event in history.read(Path("run"))[1] if event.state is state]
+    return [event for event in read_journal(Path("run"))[1] if event.state is state]
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_a_run_with_a_limit_ends_with_a_front_within_it(strategy: dict[str, Any]
     assert all(t.metrics["latency"] <= 20 for t in complete)
     assert min(len(pruned), len(complete)) >= 2
     objectives = (Objective("val_accuracy"), Objective("latency", "min"))
-    front = history.pareto_front(complete, objectives)
+    front = Trials(objectives, complete).front()
     assert (f"Pareto front of {len(front)} trials" in said) == (len(front) > 1)
     assert Path("run/figures/against_latency.png").exists()
     assert Path("run/figures/hypervolume.png").exists() == (len(complete) >= 10)

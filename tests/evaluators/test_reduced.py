@@ -15,9 +15,9 @@ from evonas.evaluators.base import Context, Evaluator, Reporter, Retrained
 from evonas.evaluators.reduced import Reduced
 from evonas.evaluators.train import Train
 from evonas.spaces.nasbench201 import NASBench201
+from evonas.spaces.parts import cost
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.testing import check_evaluator
-from evonas.training import cost
 from evonas.trial import Proposal, Trial
 
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 10}

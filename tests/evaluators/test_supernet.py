@@ -22,12 +22,11 @@ from evonas.errors import RecipeError
 from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.evaluators.supernet import SharedWeights
 from evonas.evaluators.train import Train
-from evonas.spaces.base import SearchSpace
+from evonas.spaces.base import SearchSpace, Task
+from evonas.spaces.parts import cost
+from evonas.spaces.parts.supernet import Supernet
 from evonas.spaces.plain_cnn import PlainCNN
-from evonas.spaces.sharing import Supernet
-from evonas.task import Task
 from evonas.testing import check_evaluator
-from evonas.training import cost
 from evonas.training.checkpoints import read_weights, write_weights
 from evonas.trial import Proposal, Trial
 

@@ -12,8 +12,8 @@ from evaluators_helper import SPACE, context, data, evaluate, trial
 from evonas.errors import RecipeError
 from evonas.evaluators import train
 from evonas.evaluators.train import Train
+from evonas.spaces.parts import cost
 from evonas.testing import check_evaluator
-from evonas.training import cost
 from evonas.training.data import Split
 
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 20}

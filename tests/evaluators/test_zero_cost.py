@@ -11,17 +11,17 @@ import pytest
 import torch
 from evaluators_helper import SPACE, context, data, evaluate, trial
 
-from evonas import options
 from evonas.errors import RecipeError
 from evonas.evaluators.base import Evaluator, Reporter, Retrained
+from evonas.evaluators.parts.proxies import PROXIES
 from evonas.evaluators.reduced import Reduced
 from evonas.evaluators.train import Train
 from evonas.evaluators.zero_cost import ZeroCost
-from evonas.registry import Registry
+from evonas.recipe import options
+from evonas.recipe.registry import Registry
+from evonas.spaces.parts import cost
 from evonas.testing import check_evaluator
-from evonas.training import cost
 from evonas.training.loop import Normalize, seeded
-from evonas.training.proxies import PROXIES
 from evonas.trial import Trial
 
 QUICK = partial(Train, epochs=1, batch_size=30)

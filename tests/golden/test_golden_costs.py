@@ -11,10 +11,10 @@ from random import Random
 import pytest
 
 from evonas.architecture import Architecture
-from evonas.registry import Registry
+from evonas.recipe.registry import Registry
+from evonas.spaces.base import Task
 from evonas.spaces.nasbench201 import EDGES, NASBench201
-from evonas.task import Task
-from evonas.training import cost
+from evonas.spaces.parts import cost
 
 COSTS = json.loads((Path(__file__).parent / "costs.json").read_text())
 POINTS, CELLS, PUBLISHED = COSTS["points"], COSTS["nasbench201"], COSTS["published"]

@@ -11,14 +11,13 @@ from conftest import ROOT
 from torch import nn
 from torch.nn import functional
 
-from evonas import catalogue
 from evonas.architecture import Architecture, Value
+from evonas.commands import catalogue
 from evonas.errors import InvalidArchitecture
-from evonas.registry import Registry
-from evonas.spaces.base import SearchSpace
-from evonas.task import Task
+from evonas.recipe.registry import Registry
+from evonas.spaces.base import SearchSpace, Task
+from evonas.spaces.parts import cost
 from evonas.testing import check_space
-from evonas.training import cost
 from evonas.training.inheritance import transplant
 
 REGISTRY = Registry((ROOT / "plugins",))

@@ -10,12 +10,11 @@ import torch
 from conftest import ROOT
 from torch import nn
 
-from evonas import catalogue
 from evonas.architecture import Architecture
+from evonas.commands import catalogue
 from evonas.errors import RecipeError
-from evonas.registry import Registry
-from evonas.spaces.base import SearchSpace
-from evonas.task import Task
+from evonas.recipe.registry import Registry
+from evonas.spaces.base import SearchSpace, Task
 from evonas.testing import check_space
 
 PLUGINS = ROOT / "plugins"

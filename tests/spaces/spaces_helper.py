@@ -7,9 +7,8 @@ from random import Random
 import torch
 
 from evonas.architecture import Architecture
-from evonas.spaces.base import Cost, SearchSpace
-from evonas.task import Task
-from evonas.training import cost
+from evonas.spaces.base import Cost, SearchSpace, Task
+from evonas.spaces.parts import cost
 
 IMAGENET = Task(channels=3, height=224, width=224, classes=1000)
 

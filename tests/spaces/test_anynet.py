@@ -15,8 +15,8 @@ from spaces_helper import IMAGENET, costs_of_built
 from evonas.architecture import Value
 from evonas.errors import InvalidArchitecture, RecipeError
 from evonas.spaces.anynet import AnyNet, Stage, check_stem, fitted, least_group_width
-from evonas.spaces.operations import Bottleneck
-from evonas.task import Task
+from evonas.spaces.base import Task
+from evonas.spaces.parts.blocks import Bottleneck
 
 DESIGNS: dict[str, AnyNet] = {design: AnyNet(design) for design in "ABCDE"}  # type: ignore[arg-type]
 TASK = Task(channels=3, height=32, width=32, classes=10)

@@ -13,7 +13,7 @@ from torchvision import models
 from evonas.architecture import Architecture, Value
 from evonas.errors import InvalidArchitecture, RecipeError
 from evonas.spaces.backbone import Backbone
-from evonas.task import Task
+from evonas.spaces.base import Task
 from evonas.training import transfer
 
 RESNET = Backbone("torchvision:resnet18", max_resolution=64)

@@ -13,8 +13,7 @@ from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
 from evonas.errors import InvalidArchitecture
-from evonas.spaces.base import SearchSpace, divisible
-from evonas.task import Task
+from evonas.spaces.base import SearchSpace, Task, divisible
 
 
 class Free(SearchSpace):

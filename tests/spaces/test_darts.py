@@ -13,6 +13,7 @@ from torch import nn
 
 from evonas.architecture import Architecture
 from evonas.errors import InvalidArchitecture, RecipeError
+from evonas.spaces.base import Task
 from evonas.spaces.darts import (
     DARTS,
     EDGES,
@@ -24,7 +25,6 @@ from evonas.spaces.darts import (
     _Place,
     kinds,
 )
-from evonas.task import Task
 
 SPACE = DARTS(channels=2)
 CIFAR = Task(channels=3, height=32, width=32, classes=10)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from evonas.spaces import layers
-from evonas.spaces.layers import Layer, Meter
-from evonas.spaces.operations import (
+from evonas.spaces.base import Task
+from evonas.spaces.parts import cost, layers
+from evonas.spaces.parts.blocks import (
     BasicBlock,
     Bottleneck,
     ConvNorm,
@@ -17,8 +17,7 @@ from evonas.spaces.operations import (
     SeparableConv,
     SqueezeExcitation,
 )
-from evonas.task import Task
-from evonas.training import cost
+from evonas.spaces.parts.layers import Layer, Meter
 
 SIZES = (Task(6, 9, 12, 3), Task(6, 1, 2, 3), Task(6, 16, 16, 3))
 BLOCKS = {

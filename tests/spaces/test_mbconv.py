@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from evonas.errors import RecipeError
+from evonas.spaces.base import Task
 from evonas.spaces.mbconv import MBConv
-from evonas.spaces.operations import MBConv as Block
-from evonas.task import Task
+from evonas.spaces.parts.blocks import MBConv as Block
 
 TASK = Task(channels=3, height=16, width=16, classes=10)
 

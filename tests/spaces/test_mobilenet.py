@@ -9,11 +9,11 @@ from torch import nn
 from torchvision import models
 
 from evonas.errors import RecipeError
-from evonas.spaces import layers
-from evonas.spaces.layers import Layer
+from evonas.spaces.base import Task
 from evonas.spaces.mobilenet import MobileNet
-from evonas.spaces.operations import SeparableConv
-from evonas.task import Task
+from evonas.spaces.parts import layers
+from evonas.spaces.parts.blocks import SeparableConv
+from evonas.spaces.parts.layers import Layer
 
 SPACE = MobileNet()
 TASK = Task(channels=3, height=32, width=32, classes=10)

@@ -10,8 +10,8 @@ from torch import nn
 
 from evonas.architecture import Architecture
 from evonas.errors import InvalidArchitecture, RecipeError
+from evonas.spaces.base import Task
 from evonas.spaces.nasbench201 import EDGES, OPERATIONS, NASBench201, _Cell
-from evonas.task import Task
 
 TASK = Task(channels=3, height=16, width=16, classes=10)
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from evonas.errors import InvalidArchitecture, RecipeError
+from evonas.spaces.base import Task
 from evonas.spaces.plain_cnn import PlainCNN
-from evonas.task import Task
 
 TASK = Task(channels=3, height=16, width=16, classes=10)
 

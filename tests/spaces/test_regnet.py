@@ -19,10 +19,10 @@ from torchvision.models.regnet import BlockParams
 from evonas.architecture import Value
 from evonas.errors import InvalidArchitecture, RecipeError
 from evonas.spaces.anynet import fitted
-from evonas.spaces.operations import SqueezeExcitation
+from evonas.spaces.base import Task
+from evonas.spaces.parts import cost
+from evonas.spaces.parts.blocks import SqueezeExcitation
 from evonas.spaces.regnet import POINTS, RegNet, _is_regular, _shape, _stages, settings
-from evonas.task import Task
-from evonas.training import cost
 
 SPACE = RegNet()
 SMALL: dict[str, Any] = {"max_depth": 8, "max_width": 64, "stem_width": 8, "stem_stride": 1}

@@ -9,9 +9,9 @@ from torch import nn
 
 from evonas.architecture import Architecture
 from evonas.errors import RecipeError
+from evonas.spaces.base import Task
+from evonas.spaces.parts import cost
 from evonas.spaces.resnet import ResNet
-from evonas.task import Task
-from evonas.training import cost
 
 SPACE = ResNet()
 TASK = Task(channels=3, height=32, width=32, classes=10)

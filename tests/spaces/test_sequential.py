@@ -12,8 +12,8 @@ from torch import nn
 
 from evonas.architecture import Architecture, Value
 from evonas.errors import RecipeError
+from evonas.spaces.base import Task
 from evonas.spaces.sequential import Sequential
-from evonas.task import Task
 from evonas.training.inheritance import rename, transplant
 
 SPACE = Sequential(max_layers=5, max_width=32)

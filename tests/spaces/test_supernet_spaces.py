@@ -10,14 +10,13 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from evonas.architecture import Architecture
-from evonas.constraints import Feasible
 from evonas.errors import InvalidArchitecture
-from evonas.spaces.base import SearchSpace
+from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.mbconv import MBConv
 from evonas.spaces.nasbench201 import NASBench201
+from evonas.spaces.parts.feasible import Feasible
+from evonas.spaces.parts.supernet import Supernet
 from evonas.spaces.plain_cnn import PlainCNN
-from evonas.spaces.sharing import Supernet
-from evonas.task import Task
 
 TASK = Task(channels=3, height=9, width=8, classes=5)
 SPACES: dict[str, SearchSpace] = {

@@ -8,11 +8,9 @@ from random import Random
 from torch import nn
 
 from evonas.architecture import Architecture, Domain, Integer
-from evonas.objective import Objective
-from evonas.spaces.base import SearchSpace
+from evonas.spaces.base import SearchSpace, Task
 from evonas.strategies.base import Strategy
-from evonas.task import Task
-from evonas.trial import Trial, TrialState
+from evonas.trial import Objective, Trial, TrialState
 
 VALUE = (Objective("value"),)
 

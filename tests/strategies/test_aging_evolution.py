@@ -12,11 +12,10 @@ from strategies_helper import VALUE, Run, cube, total
 from evonas.errors import RecipeError
 from evonas.evaluators.base import Evaluator
 from evonas.executors.serial import Serial
-from evonas.objective import Direction, Objective
-from evonas.search import Budget, search
+from evonas.runs.search import Budget, search
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.aging_evolution import AgingEvolution
-from evonas.trial import Trial, TrialState
+from evonas.trial import Direction, Objective, Trial, TrialState
 
 LARGE = cube(30, 100_000)  # no child is ever seen twice
 

@@ -8,10 +8,9 @@ import pytest
 from strategies_helper import VALUE, Run, cube
 
 from evonas.errors import RecipeError
-from evonas.objective import Objective
 from evonas.strategies.evolution import Evolution
 from evonas.strategies.random import RandomSearch
-from evonas.trial import TrialState
+from evonas.trial import Objective, TrialState
 
 
 def test_a_generation_waits_for_the_one_before() -> None:

@@ -7,11 +7,12 @@ from random import Random
 import pytest
 from strategies_helper import VALUE, Run, cube
 
-from evonas.constraints import Feasible, Limit
 from evonas.errors import RecipeError
 from evonas.spaces.nasbench201 import NASBench201
+from evonas.spaces.parts.feasible import Feasible
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.strategies.grid import Grid
+from evonas.trial import Limit
 
 
 def test_every_architecture_comes_once_in_order() -> None:

@@ -12,13 +12,12 @@ import pytest
 from strategies_helper import VALUE, Grid, Run, cube, haphazard, total
 
 from evonas.architecture import Architecture, Categorical, Integer
-from evonas.constraints import Feasible, Limit
 from evonas.errors import RecipeError
-from evonas.objective import Objective
+from evonas.spaces.parts.feasible import Feasible
 from evonas.strategies.aging_evolution import AgingEvolution
 from evonas.strategies.guided_evolution import GuidedEvolution
 from evonas.strategies.random import RandomSearch
-from evonas.trial import TrialState
+from evonas.trial import Limit, Objective, TrialState
 
 LETTERS = Grid(**{f"x{i}": Categorical("abcdef") for i in range(6)})
 

@@ -8,7 +8,7 @@ import pytest
 from strategies_helper import VALUE, Run, cube, haphazard, total
 
 from evonas.errors import RecipeError
-from evonas.registry import Registry
+from evonas.recipe.registry import Registry
 from evonas.strategies.aging_evolution import AgingEvolution
 from evonas.strategies.hyperband import Hyperband
 from evonas.strategies.random import RandomSearch

@@ -8,16 +8,15 @@ from random import Random
 import pytest
 
 from evonas.architecture import Architecture
-from evonas.constraints import Feasible, Limit
 from evonas.errors import RecipeError
-from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
 from evonas.spaces.darts import DARTS, KINDS
 from evonas.spaces.nasbench201 import NASBench201
+from evonas.spaces.parts.feasible import Feasible
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.strategies.hypernet import Hypernet, grid
 from evonas.testing import sampler_of
-from evonas.trial import Proposal, Trial, TrialState
+from evonas.trial import Limit, Objective, Proposal, Trial, TrialState
 
 OBJECTIVES = (Objective("val_accuracy"),)
 SPACE = DARTS(4)

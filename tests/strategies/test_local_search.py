@@ -8,10 +8,9 @@ import pytest
 from strategies_helper import VALUE, Run, cube, total
 
 from evonas.architecture import Architecture
-from evonas.objective import Objective
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.local_search import LocalSearch
-from evonas.trial import TrialState
+from evonas.trial import Objective, TrialState
 
 
 def distance(a: Architecture, b: Architecture) -> int:

@@ -11,15 +11,11 @@ import pytest
 from strategies_helper import VALUE, Run, cube, total
 
 from evonas.architecture import Architecture
-from evonas.constraints import Limit
 from evonas.errors import RecipeError
 from evonas.evaluators.base import Context, Evaluator, Reporter, hold
 from evonas.executors.base import run_trial
 from evonas.executors.serial import Serial
-from evonas.history import pareto_front
-from evonas.hypervolume import volume
-from evonas.objective import Objective, keys
-from evonas.search import Budget, search
+from evonas.runs.search import Budget, search
 from evonas.spaces.base import SearchSpace
 from evonas.spaces.mbconv import MBConv
 from evonas.spaces.nasbench201 import NASBench201
@@ -27,7 +23,8 @@ from evonas.spaces.plain_cnn import PlainCNN
 from evonas.strategies.base import Strategy
 from evonas.strategies.nsga2 import NSGA2
 from evonas.strategies.random import RandomSearch
-from evonas.trial import Trial, TrialState
+from evonas.trial import Limit, Objective, Trial, TrialState, keys
+from evonas.trials import pareto_front, volume
 
 TWO = (Objective("value"), Objective("cost", "min"))
 THREE = (*TWO, Objective("spread", "min"))

@@ -11,22 +11,20 @@ from typing import Any
 import pytest
 
 from evonas.architecture import Architecture
-from evonas.constraints import Feasible, Limit
-from evonas.objective import Objective
-from evonas.registry import Registry
+from evonas.recipe.registry import Registry
 from evonas.spaces.anynet import AnyNet
-from evonas.spaces.base import SearchSpace
+from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.darts import DARTS
 from evonas.spaces.mbconv import MBConv
 from evonas.spaces.nasbench201 import NASBench201
+from evonas.spaces.parts import cost
+from evonas.spaces.parts.feasible import Feasible
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.spaces.resnet import ResNet
 from evonas.strategies.base import Strategy
 from evonas.strategies.random import RandomSearch
-from evonas.task import Task
 from evonas.testing import sampler_of
-from evonas.training import cost
-from evonas.trial import Trial, TrialState
+from evonas.trial import Limit, Objective, Trial, TrialState
 
 TASK = Task(3, 16, 16, 10)
 VALUE = (Objective("value"),)

@@ -14,18 +14,19 @@ import pytest
 from conftest import ROOT, TINY_SPACES
 from strategies_helper import VALUE, Grid, Run, total
 
-from evonas import ending, history, recipe
 from evonas.architecture import Architecture, Categorical, Domain, Integer
-from evonas.constraints import Feasible, Limit
 from evonas.errors import RecipeError
-from evonas.objective import Objective
-from evonas.registry import Registry
-from evonas.run import start
-from evonas.spaces.base import SearchSpace
+from evonas.recipe import reading
+from evonas.recipe.registry import Registry
+from evonas.runs import ending
+from evonas.runs.journal import read_journal
+from evonas.runs.run import start
+from evonas.spaces.base import SearchSpace, Task
+from evonas.spaces.parts import cost
+from evonas.spaces.parts.feasible import Feasible
 from evonas.strategies.projected_ascent import ProjectedAscent
-from evonas.task import Task
-from evonas.training import cost
-from evonas.trial import Proposal, Trial, TrialState
+from evonas.trial import Limit, Objective, Proposal, Trial, TrialState
+from evonas.trials import Trials
 
 VAL = (Objective("val_accuracy"),)
 CHANCE = "not distinguishable from chance"
@@ -253,7 +254,7 @@ def test_a_repeated_architecture_is_ranked_once_and_not_by_its_luckiest_training
     run = Run(ProjectedAscent(limited(), VALUE, repeats=3))
     for value in (0.5, 0.9, 0.1, 0.6):
         run.step(value)
-    assert [trial.number for trial in history.ranking(run.events, VALUE)] == [3, 0]
+    assert [trial.number for trial in Trials(VALUE, run.events).ranking()] == [3, 0]
 
 
 def test_a_run_says_in_its_report_what_the_strategy_remarks(
@@ -262,12 +263,12 @@ def test_a_run_says_in_its_report_what_the_strategy_remarks(
     sets = [f"dataset.path={images()}", "executor.name=serial", "tracking.name=console"]
     sets += ["space.max_depth=1", "space.max_width=8", "constraints.params.max=1000"]
     sets += ["evaluation.of.epochs=1", "evaluation.of.final_epochs=1", "budget.trials=15"]
-    given = recipe.load(ROOT / "recipes" / "cifar10_ascent.yaml", sets)
+    given = reading.load(ROOT / "recipes" / "cifar10_ascent.yaml", sets)
     report = start(given, Registry(), tmp_path / "run").report
     (said,) = report.remarks
     assert said.startswith("projected_ascent: a training's val_accuracy has a standard deviation")
     assert html.escape(said) in (tmp_path / "run" / "report.html").read_text()
-    _, events = history.read(tmp_path / "run")
+    _, events = read_journal(tmp_path / "run")
     known = ending.known(tmp_path / "run", VAL, events)
     assert known is not None
     assert known.remarks == report.remarks

@@ -5,9 +5,10 @@ from random import Random
 
 from strategies_helper import VALUE, Run, cube, total
 
-from evonas.constraints import Feasible, Limit
 from evonas.spaces.base import SearchSpace
+from evonas.spaces.parts.feasible import Feasible
 from evonas.strategies.random import RandomSearch
+from evonas.trial import Limit
 
 CHI_SQUARE = {7: 24.3, 8: 26.1, 5: 20.5}  # by degrees of freedom, p = .001
 

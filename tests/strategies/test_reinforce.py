@@ -14,14 +14,13 @@ from conftest import TINY_SPACES
 from strategies_helper import VALUE, Grid, Run, cube, total
 
 from evonas.architecture import Architecture, Categorical, Integer
-from evonas.constraints import Feasible, Limit
 from evonas.errors import RecipeError
-from evonas.objective import Direction, Objective
-from evonas.registry import Registry
+from evonas.recipe.registry import Registry
 from evonas.spaces.base import SearchSpace
+from evonas.spaces.parts.feasible import Feasible
 from evonas.strategies.random import RandomSearch
 from evonas.strategies.reinforce import Reinforce
-from evonas.trial import Trial, TrialState
+from evonas.trial import Direction, Limit, Objective, Trial, TrialState
 
 Algorithm = Literal["ppo", "reinforce"]
 

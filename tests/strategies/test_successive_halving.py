@@ -12,15 +12,14 @@ import pytest
 from strategies_helper import VALUE, Run, cube, haphazard, total
 
 from evonas.errors import RecipeError
-from evonas.objective import Direction, Objective
-from evonas.registry import Registry
+from evonas.recipe.registry import Registry
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.aging_evolution import AgingEvolution
 from evonas.strategies.evolution import Evolution
 from evonas.strategies.random import RandomSearch
 from evonas.strategies.successive_halving import MakeStrategy, SuccessiveHalving, rungs
 from evonas.testing import check_strategy
-from evonas.trial import Proposal, Trial, TrialState
+from evonas.trial import Direction, Objective, Proposal, Trial, TrialState
 
 LARGE = cube(8, 1000)
 NO_SOURCES = {  # of several fidelities, or not for any space

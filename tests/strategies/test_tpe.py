@@ -10,14 +10,13 @@ import pytest
 from strategies_helper import VALUE, Grid, Run, cube, total
 
 from evonas.architecture import Architecture, Categorical, Integer, Value
-from evonas.constraints import Feasible, Limit
 from evonas.errors import RecipeError
-from evonas.objective import Direction, Objective
 from evonas.spaces.base import SearchSpace
+from evonas.spaces.parts.feasible import Feasible
 from evonas.strategies.base import Strategy
 from evonas.strategies.random import RandomSearch
 from evonas.strategies.tpe import TPE
-from evonas.trial import TrialState
+from evonas.trial import Direction, Limit, Objective, TrialState
 
 MIXED = Grid(
     act=Categorical(("relu", "gelu")),

@@ -19,13 +19,12 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from evonas import hypervolume
 from evonas.architecture import Architecture
 from evonas.errors import PluginError, RecipeError
-from evonas.objective import Objective
 from evonas.trackers.base import Report, RunInfo
 from evonas.trackers.mlflow import STATE, MLflow
-from evonas.trial import Proposal, Trial, TrialState
+from evonas.trial import Objective, Proposal, Trial, TrialState
+from evonas.trials import Trials
 
 PARENT = "mlflow.parentRunId"
 
@@ -167,7 +166,7 @@ def test_the_hypervolume_over_time_is_the_same_live_resumed_and_sent_later(
             client.delete_run(child.info.run_id)
         return sorted(((m.step, m.value) for m in found), key=lambda point: point[1])
 
-    expected = hypervolume.curve(history, both.objectives)
+    expected = Trials(both.objectives, history).volumes()
     assert len(expected) > 2
     log(uri, both, [*ends, better])
     live = curve()

@@ -9,14 +9,7 @@ from random import Random
 import pytest
 import torch
 
-from evonas.training.augmentation import (
-    AUGMENTATIONS,
-    Augmentation,
-    cutout,
-    distort,
-    gather,
-    mix,
-)
+from evonas.training.augmentation import AUGMENTATIONS, Augmentation, cutout, distort, gather, mix
 
 
 def rng(seed: int = 0) -> torch.Generator:

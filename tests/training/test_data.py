@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from evonas.errors import DataError
-from evonas.task import Task
+from evonas.spaces.base import Task
 from evonas.training import data as data_module
 from evonas.training.data import Arrays, Data, Split, split
 

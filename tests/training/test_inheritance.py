@@ -11,13 +11,12 @@ import torch
 from torch import nn
 
 from evonas.architecture import Architecture, Value
-from evonas.spaces.base import SearchSpace
+from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.mbconv import MBConv
 from evonas.spaces.nasbench201 import NASBench201
-from evonas.spaces.operations import ConvNorm
-from evonas.spaces.operations import MBConv as Block
+from evonas.spaces.parts.blocks import ConvNorm
+from evonas.spaces.parts.blocks import MBConv as Block
 from evonas.spaces.plain_cnn import PlainCNN
-from evonas.task import Task
 from evonas.training.inheritance import CanBecomeIdentity, transplant
 
 TASK = Task(3, 16, 16, 5)

@@ -10,11 +10,10 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from evonas.spaces.base import SearchSpace
+from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.mbconv import MBConv
 from evonas.spaces.nasbench201 import NASBench201
 from evonas.spaces.plain_cnn import PlainCNN
-from evonas.task import Task
 from evonas.training import latency
 from evonas.training.latency import between
 

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from evonas.spaces.base import Task
 from evonas.spaces.plain_cnn import PlainCNN
-from evonas.task import Task
 from evonas.training.augmentation import AUGMENTATIONS
 from evonas.training.data import Split
 from evonas.training.loop import (

@@ -1,0 +1,1 @@
+"""Behind the command line, not on the way of a run."""

@@ -1,0 +1,346 @@
+"""Compound scaling: a found network made larger in depth, width and resolution at once.
+
+Tan and Le, EfficientNet, ICML 2019: for a coefficient φ the depth is multiplied by α^φ, the width
+by β^φ, the resolution by γ^φ, with α·β²·γ² near 2, so that φ more means 2^φ times the FLOPs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from evonas import files
+from evonas.architecture import Architecture
+from evonas.commands import catalogue
+from evonas.errors import HistoryError, InvalidArchitecture, RecipeError, StorageError
+from evonas.executors.base import run_trial
+from evonas.recipe import reading
+from evonas.recipe.registry import Registry
+from evonas.runs import ending, incumbents
+from evonas.runs.assemble import Assembly, EvaluatorFactory, assemble
+from evonas.runs.journal import read_journal
+from evonas.runs.run import registry_of
+from evonas.spaces.base import SearchSpace, Task
+from evonas.spaces.parts import cost
+from evonas.trial import Proposal, Trial, TrialState
+
+_LARGEST = 10.0  # φ, a thousand times the FLOPs
+_HALVINGS = 30  # of the interval of φ
+_NEAR = 0.1  # how far α·β²·γ² of the grid may be from 2
+_STEPS = tuple(1 + n / 10 for n in range(11))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How much of each a φ of 1 gives: α, β and γ; EfficientNet's by default."""
+
+    depth: float = 1.2
+    width: float = 1.1
+    resolution: float = 1.15
+
+    def __str__(self) -> str:
+        return f"{self.depth:g},{self.width:g},{self.resolution:g}"
+
+    def factors(self, phi: float) -> Factors:
+        """What to multiply by."""
+        return Factors(self.depth**phi, self.width**phi, self.resolution**phi)
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What depth, width and resolution are multiplied by."""
+
+    depth: float = 1.0
+    width: float = 1.0
+    resolution: float = 1.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to scale.
+
+    Attributes:
+        space: Builds it.
+        architecture: The network.
+        task: What it was made for.
+        registry: Where its components come from.
+        run_dir: The run that found it; None for a named point.
+    """
+
+    space: SearchSpace
+    architecture: Architecture
+    task: Task
+    registry: Registry
+    run_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A scaled network: to be built with the space, not searched."""
+
+    factors: Factors
+    architecture: Architecture
+    task: Task
+    params: float
+    flops: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; ``Architecture.from_json`` reads the architecture in it."""
+        costs = {"params": self.params, "flops": self.flops}
+        described = {**self.architecture.to_json(), "task": vars(self.task)}
+        return {**described, "factors": vars(self.factors), "metrics": costs}
+
+
+@dataclass(frozen=True)
+class Request:
+    """How much larger: exactly one of φ, FLOPs (``2x`` or a number), and factors by themselves.
+
+    Raises:
+        RecipeError: If it is not one.
+    """
+
+    phi: float | None = None
+    flops: str | None = None
+    depth: float | None = None
+    width: float | None = None
+    resolution: int | None = None
+
+    def __post_init__(self) -> None:
+        factors = any(v is not None for v in (self.depth, self.width, self.resolution))
+        if sum((self.phi is not None, self.flops is not None, factors)) != 1:
+            raise RecipeError(
+                "scale: give one of --phi, --flops, and --depth, --width, --resolution together"
+            )
+        for name in ("phi", "depth", "width"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise RecipeError(f"--{name} {value}: must be finite")
+
+    def answer(self, given: Source, rule: Rule) -> Scaled:
+        """The scaled network."""
+        if self.phi is not None:
+            return scale(given, rule.factors(self.phi))
+        if self.flops is not None:
+            return to_flops(given, self._wanted(given), rule)
+        pixels = self.resolution or given.task.height
+        return scale(
+            given, Factors(self.depth or 1.0, self.width or 1.0, pixels / given.task.height)
+        )
+
+    def _wanted(self, given: Source) -> float:
+        text = str(self.flops)
+        try:
+            number = float(text.removesuffix("x"))
+        except ValueError:
+            raise RecipeError(f"--flops {text}: must be a number, or times such as 2x") from None
+        return number * scale(given, Factors()).flops if text.endswith("x") else number
+
+
+def parse_rule(text: str) -> Rule:
+    """A rule from three numbers and commas.
+
+    Raises:
+        RecipeError: If it is not that, or one is less than 1.
+    """
+    try:
+        depth, width, resolution = map(float, text.split(","))
+    except ValueError:
+        raise RecipeError(f"--rule {text}: must be three numbers, such as 1.2,1.1,1.15") from None
+    if not all(1 <= factor < math.inf for factor in (depth, width, resolution)):
+        raise RecipeError(f"--rule {text}: numbers must be finite, and none less than 1")
+    return Rule(depth, width, resolution)
+
+
+def source(registry: Registry, reference: str, shape: str, classes: int) -> Source:
+    """The incumbent of a run folder, or a point as SPACE/NAME.
+
+    Args:
+        registry: Where spaces come from.
+        reference: Which.
+        shape: Of a point's input, such as ``3x224x224``.
+        classes: Of a point's task.
+
+    Raises:
+        EvonasError: If there is no such thing.
+    """
+    folder = Path(reference)
+    if not folder.is_dir():
+        space, architecture = catalogue.find_point(registry, reference)
+        return Source(space, architecture, catalogue.parse_task(shape, classes), registry)
+    header, _ = read_journal(folder)
+    found = folder / incumbents.FOLDER / "architecture.json"
+    if not found.exists():
+        raise HistoryError(f"{folder} has no incumbent yet; evonas resume {folder} goes on")
+    described = json.loads(found.read_text())
+    if "task" not in described:
+        raise HistoryError(f"{folder} was a run without images: there is nothing to build")
+    registry = registry_of(header)
+    space = EvaluatorFactory(reading.load(folder / reading.FILE), registry, folder).space
+    architecture = Architecture.from_json(described)
+    return Source(space, architecture, Task(**described["task"]), registry, folder)
+
+
+def scale(given: Source, factors: Factors) -> Scaled:
+    """Scale by given factors, such as EfficientNet's published ones.
+
+    Raises:
+        RecipeError: If the space does not declare what is depth or width.
+    """
+    try:
+        larger = given.space.scaled(given.architecture, factors.width, factors.depth)
+    except InvalidArchitecture as error:
+        raise RecipeError(f"scale: {error}") from error
+    height, width = (
+        max(1, round(side * factors.resolution)) for side in (given.task.height, given.task.width)
+    )
+    task = replace(given.task, height=height, width=width)
+    counted = cost.count(given.space, larger, task)
+    return Scaled(factors, larger, task, counted["params"], counted["flops"])
+
+
+def to_flops(given: Source, wanted: float, rule: Rule) -> Scaled:
+    """The φ ≥ 0 whose FLOPs come nearest to what is wanted, found by bisection.
+
+    Raises:
+        RecipeError: If that is less than the network has, or out of reach.
+    """
+    low, high = 0.0, _LARGEST
+    below, above = scale(given, rule.factors(low)), scale(given, rule.factors(high))
+    if not below.flops <= wanted <= above.flops:
+        raise RecipeError(
+            f"--flops: {wanted:,.0f} is not between the network's {below.flops:,.0f} and "
+            f"{above.flops:,.0f}, its FLOPs at φ = {high:g}"
+        )
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        scaled = scale(given, rule.factors(middle))
+        if scaled.flops <= wanted:
+            low, below = middle, scaled
+        else:
+            high, above = middle, scaled
+    return min((below, above), key=lambda scaled: abs(scaled.flops - wanted))
+
+
+def grid() -> Iterator[Rule]:
+    """Every rule in steps of a tenth that about doubles the FLOPs."""
+    for depth, width, resolution in itertools.product(_STEPS, repeat=3):
+        if abs(depth * width**2 * resolution**2 - 2) <= _NEAR:
+            yield Rule(depth, width, resolution)
+
+
+def search_rule(given: Source, note: Callable[[str], None]) -> Rule:
+    """The rule of the grid whose network at φ = 1 is best by the run's own evaluation.
+
+    Raises:
+        RecipeError: For a point that no run found: there is nothing to evaluate with.
+        HistoryError: If no evaluation succeeded.
+    """
+    best: tuple[float, Rule] | None = None
+    for number, rule in enumerate(grid()):
+        scaled = scale(given, rule.factors(1.0))
+        assembly = _assembly(given, scaled, _run_of(given))
+        objective = assembly.objectives[0]
+        trial = run_trial(assembly.evaluator, Trial(number, Proposal(scaled.architecture)))
+        if trial.state is not TrialState.COMPLETE:
+            note(f"--rule {rule} fails: {(trial.error or '').strip().splitlines()[-1]}")
+            continue
+        note(f"--rule {rule}: {objective.metric} {trial.metrics[objective.metric]:.4f}")
+        if best is None or objective.key(trial.metrics) > best[0]:
+            best = objective.key(trial.metrics), rule
+    if best is None:
+        raise HistoryError("scale: every evaluation of the grid failed")
+    return best[1]
+
+
+def check_trainable(given: Source, folder: Path) -> None:
+    """Raise RecipeError if there are no images to train on, or the folder is there already."""
+    _run_of(given)
+    if folder.exists():
+        raise RecipeError(f"--train {folder}: exists already")
+
+
+def train(
+    given: Source, scaled: Scaled, folder: Path, note: Callable[[str], None]
+) -> dict[str, float]:
+    """Train a scaled network for good on the run's images, test it once, and keep it.
+
+    Writes ``incumbent/`` as a run does.
+
+    Args:
+        given: A run's incumbent.
+        scaled: What to train.
+        folder: Where to.
+        note: Told how it goes.
+
+    Returns:
+        The final metrics.
+    """
+    check_trainable(given, folder)
+    assembly = _assembly(given, scaled, folder)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: {error.strerror}") from error
+    trial = Trial(0, Proposal(scaled.architecture), TrialState.COMPLETE)
+    retraining = ending.retraining_of(assembly, folder, note, lambda: False)
+    terms = incumbents.Terms(1, assembly.recipe.final.seeds, assembly.recipe.final.flip)
+    evaluator, objectives = assembly.evaluator, assembly.objectives
+    try:
+        _, metrics = incumbents.conclude(
+            evaluator, objectives, [trial], retraining, terms, folder, note
+        )
+    except incumbents.AllFailed as error:
+        raise HistoryError(f"scale: the training failed: {error}") from error
+    return metrics
+
+
+def _run_of(given: Source) -> Path:
+    if given.run_dir is None:
+        raise RecipeError("scale: only what a run found can be trained; give its folder")
+    return given.run_dir
+
+
+def _assembly(given: Source, scaled: Scaled, folder: Path) -> Assembly:
+    """The run's own parts, for images of the scaled size and without its limits."""
+    stored = _run_of(given) / reading.FILE
+    task = scaled.task
+    if task.height != task.width:
+        raise RecipeError(f"scale: {task.height}×{task.width} pixels; only squares can be trained")
+    content = reading.load(stored).dump()
+    content["dataset"]["size"] = task.height
+    content.pop("constraints", None)
+    _enlarge(content["evaluation"], scaled.factors.resolution)
+    return assemble(reading.validate(content, str(stored)), given.registry, folder)
+
+
+def _enlarge(section: dict[str, Any] | None, factor: float) -> None:
+    """Evaluations that reduce the resolution reduce the larger one likewise."""
+    while section is not None:
+        if section["name"] == "reduced" and section.get("resolution"):
+            section["resolution"] = round(section["resolution"] * factor)
+        section = section.get("of")
+
+
+def table(given: Source, scaled: Scaled) -> str:
+    """What changed, for a person."""
+    before, f = scale(given, Factors()), scaled.factors
+    rows = [f"depth × {f.depth:.4g}, width × {f.width:.4g}, resolution × {f.resolution:.4g}"]
+    rows += [f"{'':<6}{'parameters':>16}{'FLOPs':>20}   input"]
+    for name, each in (("from", before), ("to", scaled)):
+        shape = "×".join(map(str, each.task.input_shape))
+        rows.append(f"{name:<6}{each.params:>16,.0f}{each.flops:>20,.0f}   {shape}")
+    old = given.architecture.choices
+    for name, value in scaled.architecture.choices.items():
+        if value != old[name]:
+            rows.append(f"  {name} = {value} (was {old[name]})")
+    return "\n".join(rows)
+
+
+def write(scaled: Scaled, path: Path) -> None:
+    """Write what ``to_json`` says."""
+    files.store(path, json.dumps(scaled.to_json(), indent=2))

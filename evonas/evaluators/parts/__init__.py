@@ -1,0 +1,1 @@
+"""What several evaluation strategies share."""

@@ -1,0 +1,1 @@
+"""What the user asked for: a recipe, its components and their options."""

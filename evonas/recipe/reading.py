@@ -1,0 +1,177 @@
+"""A recipe: YAML in, a validated and frozen ``Recipe`` out; every mistake is one line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from evonas.errors import RecipeError, did_you_mean
+from evonas.recipe.schema import Cost, Recipe
+
+FILE = "recipe.yaml"  # its name in a run folder
+_MAX_BYTES = 1_000_000
+_MAX_ALIASES = 16
+_OWN = {"executor": {"device"}}  # keys that are the section's, whatever component it names
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply ``KEY=VALUE`` overrides, in order.
+
+    Raises:
+        RecipeError: If the file is absent, not UTF-8, not YAML, too large, or says something that
+            no recipe can say.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RecipeError(f"recipe {path}: {error.strerror}") from error
+    if len(data) > _MAX_BYTES:
+        raise RecipeError(f"recipe {path}: {len(data):,} bytes are too many for a recipe")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"recipe {path}: not UTF-8 ({error.reason})") from error
+    content = parse_yaml(text, f"recipe {path}")
+    if not isinstance(content, dict):
+        raise RecipeError(f"recipe {path}: must be a mapping of sections, not {_kind(content)}")
+    return validate(apply(content, overrides), str(path))
+
+
+def validate(content: Mapping[str, Any], source: str) -> Recipe:
+    """Make a Recipe of plain data; every mistake in one line."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise RecipeError(f"{source}: {explain(error, Recipe)}") from error
+
+
+def apply(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a copy of the content with ``KEY=VALUE`` overrides; the value is read as YAML.
+
+    Naming another component (``strategy.name=random``) drops the options of the one it replaces,
+    but not what belongs to the section (``executor.device``).
+    """
+    try:
+        content = json.loads(json.dumps(content, default=str))
+    except ValueError as error:
+        raise RecipeError(f"the recipe is not plain data: {error}") from error
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        path = key.strip().split(".")
+        if not equals or not all(path):
+            raise RecipeError(f"--set {override!r}: must be KEY=VALUE, such as seed=1")
+        value = parse_yaml(text, f"--set {override!r}")
+        section = content
+        for depth, part in enumerate(path[:-1]):
+            inner = section.get(part)
+            if isinstance(inner, str) and path[depth + 1] != "name":
+                inner = {"name": inner}  # the short form of a component
+            if inner is None or isinstance(inner, str):
+                inner = {}
+            if not isinstance(inner, dict):
+                raise RecipeError(f"--set {override!r}: {'.'.join(path[: depth + 1])} has no keys")
+            section[part] = inner
+            section = inner
+        renamed = path[-1] == "name" and len(path) > 1 and path[0] != "dataset"
+        if renamed and section.get("name") != value:
+            for name in section.keys() - _OWN.get(path[0], set()):
+                del section[name]
+        section[path[-1]] = value
+    return content
+
+
+def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+    """All mistakes of a pydantic error in one line: key path, what is wrong, nearest name."""
+    return "; ".join(_explain_one(item, model, prefix) for item in error.errors())
+
+
+def _explain_one(item: Any, model: type[BaseModel], prefix: str) -> str:
+    location = [part for part in item["loc"] if part != "[key]"]
+    path = prefix + ".".join(_shown(str(part)) for part in location)
+    match item["type"]:
+        case "extra_forbidden":
+            known = _fields(model, location[:-1])
+            hint = did_you_mean(str(location[-1]), known)
+            return f"{path}: unknown key{hint} Known: {', '.join(known) or 'none'}"
+        case "missing":
+            return f"{path}: is missing"
+        case "literal_error":
+            options = [str(o) for o in get_args(Cost)] if "[key]" in item["loc"] else []
+            hint = did_you_mean(str(item["input"]), options).removesuffix(".")
+            return f"{path}: {item['msg']}, not {item['input']!r}{hint}"
+        case "value_error":
+            return f"{path or 'recipe'}: {item['ctx']['error']}"
+        case _:
+            shown = repr(item["input"])
+            shown = shown if len(shown) <= 60 else f"{shown[:57]}…"
+            return f"{path or 'recipe'}: {item['msg']}, not {shown}"
+
+
+def _shown(key: str) -> str:
+    return key if key.isprintable() else repr(key)
+
+
+def _fields(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
+    """Names that the model has at a location, following its nested models."""
+    for part in location:
+        field = model.model_fields.get(str(part))
+        candidates = [field.annotation, *get_args(field.annotation)] if field else []
+        nested = [*candidates, *(a for c in candidates for a in get_args(c))]
+        inner = [a for a in nested if isinstance(a, type) and issubclass(a, BaseModel)]
+        if inner:
+            model = inner[0]
+    return list(model.model_fields)
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that refuses what YAML allows and nobody means."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._aliases = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            self._aliases += 1
+            if self._aliases > _MAX_ALIASES:
+                raise yaml.YAMLError(f"more than {_MAX_ALIASES} aliases")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        seen: set[str] = set()
+        for key in keys:
+            if not isinstance(key, str):
+                line = node.start_mark.line + 1
+                raise yaml.YAMLError(f"line {line}: key {key!r} must be text; put it in quotes")
+            if key in seen:
+                raise yaml.YAMLError(f"key {key!r} is there twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(  # YAML 1.1 reads 1e-3 as text
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Read YAML with the safe loader; anything wrong is one line."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    # The last two: PyYAML's own, from ``!!bool maybe`` and ``!!timestamp soon``.
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise RecipeError(f"{source}: not YAML: {' '.join(reason.split())}") from error
+
+
+def _kind(value: Any) -> str:
+    return "empty" if value is None else type(value).__name__

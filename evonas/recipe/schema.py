@@ -1,0 +1,178 @@
+"""What a recipe may say: its sections, their keys, and the ranges of the numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    field_validator,
+    model_validator,
+)
+
+
+def refuse_bool(value: Any) -> Any:
+    """Raise ValueError for true and false, which pydantic takes for the numbers 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError(f"must not be {str(value).lower()}")
+    return value
+
+
+Cost = Literal["params", "flops", "latency"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool(cls, value: Any) -> Any:
+        """No key of a recipe's own is true or false, and pydantic would read true as 1."""
+        return refuse_bool(value)
+
+
+class Component(_Model):
+    """A component by name, with its options; ``space: mbconv`` is short for its name alone."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return dict(self.model_extra or {})
+
+
+class ExecutorSection(Component):
+    """Where trials run."""
+
+    name: str = "serial"
+    device: str = "auto"
+
+
+class TrackingSection(Component):
+    """Who is told."""
+
+    name: str = "mlflow"
+
+
+class DatasetSection(_Model):
+    """The images: see ``evonas.datasets``."""
+
+    name: str
+    path: Path = Path("data")
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    size: Annotated[int, Field(ge=4, le=1024)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class LimitSection(_Model):
+    """Bounds of a cost, both included."""
+
+    min: Annotated[float, Field(ge=0)] | None = None
+    max: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LimitSection:
+        if self.min is None and self.max is None:
+            raise ValueError("give min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is greater than max {self.max:g}")
+        return self
+
+
+class BudgetSection(_Model):
+    """The limit of the run; whichever is reached first ends it."""
+
+    trials: Annotated[int, Field(ge=1)] | None = None
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    max_failures: Annotated[int, Field(ge=1)] = 10
+
+    @model_validator(mode="after")
+    def _some(self) -> BudgetSection:
+        if self.trials is None and self.minutes is None:
+            raise ValueError("give trials, minutes or both")
+        return self
+
+
+class FinalSection(_Model):
+    """How the winner is found when the search is over: see ``incumbents.Terms``."""
+
+    top: Annotated[int, Field(ge=1)] = 1
+    seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    flip: StrictBool = False
+
+    @field_validator("top", "seeds", mode="before")
+    @classmethod
+    def _no_bool(cls, value: Any) -> Any:
+        return refuse_bool(value)
+
+
+class AuditSection(_Model):
+    """How many trials are trained for good, to see how far the search's scores can be trusted."""
+
+    trials: Annotated[int, Field(ge=4)]
+
+
+class Recipe(_Model):
+    """One experiment."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]*$", max_length=100)]
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    dataset: DatasetSection | None = None
+    space: Component
+    strategy: Component
+    evaluation: Component
+    objectives: Annotated[dict[str, Literal["max", "min"]], Field(min_length=1)] = {
+        "val_accuracy": "max"
+    }
+    constraints: dict[Cost, LimitSection] = {}
+    pruning: Component | None = None
+    budget: BudgetSection
+    start_from: list[str] = []
+    final: FinalSection = FinalSection()
+    audit: AuditSection | None = None
+    executor: ExecutorSection = ExecutorSection()
+    tracking: TrackingSection = TrackingSection()
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _stripped(cls, value: Any) -> Any:
+        return value.strip() if isinstance(value, str) else value
+
+    @field_validator("start_from", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    def dump(self) -> dict[str, Any]:
+        """Plain data, as YAML and JSON can hold it."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @property
+    def digest(self) -> str:
+        """Hash of what decides the search's results, and so of no name, budget or executor."""
+        data = self.dump()
+        for section in ("name", "budget", "final", "audit", "executor", "tracking"):
+            data.pop(section, None)
+        if not self.start_from:
+            del data["start_from"]  # journals of earlier versions know nothing of it
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,170 @@
+"""The truth about a run: an append-only journal with one writer.
+
+``history.jsonl`` holds one JSON object per line, ``{"seq": n, "crc": "…", "event": {…}}``, the
+checksum being CRC-32 of the event's text. Line 0 is the run's header, every further line a trial
+event. A line is flushed to the disk before ``append`` returns. A torn last line is what a crash
+leaves; it is dropped on opening. Damage anywhere else is refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from evonas.errors import HistoryError, RunInUse, StorageError
+from evonas.trial import Trial
+
+JOURNAL = "history.jsonl"
+FORMAT = 1
+
+
+class Journal:
+    """The journal of one run, open for writing by this process alone.
+
+    Args:
+        run_dir: The run folder; it must exist.
+
+    Attributes:
+        header: What the run is: recipe and data fingerprints, version; empty in a new journal.
+        events: All trial events, in order.
+        dropped: Bytes of a torn last line that opening cut off.
+
+    Raises:
+        RunInUse: If another process holds the folder.
+        StorageError: If the journal is damaged in the middle, or cannot be opened.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.path = run_dir / JOURNAL
+        try:
+            self._lock = _lock(run_dir)
+            self._file = self.path.open("ab", buffering=0)
+            records, good, total = _read(self.path)
+        except OSError as error:
+            raise StorageError(f"{self.path}: {error.strerror}") from error
+        self.dropped = total - good
+        if self.dropped:
+            os.truncate(self.path, good)
+        self.header, self.events = _replay(self.path, records)
+        self._seq = len(records)
+
+    def begin(self, header: Mapping[str, Any]) -> None:
+        """Write the header of a new journal."""
+        self.header = {"format": FORMAT, **header}
+        self._write(self.header)
+
+    def append(self, trial: Trial) -> None:
+        """Write one event; when this returns it is on the disk.
+
+        Raises:
+            StorageError: If it is not, for example because the disk is full.
+        """
+        self._write(trial.to_json())
+        self.events.append(trial)
+
+    def close(self) -> None:
+        """Close the journal and give the folder free."""
+        self._file.close()
+        self._lock.close()
+
+    def _write(self, event: Mapping[str, Any]) -> None:
+        text = json.dumps(event, separators=(",", ":"), allow_nan=False)
+        line = json.dumps({"seq": self._seq, "crc": _crc(text)})[:-1] + f', "event": {text}}}\n'
+        try:
+            if self._file.write(line.encode()) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise StorageError(f"{self.path}: {error.strerror}; the run can be resumed") from error
+        self._seq += 1
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read_journal(run_dir: Path) -> tuple[dict[str, Any], list[Trial]]:
+    """Header and events of a run, without holding it: another process may be writing.
+
+    Raises:
+        HistoryError: If there is no run in the folder.
+        StorageError: If its journal is damaged.
+    """
+    path = run_dir / JOURNAL
+    if not path.is_file():
+        raise HistoryError(f"{run_dir} holds no run: {JOURNAL} is not there")
+    records, _, _ = _read(path)
+    return _replay(path, records)
+
+
+def _lock(run_dir: Path) -> BinaryIO:
+    """Hold ``run_dir/lock`` for as long as the file is open; the kernel frees it at any death."""
+    file = (run_dir / "lock").open("ab+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().decode(errors="replace").strip()
+        file.close()
+        raise RunInUse(f"{run_dir} is in use by process {holder or '?'}") from None
+    file.truncate(0)
+    file.write(str(os.getpid()).encode())
+    file.flush()
+    return file
+
+
+def _crc(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], int, int]:
+    """The journal's events, how many bytes of it are good, and how many there are."""
+    data = path.read_bytes()
+    records: list[dict[str, Any]] = []
+    good = 0
+    while good < len(data):
+        end = data.find(b"\n", good) + 1
+        event = _parse(data[good:end], len(records)) if end else None
+        if event is None:
+            if end and end < len(data):
+                raise StorageError(f"{path}: record {len(records)} is damaged; nothing was changed")
+            break
+        records.append(event)
+        good = end
+    return records, good, len(data)
+
+
+def _parse(line: bytes, seq: int) -> dict[str, Any] | None:
+    """The event of a line, or None if the line is not the intact record ``seq``."""
+    try:
+        record = json.loads(line)
+        event: dict[str, Any] = record["event"]
+        text = json.dumps(event, separators=(",", ":"))
+        return event if (record["seq"], record["crc"]) == (seq, _crc(text)) else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _replay(path: Path, records: list[dict[str, Any]]) -> tuple[dict[str, Any], list[Trial]]:
+    if not records:
+        return {}, []
+    header, *events = records
+    if header.get("format") != FORMAT:
+        raise HistoryError(
+            f"{path}: written by evonas {header.get('version', '?')} in another format"
+        )
+    return header, [Trial.from_json(event) for event in events]

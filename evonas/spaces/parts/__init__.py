@@ -1,0 +1,1 @@
+"""What several search spaces share: layers, blocks, cells, supernets, costs."""

@@ -1,0 +1,111 @@
+"""What a network costs, counted without allocating or computing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from evonas.architecture import Architecture
+from evonas.spaces.base import SearchSpace, Task
+
+
+def params(network: nn.Module, task: Task) -> float:
+    """Number of parameters, frozen ones among them."""
+    return float(sum(p.numel() for p in network.parameters()))
+
+
+def flops(network: nn.Module, task: Task) -> float:
+    """Floating-point operations of one image's forward pass, by torch's FlopCounterMode.
+
+    Convolutions and matrix products count, at two operations per multiply-add; normalisation,
+    activation and pooling do not. Papers often call the number of multiply-adds, half of it, FLOPs.
+    """
+    device = next((p.device for p in network.parameters()), torch.device("meta"))
+    training = network.training
+    network.eval()  # a batch of one has no statistics to normalise by
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.empty(1, *task.input_shape, device=device))
+    network.train(training)
+    return float(counter.get_total_flops())
+
+
+def receptive_field(network: nn.Module, task: Task) -> int:
+    """Pixels a side of the image that an output of the last convolution or pooling can see.
+
+    The theoretical field along the height, of the longest path, were the image infinite; a global
+    pooling is left out, and so is what mixes positions by matrix products (attention).
+    """
+    tracer = _Fields()
+    training = network.training
+    network.eval()
+    device = next((p.device for p in network.parameters()), torch.device("meta"))
+    with torch.no_grad(), tracer:
+        network(torch.empty(1, *task.input_shape, device=device))
+    network.train(training)
+    return tracer.largest
+
+
+class _Fields(TorchDispatchMode):
+    """Follows what every tensor sees of the first one: the field, and the pixels of a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = 1
+        self._seen: dict[int, tuple[torch.Tensor, int, int]] = {}  # keeps tensors, so ids stay
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        inputs = [a for a in tree_leaves(args) if isinstance(a, torch.Tensor)]
+        known = [self._seen[id(t)][1:] for t in inputs if id(t) in self._seen]
+        field, jump = max(known, default=(1, 1))
+        first = tree_leaves(out)[0] if tree_leaves(out) else None
+        if isinstance(first, torch.Tensor) and first.ndim == 4:
+            kernel, stride = _window(func, args)
+            field, jump = field + (kernel - 1) * jump, jump * stride
+            self.largest = max(self.largest, field)
+            self._seen[id(first)] = (first, field, jump)
+        return out
+
+
+def _window(func: Any, args: tuple[Any, ...]) -> tuple[int, int]:
+    """Size and stride of what slides over the image, along the height."""
+    name = func.overloadpacket.__name__
+    if name == "convolution":
+        _, weight, _, stride, _, dilation, *_ = args
+        return int(dilation[0]) * (weight.shape[2] - 1) + 1, int(stride[0])
+    if name in ("max_pool2d_with_indices", "max_pool2d", "avg_pool2d"):
+        _, kernel, *rest = args
+        stride = rest[0] if rest and rest[0] else kernel
+        dilation = rest[2] if name.startswith("max") and len(rest) > 2 else [1]
+        return int(dilation[0]) * (kernel[0] - 1) + 1, int(stride[0])
+    return 1, 1
+
+
+COSTS: Mapping[str, Callable[[nn.Module, Task], float]] = {"params": params, "flops": flops}
+
+
+def count(
+    space: SearchSpace,
+    architecture: Architecture,
+    task: Task,
+    names: tuple[str, ...] = tuple(COSTS),
+) -> dict[str, float]:
+    """Cost of an architecture before it is built for real.
+
+    The space's own count where it has one, in less than a millisecond; else that of a network on
+    the meta device, which takes tens of them.
+    """
+    known = space.cost(architecture, task)
+    if known is not None:
+        return {name: float(getattr(known, name)) for name in names}
+    with torch.device("meta"):
+        network = space.build(architecture, task)
+    return {name: COSTS[name](network, task) for name in names}

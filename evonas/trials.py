@@ -1,0 +1,199 @@
+"""What is known of a run: one fold over trial events, and views of it.
+
+Strategies, the console, MLflow and the report all ask the same object, so that "best so far" and
+"the front" are written, and can be wrong, in one place.
+
+The hypervolume says in one number how good a Pareto front is: the volume of what it dominates.
+Zitzler and Thiele, Multiobjective optimization using evolutionary algorithms, PPSN 1998; computed
+by DEAP. Volume needs a corner and units. Both come from the first ten completed trials and stay:
+the worst value of every objective among them is 0, the best is 1. So parameters and accuracies
+count alike; a network as good as the best of the ten in everything makes a volume of 1, a front
+beyond them more; what is worse than the corner in one objective adds nothing; and the curve of a
+search never falls. Runs of different first trials have different units: compare those of one seed,
+or see ``benchmarks/pareto.py``, whose units are the table's.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+from evonas.trial import Objective, Stage, Trial, TrialState, dominates, keys
+
+_FIRST = 10  # completed trials that give the hypervolume its corner and its units
+_Point = tuple[float, ...]  # one value per objective, larger being better
+
+
+class Trials:
+    """The trials of one stage, as far as they were told.
+
+    Args:
+        objectives: What ranks them.
+        events: Told at once; more by ``add``.
+        stage: Events of other stages are passed over.
+
+    Attributes:
+        latest: The last event of every trial by number, in the order of proposal.
+        running: Those of trials that have not ended.
+        ended: Those of trials that have, in the order in which they did.
+        complete: Those of completed trials among them.
+        proposed: Keys of all proposals (``Proposal.key``).
+    """
+
+    def __init__(
+        self,
+        objectives: Sequence[Objective] = (),
+        events: Iterable[Trial] = (),
+        stage: Stage = "search",
+    ) -> None:
+        self.objectives, self.stage = tuple(objectives), stage
+        self.latest: dict[int, Trial] = {}
+        self.running: dict[int, Trial] = {}
+        self.ended: list[Trial] = []
+        self.complete: list[Trial] = []
+        self.proposed: set[tuple[str, float, int]] = set()
+        self._ranked: list[tuple[_Point, int, Trial]] = []  # rank, the best first, and number
+        self._fullest: dict[str, Trial] = {}  # by the architecture's id
+        self._volume, self._measured = Hypervolume(self.objectives), 0  # of so many of ``complete``
+        self._volumes: list[tuple[int, float]] = []
+        for trial in events:
+            self.add(trial)
+
+    def add(self, trial: Trial) -> None:
+        """Take in an event."""
+        if trial.proposal.stage != self.stage:
+            return
+        self.latest[trial.number] = trial
+        self.proposed.add(trial.proposal.key)
+        if trial.state is TrialState.RUNNING:
+            self.running[trial.number] = trial
+            return
+        self.running.pop(trial.number, None)
+        self.ended.append(trial)
+        if trial.state is TrialState.COMPLETE:
+            self._add_complete(trial)
+
+    def _add_complete(self, trial: Trial) -> None:
+        self.complete.append(trial)
+        rank = tuple(-value for value in trial.rank(self.objectives))
+        insort(self._ranked, (rank, trial.number, trial))
+        known = self._fullest.setdefault(trial.architecture.id, trial)
+        # Of repeated trainings the first counts: the best of several would be there for its luck.
+        if (-trial.proposal.fidelity, trial.number) < (-known.proposal.fidelity, known.number):
+            self._fullest[trial.architecture.id] = trial
+
+    def ranking(self) -> list[Trial]:
+        """Completed trials, the fullest first, then the best; every architecture once.
+
+        It is there with its fullest trial, and of repeated ones the first. Of equals the earlier
+        is first.
+        """
+        return [trial for _, _, trial in self._ranked if self._counts(trial)]
+
+    @property
+    def best(self) -> Trial | None:
+        """The first of the ranking; None before a trial completed."""
+        return next((trial for _, _, trial in self._ranked if self._counts(trial)), None)
+
+    def _counts(self, trial: Trial) -> bool:
+        return self._fullest[trial.architecture.id] is trial
+
+    def front(self) -> tuple[Trial, ...]:
+        """The fullest trials that no other dominates, the best by the first objective first."""
+        ranking = self.ranking()
+        front: list[tuple[Trial, _Point]] = []
+        for trial in ranking:  # who dominates comes earlier in lexicographic order
+            if trial.proposal.fidelity < ranking[0].proposal.fidelity:
+                break
+            point = keys(self.objectives, trial.metrics)
+            if not any(dominates(other, point) or other == point for _, other in front):
+                front.append((trial, point))
+        return tuple(trial for trial, _ in front)
+
+    def volumes(self) -> list[tuple[int, float]]:
+        """The hypervolume's curve: number of the trial and volume, wherever it changed.
+
+        Empty with one objective, and before ten trials completed.
+        """
+        for trial in self.complete[self._measured :]:
+            before, self._volume = self._volume.value, self._volume.told(trial)
+            if self._volume.value is not None and self._volume.value != before:
+                self._volumes.append((trial.number, self._volume.value))
+        self._measured = len(self.complete)
+        return self._volumes
+
+    @property
+    def hypervolume(self) -> float | None:
+        """Of the front; None with one objective, and before ten trials completed."""
+        return self.volumes()[-1][1] if self.volumes() else None
+
+    def counts(self) -> Counter[str]:
+        """Number of trials by state."""
+        return Counter(str(trial.state) for trial in self.latest.values())
+
+
+def volume(front: Sequence[_Point], corner: Sequence[float]) -> float:
+    """Volume between a corner and points, larger being better; those not beyond it add nothing."""
+    beyond = [
+        SimpleNamespace(fitness=SimpleNamespace(wvalues=point))
+        for point in front
+        if all(value > low for value, low in zip(point, corner, strict=True))
+    ]
+    from deap.benchmarks import tools  # its import takes long, and few runs have two objectives
+
+    return float(tools.hypervolume(beyond, [-low for low in corner])) if beyond else 0.0
+
+
+@dataclass(frozen=True)
+class Hypervolume:
+    """A fold over trials, in the order in which they end.
+
+    Attributes:
+        objectives: Of the run.
+        front: Nondominated points so far; of the first ten completed trials, all points.
+        corner: The worst values among the ten; empty before.
+        units: Best minus worst among them; of equal values 1.
+        value: The volume; None before ten trials completed.
+    """
+
+    objectives: tuple[Objective, ...]
+    front: tuple[_Point, ...] = ()
+    corner: _Point = ()
+    units: _Point = ()
+    value: float | None = None
+
+    def told(self, trial: Trial) -> Hypervolume:
+        """The fold with one more trial; itself if that changes nothing.
+
+        With one objective nothing does, and no trial that was not run with full effort.
+        """
+        full = trial.state is TrialState.COMPLETE and trial.proposal.fidelity == 1
+        if not full or len(self.objectives) < 2:
+            return self
+        point = keys(self.objectives, trial.metrics)
+        if not self.corner:
+            first = (*self.front, point)
+            return replace(self, front=first) if len(first) < _FIRST else self._begun(first)
+        if any(dominates(other, point) or other == point for other in self.front):
+            return self
+        left = (other for other in self.front if not dominates(point, other))
+        return self._measured((*left, point))
+
+    def _begun(self, first: Sequence[_Point]) -> Hypervolume:
+        """The fold after the first ten: corner and units are known."""
+        columns = list(zip(*first, strict=True))
+        units = tuple((max(column) - min(column)) or 1.0 for column in columns)
+        begun = replace(self, corner=tuple(map(min, columns)), units=units)
+        return begun._measured(
+            tuple(p for p in dict.fromkeys(first) if not any(dominates(o, p) for o in first))
+        )
+
+    def _measured(self, front: tuple[_Point, ...]) -> Hypervolume:
+        scaled = [
+            tuple((v - c) / u for v, c, u in zip(point, self.corner, self.units, strict=True))
+            for point in front
+        ]
+        return replace(self, front=front, value=volume(scaled, [0.0] * len(self.corner)))

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from evonas.architecture import Architecture
+from evonas.errors import HistoryError, RunInUse, StorageError
+from evonas.runs.journal import JOURNAL, Journal, read_journal
+from evonas.trial import Objective, Proposal, Trial, TrialState
+from evonas.trials import Trials
+
+UP = (Objective("a"),)
+
+
+def trial(number: int, state: TrialState = TrialState.COMPLETE, **metrics: float) -> Trial:
+    architecture = Architecture("toy", {"x": number, "ü": "naïve", "f": 0.1 + 0.2})
+    curve = ((1, {"val_accuracy": 1 / 3}),)
+    return Trial(
+        number, Proposal(architecture, parents=(0,)), state, metrics, curve, 1.5, None, 2.5
+    )
+
+
+def write(folder: Path, count: int = 5) -> list[Trial]:
+    folder.mkdir(exist_ok=True)
+    with Journal(folder) as journal:
+        journal.begin({"recipe": "r"})
+        for number in range(count):
+            journal.append(trial(number, a=float(number)))
+        return journal.events
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    events = write(tmp_path)
+    header, read = read_journal(tmp_path)
+    assert header["recipe"] == "r"
+    assert read == events
+    with Journal(tmp_path) as again:
+        assert again.events == events
+        again.append(trial(9, a=1.0))
+    assert len(read_journal(tmp_path)[1]) == 6
+
+
+def test_every_torn_tail_is_dropped(tmp_path: Path) -> None:
+    events = write(tmp_path)
+    path = tmp_path / JOURNAL
+    whole = path.read_bytes()
+    last = whole[whole.rstrip(b"\n").rfind(b"\n") + 1 :]
+    for cut in range(1, len(last)):
+        path.write_bytes(whole[:-cut])
+        with Journal(tmp_path) as journal:
+            assert journal.dropped == len(last) - cut
+            assert journal.events == events[:-1]
+            journal.append(events[-1])
+        assert path.read_bytes() == whole
+
+
+def test_a_last_line_of_garbage_is_dropped(tmp_path: Path) -> None:
+    events = write(tmp_path)
+    with (tmp_path / JOURNAL).open("ab") as file:
+        file.write(b"\0" * 100 + b"\n")
+    with Journal(tmp_path) as journal:
+        assert journal.events == events
+        assert journal.dropped == 101
+
+
+@pytest.mark.parametrize("line", range(5))
+def test_damage_in_the_middle_is_refused_and_nothing_is_changed(tmp_path: Path, line: int) -> None:
+    write(tmp_path)
+    path = tmp_path / JOURNAL
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[line] = lines[line].replace(b'"seq"', b'"sqe"')
+    path.write_bytes(b"".join(lines))
+    damaged = path.read_bytes()
+    with pytest.raises(StorageError, match=f"record {line} is damaged"):
+        Journal(tmp_path)
+    assert path.read_bytes() == damaged
+
+
+def test_one_flipped_digit_is_noticed(tmp_path: Path) -> None:
+    write(tmp_path)
+    path = tmp_path / JOURNAL
+    path.write_bytes(path.read_bytes().replace(b'"a":1.0', b'"a":9.0'))
+    with pytest.raises(StorageError):
+        read_journal(tmp_path)
+
+
+def test_one_writer(tmp_path: Path) -> None:
+    write(tmp_path)
+    with Journal(tmp_path), pytest.raises(RunInUse, match=str(os.getpid())):
+        Journal(tmp_path)
+    Journal(tmp_path).close()
+
+
+def test_the_lock_dies_with_its_holder(tmp_path: Path) -> None:
+    write(tmp_path)
+    code = (
+        "import os, sys; from pathlib import Path; from evonas.runs.journal import Journal\n"
+        "held = Journal(Path(sys.argv[1])); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert done.returncode == -9
+    Journal(tmp_path).close()
+
+
+def test_a_full_disk_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    events = write(tmp_path)
+    size = (tmp_path / JOURNAL).stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    import signal
+
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with Journal(tmp_path) as journal:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 40, before[1]))
+            with pytest.raises(StorageError, match="can be resumed"):
+                journal.append(trial(9, a=1.0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    with Journal(tmp_path) as journal:
+        assert journal.dropped == 40
+        assert journal.events == events
+
+
+def test_no_run_and_other_formats(tmp_path: Path) -> None:
+    with pytest.raises(HistoryError, match="holds no run"):
+        read_journal(tmp_path)
+    with Journal(tmp_path) as journal:
+        journal.begin({"format": 99, "version": "9.9"})
+    with pytest.raises(HistoryError, match=r"9\.9"):
+        read_journal(tmp_path)
+
+
+def test_not_a_number_is_never_written(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal, pytest.raises(ValueError, match="JSON"):
+        journal.append(trial(0, a=float("nan")))
+
+
+def test_lines_are_json(tmp_path: Path) -> None:
+    write(tmp_path)
+    records = [json.loads(line) for line in (tmp_path / JOURNAL).read_text().splitlines()]
+    assert [r["seq"] for r in records] == list(range(6))
+
+
+def test_ranking_front_and_latest() -> None:
+    running = trial(0, TrialState.RUNNING)
+    events = [running, trial(1, a=1.0, c=5.0), trial(0, a=1.0, c=5.0), trial(2, a=3.0, c=9.0)]
+    events += [trial(3, TrialState.FAILED), trial(4, a=0.5, c=1.0), trial(5, a=0.4, c=2.0)]
+    assert [t.number for t in list(Trials((), events).latest.values())] == [0, 1, 2, 3, 4, 5]
+    assert [t.number for t in Trials(UP, events).ranking()] == [2, 0, 1, 4, 5]
+    both = (*UP, Objective("c", "min"))
+    assert [t.number for t in Trials(both, events).front()] == [2, 0, 4]
+    assert Trials(UP, [running]).best is None
+
+
+def test_fuller_trials_rank_first_and_every_architecture_once() -> None:
+    def rung(number: int, of: int, fidelity: float, **metrics: float) -> Trial:
+        proposal = Proposal(trial(of).architecture, fidelity)
+        return Trial(number, proposal, TrialState.COMPLETE, metrics)
+
+    events = [rung(0, 0, 0.1, a=5.0, c=1.0), rung(1, 1, 0.1, a=4.0, c=1.0)]
+    events += [rung(2, 0, 0.3, a=2.0, c=1.0), rung(3, 2, 0.1, a=9.0, c=1.0)]
+    assert [t.number for t in Trials(UP, events).ranking()] == [2, 3, 1]
+    events += [rung(4, 3, 1.0, a=1.0, c=1.0), rung(5, 4, 1.0, a=2.0, c=2.0)]
+    assert [t.number for t in Trials(UP, events).ranking()] == [5, 4, 2, 3, 1]
+    best = Trials(UP, events).best
+    assert best is not None
+    assert best.number == 5
+    both = (*UP, Objective("c", "min"))
+    assert [t.number for t in Trials(both, events).front()] == [5, 4]

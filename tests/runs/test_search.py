@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from random import Random
+
+import pytest
+from torch import nn
+
+from evonas.architecture import Architecture, Categorical
+from evonas.errors import TooManyFailures
+from evonas.evaluators.base import Evaluator
+from evonas.executors.serial import Serial
+from evonas.runs.search import Budget, search
+from evonas.spaces.base import SearchSpace, Task
+from evonas.strategies.aging_evolution import AgingEvolution
+from evonas.strategies.base import Strategy
+from evonas.strategies.random import RandomSearch
+from evonas.strategies.tpe import TPE
+from evonas.trial import Objective, Trial, TrialState
+
+OBJECTIVES = (Objective("value"),)
+
+
+class Bits(SearchSpace):
+    def __init__(self, count: int = 12) -> None:
+        self.domains = {f"b{i}": Categorical((0, 1)) for i in range(count)}
+
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        return nn.Identity()
+
+
+class Ones(Evaluator):
+    metrics = ("value",)
+
+    def __init__(self, result: object = None) -> None:
+        self.result = result
+
+    def evaluate(self, trial: Trial, report: object) -> Mapping[str, float]:
+        if isinstance(self.result, Exception):
+            raise self.result
+        if self.result is not None:
+            return self.result  # type: ignore[return-value]
+        return {"value": float(sum(int(v) for v in trial.architecture.choices.values()))}
+
+
+def run(
+    strategy: Strategy,
+    budget: Budget,
+    history: list[Trial] | tuple[Trial, ...] = (),
+    evaluator: Evaluator | None = None,
+    seed: int = 0,
+) -> list[Trial]:
+    with Serial(lambda device: evaluator or Ones(), ("cpu",)) as executor:
+        return list(search(strategy, executor, budget, seed, history))
+
+
+def timeless(events: list[Trial]) -> list[tuple[object, ...]]:
+    return [(t.number, t.proposal, t.state, dict(t.metrics)) for t in events]
+
+
+STRATEGIES = {
+    "random": lambda: RandomSearch(Bits(), OBJECTIVES),
+    "aging": lambda: AgingEvolution(Bits(), OBJECTIVES, 8, 3),
+    "tpe": lambda: TPE(Bits(), OBJECTIVES, startup_trials=5),
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_killed_anywhere_and_resumed_it_is_the_same_run(name: str) -> None:
+    whole = run(STRATEGIES[name](), Budget(30))
+    for cut in Random(0).sample(range(1, len(whole)), 12):
+        rest = run(STRATEGIES[name](), Budget(30), whole[:cut])
+        assert timeless([*whole[:cut], *rest]) == timeless(whole)
+
+
+def test_every_trial_is_announced_before_it_ends() -> None:
+    events = run(RandomSearch(Bits(), OBJECTIVES), Budget(10))
+    for number in range(10):
+        states = [e.state for e in events if e.number == number]
+        assert states == [TrialState.RUNNING, TrialState.COMPLETE]
+    assert [e.elapsed for e in events] == sorted(e.elapsed for e in events)
+
+
+def test_another_seed_is_another_run() -> None:
+    one, two = (run(RandomSearch(Bits(), OBJECTIVES), Budget(5), seed=s) for s in (1, 2))
+    assert timeless(one) != timeless(two)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_an_exhausted_space_ends_the_run(name: str) -> None:
+    strategy = {
+        "random": lambda: RandomSearch(Bits(3), OBJECTIVES),
+        "aging": lambda: AgingEvolution(Bits(3), OBJECTIVES, 4, 2),
+        "tpe": lambda: TPE(Bits(3), OBJECTIVES),
+    }[name]()
+    events = run(strategy, Budget(100))
+    assert len({e.architecture.id for e in events}) == 8
+    assert len(events) == 16
+
+
+def test_time_is_a_budget_over_all_sessions() -> None:
+    events = run(RandomSearch(Bits(), OBJECTIVES), Budget(seconds=0.05))
+    assert events
+    assert run(RandomSearch(Bits(), OBJECTIVES), Budget(seconds=0.05), events) == []
+
+
+@pytest.mark.parametrize(
+    ("result", "reason"),
+    [
+        (RuntimeError("out of memory"), "RuntimeError: out of memory"),
+        ({"value": float("nan")}, "not a finite number: value = nan"),
+        ({"value": float("inf")}, "not a finite number"),
+        ({"other": 1.0}, "did not return the metrics value"),
+        (7, "returned int"),
+    ],
+)
+def test_a_bad_trial_is_data_and_many_in_a_row_end_the_run(result: object, reason: str) -> None:
+    with pytest.raises(TooManyFailures, match="3 trials in a row"):
+        run(RandomSearch(Bits(), OBJECTIVES), Budget(9, max_failures=3), evaluator=Ones(result))
+    _, ended = run(RandomSearch(Bits(), OBJECTIVES), Budget(1), evaluator=Ones(result))
+    assert ended.state is TrialState.FAILED
+    assert reason in str(ended.error)
+    assert not ended.metrics
+
+
+def test_stopping_finishes_what_runs_and_asks_no_more() -> None:
+    events: list[Trial] = []
+    with Serial(lambda device: Ones(), ("cpu",)) as executor:
+        for event in search(
+            RandomSearch(Bits(), OBJECTIVES), executor, Budget(50), 0, (), lambda: len(events) >= 7
+        ):
+            events.append(event)
+    assert [e.state for e in events if e.number == events[-1].number][-1] is TrialState.COMPLETE
+    assert len(events) == 8
