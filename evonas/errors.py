@@ -2,6 +2,7 @@
 
 EvonasError                       exit code
 ├── RecipeError                   2   the recipe or a ``--set`` is wrong
+│   ├── OptionError               2   a constructor refuses an option of its component
 │   └── InfeasibleConstraints     2   (almost) nothing in the space meets the limits
 ├── UnknownComponent              2   no component of that name
 ├── InvalidArchitecture           2   a choice outside its domain, or a rule of the space broken
@@ -32,6 +33,21 @@ class RecipeError(EvonasError):
     """The recipe, or an override of it, cannot be accepted."""
 
     exit_code = 2
+
+
+class OptionError(RecipeError):
+    """A constructor refuses an option, for a reason that its annotation cannot say.
+
+    Who makes the component knows where it stands in the recipe, and puts that before the name.
+
+    Args:
+        option: Its name; ``name`` if the component itself will not do.
+        reason: Such as ``must be from 0 to the images' 32 pixels, not 40``.
+    """
+
+    def __init__(self, option: str, reason: str) -> None:
+        super().__init__(f"{option}: {reason}")
+        self.option, self.reason = option, reason
 
 
 class InfeasibleConstraints(RecipeError):

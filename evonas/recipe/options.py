@@ -1,7 +1,9 @@
 """A component's options, checked against the signature of its constructor.
 
 A component declares its options as annotated arguments with defaults, and nothing else; what
-evonas hands over itself (the space, the context, …) is left out of them.
+evonas hands over itself (the space, the context, …) is left out of them. Ranges stand in the
+annotations, ``epochs: Count = 10``; what depends on something else than the option alone is the
+constructor's to check, which raises ``OptionError``.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     PydanticUserError,
     ValidationError,
     create_model,
@@ -25,6 +28,14 @@ from pydantic import (
 from evonas.errors import PluginError, RecipeError
 from evonas.recipe.reading import explain
 from evonas.recipe.schema import Component, refuse_bool
+
+Count = Annotated[int, Field(ge=1)]  # 1, 2, 3, …
+Natural = Annotated[int, Field(ge=0)]  # 0, 1, 2, …
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, le=1)]  # of something: more than nothing, at most all
+Probability = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]  # less than 1, or nothing would ever decay
 
 _HANDED_OVER = {"self", "space", "objectives", "sampler", "context", "make_evaluator", "devices"}
 

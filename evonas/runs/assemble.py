@@ -12,7 +12,7 @@ from typing import Any
 
 from evonas.architecture import Architecture
 from evonas.datasets.base import LOADERS, Source, load
-from evonas.errors import EvonasError, PluginError, RecipeError, did_you_mean
+from evonas.errors import EvonasError, OptionError, PluginError, RecipeError, did_you_mean
 from evonas.evaluators.base import Context, Evaluator
 from evonas.executors.base import Executor, MakeEvaluator
 from evonas.executors.serial import Serial
@@ -267,6 +267,8 @@ def maker(registry: Registry, kind: str, section: Component, path: str) -> Calla
     def make(*handed_over: Any) -> Any:
         try:
             return _make(cls, *handed_over, **arguments)
+        except OptionError as error:  # a constructor does not know where in the recipe it stands
+            raise RecipeError(f"{path}.{error}") from error
         except RecipeError as error:
             raise RecipeError(_located(str(error), path)) from error
 
