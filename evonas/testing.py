@@ -25,7 +25,8 @@ from evonas.executors.base import Executor, Watch, run_trial
 from evonas.runs.search import Budget, search
 from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.parts import cost
-from evonas.strategies.base import Sampler, Strategy
+from evonas.strategies.base import Strategy
+from evonas.strategies.hypernet import Sampler
 from evonas.trial import Proposal, Trial, TrialState
 
 _TIMES = ("seconds", "latency")  # metrics that are measured, and so never twice the same

@@ -165,10 +165,10 @@ def check(registry: Registry, kind: str, name: str) -> list[str]:
         case "strategy":
             make = maker(registry, "strategy", Component(name=name), "strategy")
             objectives = (Objective("value"),)
-            samples = registry.find("strategy", name).samples
+            sampled = "sampler" in inspect.signature(registry.find("strategy", name)).parameters
             return testing.check_strategy(
                 lambda space: make(
-                    space, objectives, *([testing.sampler_of(space)] if samples else ())
+                    space, objectives, *([testing.sampler_of(space)] if sampled else ())
                 )
             )
         case other:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from evonas.architecture import Architecture
 from evonas.spaces.base import SearchSpace
-from evonas.strategies.base import Sampler
+from evonas.strategies.hypernet import Sampler
 from evonas.trial import Curve, Limit, Trial
 
 if TYPE_CHECKING:

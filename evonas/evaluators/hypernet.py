@@ -30,7 +30,7 @@ from evonas.evaluators.parts.one_shot import OneShot, calibrate
 from evonas.spaces.darts import DARTS, KINDS, kinds
 from evonas.spaces.parts import cost
 from evonas.spaces.parts.supernet import Supernet
-from evonas.strategies.base import COMPLEXITY, Sampler
+from evonas.strategies.hypernet import COMPLEXITY, Sampler
 from evonas.training.augmentation import Augmentation
 from evonas.training.checkpoints import FOLDER
 from evonas.training.latency import latency

@@ -14,7 +14,7 @@ from evonas.errors import InvalidArchitecture, RecipeError, at_least
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
 from evonas.spaces.base import SearchSpace
 from evonas.spaces.parts import cost
-from evonas.strategies.base import Sampler
+from evonas.strategies.hypernet import Sampler
 from evonas.trial import Trial
 
 

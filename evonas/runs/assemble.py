@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,8 @@ from evonas.runs.search import Budget
 from evonas.spaces.base import SearchSpace
 from evonas.spaces.parts import cost
 from evonas.spaces.parts.feasible import Feasible
-from evonas.strategies.base import Sampler, Strategy
+from evonas.strategies.base import Strategy
+from evonas.strategies.hypernet import Sampler
 from evonas.trackers.base import Tracker
 from evonas.training import devices
 from evonas.training.checkpoints import FOLDER as WEIGHTS
@@ -123,7 +125,8 @@ class Assembly:
         """A fresh strategy."""
         make = maker(self.registry, "strategy", self.recipe.strategy, "strategy")
         handed_over: list[Any] = [self.space, self.objectives]
-        if self.registry.find("strategy", self.recipe.strategy.name).samples:
+        cls = self.registry.find("strategy", self.recipe.strategy.name)
+        if "sampler" in inspect.signature(cls).parameters:
             handed_over.append(self._sampler())
         strategy: Strategy = make(*handed_over)
         return strategy

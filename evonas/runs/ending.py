@@ -71,12 +71,13 @@ def conclude(
             status, reason = "failed", f"the final training failed: {error}".splitlines()[0]
         except Stopped:
             status, reason = "interrupted", str(End.STOPPED)
+    findings = strategy.findings()
     said: dict[str, Any] = {
         "status": status,
         "reason": reason,
         "acceptance": assembly.acceptance,
-        "remarks": list(strategy.remarks()),
-        "table": [dict(row) for row in strategy.table()],
+        "remarks": list(findings.lines),
+        "table": [dict(row) for row in findings.rows],
     }
     if said["table"]:
         files.store(folder / TABLE, comma_separated(said["table"]))

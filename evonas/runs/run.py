@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, zip_longest
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,7 +30,6 @@ from evonas.runs import audit, ending, warm_start
 from evonas.runs.assemble import Assembly, assemble, tracker_of
 from evonas.runs.journal import JOURNAL, Journal, read_journal
 from evonas.runs.search import End, search
-from evonas.strategies.base import Strategy
 from evonas.trackers.base import Report, RunInfo, Tracker, note_all
 from evonas.trial import Objective, Trial, TrialState
 from evonas.trials import Trials
@@ -181,7 +181,7 @@ def _execute(
         tracker.start(info, tuple(journal.events))
     end: End | TooManyFailures = End.STOPPED
     strategy = assembly.strategy()
-    wanted = _Wanted(strategy, assembly.objectives, journal.events)
+    told = Trials(assembly.objectives[:1], journal.events)
 
     def followed(executor: Executor) -> Iterator[Trial]:
         nonlocal end
@@ -194,10 +194,10 @@ def _execute(
         assembly.evaluator.prepare(partial(note_all, trackers), stopping)
         with assembly.executor() as executor:
             for trial in followed(executor):
-                wanted.tell(trial)
+                told.add(trial)
                 if trial.state is TrialState.RUNNING:
                     # Before it is written down: so a killed run, resumed, frees what it would have.
-                    assembly.evaluator.retain(wanted.trials())
+                    assembly.evaluator.retain(_wanted(told))
                 journal.append(trial)
                 for tracker in trackers:
                     tracker.record(trial)
@@ -211,43 +211,15 @@ def _execute(
     return Outcome(folder, report)
 
 
-class _Wanted:
-    """The trials whose leftovers may still be wanted: a fold over events."""
-
-    def __init__(
-        self, strategy: Strategy, objectives: Sequence[Objective], events: Sequence[Trial]
-    ) -> None:
-        self._strategy, self._objectives = strategy, objectives[:1]
-        self._running: dict[int, Trial] = {}
-        self._best: Trial | None = None
-        self._count = 0
-        for trial in events:
-            self.tell(trial)
-
-    def tell(self, trial: Trial) -> None:
-        """Take in an event."""
-        self._count = max(self._count, trial.number + 1)
-        if trial.state is TrialState.RUNNING:
-            self._running[trial.number] = trial
-            return
-        self._running.pop(trial.number, None)
-        by = self._objectives
-        if trial.state is TrialState.COMPLETE and (
-            self._best is None or trial.rank(by) > self._best.rank(by)
-        ):
-            self._best = trial
-
-    def trials(self) -> list[int]:
-        """The most important first: what running trials need, the best, what may be needed."""
-        needed: list[int] = []
-        for number, trial in self._running.items():
-            rung = trial.proposal.resume_from
-            needed += [number, *trial.proposal.parents, *([] if rung is None else [rung])]
-        if self._best is not None:
-            needed.append(self._best.number)
-        living = self._strategy.living()
-        others = reversed(range(self._count)) if living is None else living
-        return list(dict.fromkeys([*needed, *others]))
+def _wanted(told: Trials) -> list[int]:
+    """Whose leftovers may be wanted: what running ones need, then the best and the newest."""
+    needed: list[int] = []
+    for number, trial in told.running.items():
+        rung = trial.proposal.resume_from
+        needed += [number, *trial.proposal.parents, *([] if rung is None else [rung])]
+    best = (trial.number for trial in told.ranked())
+    others = chain.from_iterable(zip_longest(best, reversed(told.latest)))
+    return [number for number in dict.fromkeys((*needed, *others)) if number is not None]
 
 
 def examine(

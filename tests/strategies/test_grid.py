@@ -7,7 +7,7 @@ from random import Random
 import pytest
 from strategies_helper import VALUE, Run, cube
 
-from evonas.errors import RecipeError
+from evonas.errors import OptionError
 from evonas.spaces.nasbench201 import NASBench201
 from evonas.spaces.parts.feasible import Feasible
 from evonas.spaces.plain_cnn import PlainCNN
@@ -41,5 +41,7 @@ def test_limits_are_kept() -> None:
 
 def test_a_space_that_is_too_large_is_refused() -> None:
     assert Grid(NASBench201(), VALUE)
-    with pytest.raises(RecipeError, match=r"at most 1,000,000 points; plain_cnn has 8\.49e"):
+    with pytest.raises(
+        OptionError, match=r"^name: .*at most 1,000,000 points; plain_cnn has 8\.49e"
+    ):
         Grid(PlainCNN(), VALUE)

@@ -70,8 +70,8 @@ def params(space: SearchSpace, architecture: Architecture) -> float:
 
 def made(name: str, space: SearchSpace) -> Strategy:
     strategy = Registry().find("strategy", name)
-    handed_over = [sampler_of(space)] if strategy.samples else []
-    found: Strategy = strategy(space, VALUE, *handed_over, **OPTIONS.get(name, {}))
+    sampler = {"sampler": sampler_of(space)} if name == "hypernet" else {}
+    found: Strategy = strategy(space, VALUE, **sampler, **OPTIONS.get(name, {}))
     return found
 
 

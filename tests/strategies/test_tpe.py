@@ -7,10 +7,9 @@ from statistics import fmean
 
 import optuna
 import pytest
-from strategies_helper import VALUE, Grid, Run, cube, total
+from strategies_helper import VALUE, Grid, Run, cube, refused, total
 
 from evonas.architecture import Architecture, Categorical, Integer, Value
-from evonas.errors import RecipeError
 from evonas.spaces.base import SearchSpace
 from evonas.spaces.parts.feasible import Feasible
 from evonas.strategies.base import Strategy
@@ -191,10 +190,9 @@ def test_several_objectives() -> None:
 
 
 def test_senseless_settings_are_refused() -> None:
-    with pytest.raises(RecipeError, match="startup_trials: must be at least 1"):
-        TPE(MIXED, VALUE, startup_trials=0)
-    with pytest.raises(RecipeError, match="candidates: must be at least 1"):
-        TPE(MIXED, VALUE, candidates=0)
+    for option in ("startup_trials", "candidates"):
+        told = refused(TPE, **{option: 0})
+        assert told == f"strategy.{option}: Input should be greater than or equal to 1, not 0"
 
 
 def test_ordered_options_are_numbers_to_the_model() -> None:
