@@ -28,7 +28,7 @@ def test_a_generation_waits_for_the_one_before() -> None:
 
 def test_the_best_of_all_survive() -> None:
     values = [5.0, 9.0, 1.0, 2.0, 8.0, 0.0]
-    for size, chosen in ((1, {0, 1, 4}), (20, {1})):  # of a tournament of all, the best
+    for size, chosen in ((1, {0, 1, 4}), (60, {1})):  # of a tournament of all, the best
         run = Run(Evolution(cube(5, 5), VALUE, population_size=3, tournament_size=size))
         for value in values:
             run.step(value)
