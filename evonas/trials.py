@@ -41,6 +41,7 @@ class Trials:
         running: Those of trials that have not ended.
         ended: Those of trials that have, in the order in which they did.
         complete: Those of completed trials among them.
+        pruned: Those of pruned trials among them.
         proposed: Keys of all proposals (``Proposal.key``).
     """
 
@@ -55,6 +56,7 @@ class Trials:
         self.running: dict[int, Trial] = {}
         self.ended: list[Trial] = []
         self.complete: list[Trial] = []
+        self.pruned: list[Trial] = []
         self.proposed: set[tuple[str, float, int]] = set()
         self._ranked: list[tuple[_Point, int, Trial]] = []  # rank, the best first, and number
         self._fullest: dict[str, Trial] = {}  # by the architecture's id
@@ -76,6 +78,8 @@ class Trials:
         self.ended.append(trial)
         if trial.state is TrialState.COMPLETE:
             self._add_complete(trial)
+        elif trial.state is TrialState.PRUNED:
+            self.pruned.append(trial)
 
     def _add_complete(self, trial: Trial) -> None:
         self.complete.append(trial)

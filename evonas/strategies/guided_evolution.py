@@ -30,7 +30,7 @@ from evonas.recipe.options import Count
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
 from evonas.strategies.parts.deap import Individual, individuals, tournament
-from evonas.trial import Objective, Proposal, TrialState
+from evonas.trial import Objective, Proposal, Trial
 
 # A member of the ensemble has one of these length scales and one of these noises. Two points
 # without a common choice are 1.41 apart: the longest scale takes the whole space for related, the
@@ -132,13 +132,16 @@ class GuidedEvolution(Strategy):
         if self._surrogate is None or self._surrogate[0] != ended:
             best = reversed([*islice(self.told.ranked(), _LEARNT)])
             learnt = {t.number: t for t in (*best, *self.told.complete[-_LEARNT:])}.values()
-            pruned = [t for t in self.told.ended if t.state is TrialState.PRUNED][-_LEARNT:]
-            key = self.objectives[0].key
-            worst = min(key(trial.metrics) for trial in self.told.complete)
-            values = [*(key(trial.metrics) for trial in learnt), *(worst for _ in pruned)]
+            pruned = self.told.pruned[-_LEARNT:]
+            values = [self._value(trial) for trial in learnt]
+            if pruned:
+                values += [min(map(self._value, self.told.complete))] * len(pruned)
             points = self._encoding([trial.architecture for trial in (*learnt, *pruned)])
             self._surrogate = ended, _Surrogate(points, np.array(values))
         return self._surrogate[1]
+
+    def _value(self, trial: Trial) -> float:
+        return self.objectives[0].key(trial.metrics)
 
 
 class _Encoding:
