@@ -46,7 +46,7 @@ def draw(space: SearchSpace, task: Task, points: int) -> tuple[list[float], list
         rng = Random(n)
         start = time.perf_counter()
         child = space.mutate(space.sample(rng), rng)
-        cost.count(space, child, task)
+        space.costs(child, task)
         seconds.append(time.perf_counter() - start)
         if n % 100 == 0:
             start = time.perf_counter()
@@ -81,7 +81,7 @@ def run(space: SearchSpace, architecture: Architecture, task: Task) -> str:
         network(torch.randn(1, *task.input_shape))
     there = {"params": sum(p.numel() for p in network.parameters())}
     there["flops"] = counter.get_total_flops()
-    counted = cost.count(space, architecture, task)
+    counted = space.costs(architecture, task)
     return "" if counted == there else f"is counted as {counted}, not {there}"
 
 

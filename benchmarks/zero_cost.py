@@ -79,7 +79,7 @@ def score(
 ) -> dict[str, float]:
     """Costs and proxies of one cell, -inf where one is undefined; adds up the proxies' time."""
     architecture = SPACE.architecture(choices(cell))
-    scores = cost.count(SPACE, architecture, TASK)
+    scores = SPACE.costs(architecture, TASK)
     with seeded(seed, "cpu"):
         network = SPACE.build(architecture, TASK)
     for name, proxy in PROXIES.items():

@@ -35,7 +35,7 @@ QUICK = partial(Train, epochs=1, batch_size=30)
 MEASURED = partial(Latency, of=QUICK, runs=2, warmup=0)
 NEVER = {"latency": Limit(max=1e-9)}  # milliseconds
 ALWAYS = {"latency": Limit(max=1e9)}
-COSTS = cost.count(SPACE, trial().architecture, data().task)
+COSTS = SPACE.costs(trial().architecture, data().task)
 
 
 class Untrained(Evaluator):

@@ -104,7 +104,7 @@ def test_metrics_are_those_of_the_architecture() -> None:
     for seed in range(4):
         metrics, curve = helper.evaluate(evaluator, trial(seed))
         assert set(metrics) == set(evaluator.metrics)
-        counted = cost.count(SPACE, trial(seed).architecture, helper.data().task)
+        counted = SPACE.costs(trial(seed).architecture, helper.data().task)
         assert {name: metrics[name] for name in counted} == counted
         assert curve == []
 

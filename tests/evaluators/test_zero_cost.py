@@ -25,7 +25,7 @@ from evonas.training.loop import Normalize, seeded
 from evonas.trial import Trial
 
 QUICK = partial(Train, epochs=1, batch_size=30)
-COSTS = cost.count(SPACE, trial().architecture, data().task)
+COSTS = SPACE.costs(trial().architecture, data().task)
 
 
 class Untrained(Evaluator):

@@ -63,7 +63,7 @@ def test_they_keep_it_for_any_image(name: str, task: Task) -> None:
 def test_published_sizes(name: str, point: str, params: int) -> None:
     """Those of timm's models; there is no class token here, nor its position."""
     space = SPACES[name]
-    assert cost.count(space, space.point(point), IMAGENET, ("params",)) == {"params": params}
+    assert space.costs(space.point(point), IMAGENET) == {"params": params}
 
 
 @each_space
@@ -74,7 +74,7 @@ def test_the_count_is_the_same_on_every_device(name: str) -> None:
         architecture = space.mutate(architecture, Random(seed)) if seed % 2 else architecture
         architecture = space.scaled(architecture, width=1.3) if seed % 3 == 0 else architecture
         network = space.build(architecture, task)
-        assert cost.count(space, architecture, task) == {
+        assert space.costs(architecture, task) == {
             "params": sum(p.numel() for p in network.parameters()),
             "flops": cost.flops(network, task),
         }

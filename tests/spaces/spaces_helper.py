@@ -27,4 +27,4 @@ def check_costs(space: SearchSpace, *tasks: Task) -> None:
         architecture = space.sample(rng)
         for each in (architecture, space.mutate(architecture, rng)):
             for task in tasks:
-                assert space.cost(each, task) == costs_of_built(space, each, task)
+                assert space.costs(each, task) == costs_of_built(space, each, task)

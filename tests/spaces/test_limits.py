@@ -47,7 +47,7 @@ def feasible(space: SearchSpace = SPACE, **limits: tuple[float, float]) -> Feasi
 def test_the_formula_counts_as_cost_does() -> None:
     for seed in range(10):
         architecture = SPACE.sample(Random(seed))
-        assert formula(architecture) == cost.count(SPACE, architecture, TASK)
+        assert formula(architecture) == SPACE.costs(architecture, TASK)
 
 
 LIMITS = {
@@ -77,7 +77,7 @@ def test_limits_hold_for_everything_handed_out(limits: dict[str, tuple[float, fl
 
 def test_limits_hold_for_costs_that_are_counted() -> None:
     def measure(architecture: Architecture) -> Mapping[str, float]:
-        return cost.count(SPACE, architecture, TASK, ("params",))
+        return SPACE.costs(architecture, TASK)
 
     space = Feasible(SPACE, {"params": Limit(max=10_000)}, measure)
     assert check_space(space, TASK, points=4) == []
@@ -208,7 +208,7 @@ def test_spaces_without_an_order_are_repaired_too() -> None:
     space = Feasible(cells, {"convolutions": Limit(6, 6)}, measure)
     architecture = space.sample(Random(0))
     assert measure(architecture) == {"convolutions": 6}
-    assert cost.count(cells, architecture, task)["params"] > 0
+    assert cells.costs(architecture, task)["params"] > 0
 
 
 @pytest.mark.parametrize(
@@ -245,9 +245,9 @@ def test_limits_read_as_a_person_would_say_them() -> None:
 def test_points_and_relatives_are_the_spaces_own() -> None:
     """A point may exceed the limits: it is to be built, not searched."""
     space = Sequential(max_layers=6, max_width=16)
-    small = Feasible(space, {"params": Limit(max=1000)}, lambda a: cost.count(space, a, TASK))
+    small = Feasible(space, {"params": Limit(max=1000)}, lambda a: space.costs(a, TASK))
     assert small.point("small") == space.point("small")
     parent = small.sample(Random(0))
     child = space.mutate(parent, Random(1))
     assert small.relatives(child, parent) == space.relatives(child, parent)
-    assert small.cost(child, TASK) == space.cost(child, TASK)
+    assert small.costs(child, TASK) == space.costs(child, TASK)

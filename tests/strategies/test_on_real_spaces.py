@@ -65,7 +65,7 @@ def limited(name: str) -> Feasible:
 
 
 def params(space: SearchSpace, architecture: Architecture) -> float:
-    return cost.count(space, architecture, TASK, ("params",))["params"]
+    return space.costs(architecture, TASK)["params"]
 
 
 def made(name: str, space: SearchSpace) -> Strategy:

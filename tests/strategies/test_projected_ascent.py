@@ -178,7 +178,7 @@ def test_choices_without_an_order_stay() -> None:
 def of(name: str, most: float) -> Feasible:
     space: SearchSpace = Registry().find("space", name)(**TINY_SPACES[name])
     return Feasible(
-        space, {"params": Limit(max=most)}, lambda a: cost.count(space, a, TASK, ("params",))
+        space, {"params": Limit(max=most)}, lambda a: space.costs(a, TASK)
     )
 
 
