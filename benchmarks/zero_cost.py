@@ -36,7 +36,6 @@ from scipy.stats import kendalltau, rankdata
 from evonas.evaluators.parts.proxies import PROXIES, Undefined
 from evonas.spaces.base import Task
 from evonas.spaces.nasbench201 import EDGES, NASBench201
-from evonas.spaces.parts import cost
 from evonas.training.loop import Normalize, seeded
 
 Values = npt.NDArray[np.float64]

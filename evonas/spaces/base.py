@@ -177,7 +177,7 @@ class SearchSpace(ABC):
         """Build the weights that all networks of the space share; a space need not offer it.
 
         Where tensors are named by position and kind, it is one line: ``Supernet(self, task,
-        covering)`` with the largest architectures.
+        covering)`` with the largest architectures, made by ``reference``, for limits forbid them.
 
         Raises:
             InvalidArchitecture: If the space offers none.

@@ -119,7 +119,7 @@ class DARTS(SearchSpace):
 
     def build_supernet(self, task: Task) -> Supernet:
         """Every operation on every edge."""
-        uniform = (self.architecture(_uniform(operation)) for operation in OPERATIONS)
+        uniform = (self.reference(_uniform(operation)) for operation in OPERATIONS)
         return Supernet(self, task, list(uniform))
 
     def modules(self, architecture: Architecture) -> dict[str, list[str]]:

@@ -15,7 +15,6 @@ from evonas.evaluators.base import Context, Evaluator, Reporter, Retrained
 from evonas.evaluators.reduced import Reduced
 from evonas.evaluators.train import Train
 from evonas.spaces.nasbench201 import NASBench201
-from evonas.spaces.parts import cost
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.testing import check_evaluator
 from evonas.trial import Proposal, Trial

@@ -23,7 +23,6 @@ from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.evaluators.supernet import SharedWeights
 from evonas.evaluators.train import Train
 from evonas.spaces.base import SearchSpace, Task
-from evonas.spaces.parts import cost
 from evonas.spaces.parts.supernet import Supernet
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.testing import check_evaluator

@@ -12,7 +12,6 @@ from evaluators_helper import SPACE, context, data, evaluate, trial
 from evonas.errors import RecipeError
 from evonas.evaluators import train
 from evonas.evaluators.train import Train
-from evonas.spaces.parts import cost
 from evonas.testing import check_evaluator
 from evonas.training.data import Split
 

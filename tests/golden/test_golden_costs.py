@@ -14,7 +14,6 @@ from evonas.architecture import Architecture
 from evonas.recipe.registry import Registry
 from evonas.spaces.base import Task
 from evonas.spaces.nasbench201 import EDGES, NASBench201
-from evonas.spaces.parts import cost
 
 COSTS = json.loads((Path(__file__).parent / "costs.json").read_text())
 POINTS, CELLS, PUBLISHED = COSTS["points"], COSTS["nasbench201"], COSTS["published"]

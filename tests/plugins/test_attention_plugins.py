@@ -63,7 +63,7 @@ def test_they_keep_it_for_any_image(name: str, task: Task) -> None:
 def test_published_sizes(name: str, point: str, params: int) -> None:
     """Those of timm's models; there is no class token here, nor its position."""
     space = SPACES[name]
-    assert space.costs(space.point(point), IMAGENET) == {"params": params}
+    assert space.costs(space.point(point), IMAGENET)["params"] == params
 
 
 @each_space
@@ -86,7 +86,7 @@ def test_the_products_of_attention_are_counted() -> None:
     attention = 4 * tokens * width**2 + 2 * tokens**2 * width
     mlp = 2 * tokens * width * inner
     products = 4 * patch**2 * width + 2 * (attention + mlp) + width * 10
-    assert cost.count(VIT, vit(), TASKS[1])["flops"] == 2 * products
+    assert VIT.costs(vit(), TASKS[1])["flops"] == 2 * products
 
 
 def test_attention_is_that_of_torch() -> None:

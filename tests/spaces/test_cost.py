@@ -75,9 +75,20 @@ def test_counting_leaves_a_network_as_it_was() -> None:
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
 
 
-def test_only_what_is_asked_for_is_counted() -> None:
-    space = SPACES["plain_cnn"]
-    assert set(space.costs(space.sample(Random(0)), TASK)) == {"params"}
+class Slim(PlainCNN):
+    """Counted on the meta device, and of one cost."""
+
+    counted = ("params",)
+    costs = SearchSpace.costs
+
+
+def test_what_is_named_is_counted_and_nothing_else() -> None:
+    space = Slim(2, 32)
+    architecture = space.sample(Random(0))
+    params = SPACES["plain_cnn"].costs(architecture, TASK)["params"]
+    assert space.costs(architecture, TASK) == {"params": params}
+    for each in SPACES.values():
+        assert tuple(each.costs(each.sample(Random(0)), TASK)) == each.counted
 
 
 class Devices(TorchDispatchMode):

@@ -160,7 +160,7 @@ def test_the_size_is_halved_and_the_channels_doubled_in_the_middle(
     [("darts_v2", 34_154), ("all_sep_conv", 103_418), ("all_max_pool", 14_266)],
 )
 def test_the_points_have_their_parameters(name: str, params: int) -> None:
-    assert DARTS().costs(DARTS().point(name), CIFAR).params == params
+    assert DARTS().costs(DARTS().point(name), CIFAR)["params"] == params
 
 
 def test_parameters_by_hand() -> None:
