@@ -26,7 +26,6 @@ from evonas.runs.assemble import Assembly, EvaluatorFactory, assemble
 from evonas.runs.journal import read_journal
 from evonas.runs.run import registry_of
 from evonas.spaces.base import SearchSpace, Task
-from evonas.spaces.parts import cost
 from evonas.trial import Proposal, Trial, TrialState
 
 _LARGEST = 10.0  # φ, a thousand times the FLOPs
@@ -199,7 +198,7 @@ def scale(given: Source, factors: Factors) -> Scaled:
         max(1, round(side * factors.resolution)) for side in (given.task.height, given.task.width)
     )
     task = replace(given.task, height=height, width=width)
-    counted = cost.count(given.space, larger, task)
+    counted = given.space.costs(larger, task)
     return Scaled(factors, larger, task, counted["params"], counted["flops"])
 
 

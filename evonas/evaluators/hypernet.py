@@ -28,7 +28,6 @@ from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
 from evonas.evaluators.parts.hypernetwork import Hypernetwork, draw, uniform_weights
 from evonas.evaluators.parts.one_shot import OneShot, calibrate
 from evonas.spaces.darts import DARTS, KINDS, kinds
-from evonas.spaces.parts import cost
 from evonas.spaces.parts.supernet import Supernet
 from evonas.strategies.hypernet import COMPLEXITY, Sampler
 from evonas.training.augmentation import Augmentation
@@ -134,7 +133,7 @@ class Hypernet(Wrapper):
             network = supernet.extract(architecture).to(device)
             calibrate(network, self._on_device, seed, self._batch_size, self._batches)
         accuracy = evaluate(network, self._on_device.splits[1], self._on_device.normalize)
-        counted = cost.count(self._space, architecture, self._data.task)
+        counted = self._space.costs(architecture, self._data.task)
         counts = kinds(architecture)
         return {
             "val_accuracy": accuracy,
@@ -226,7 +225,7 @@ class Hypernet(Wrapper):
 
         def flops(**changed: str) -> float:
             architecture = self._space.architecture({**choices, **changed})
-            return cost.count(self._space, architecture, self._data.task)["flops"]
+            return self._space.costs(architecture, self._data.task)["flops"]
 
         without = flops()
         return torch.tensor(

@@ -8,7 +8,6 @@ from dataclasses import replace
 from evonas.architecture import Architecture
 from evonas.errors import RecipeError, at_least
 from evonas.evaluators.base import Context, Evaluator, Reporter, Retrained, Wrapper, hold
-from evonas.spaces.parts import cost
 from evonas.training import latency
 from evonas.training.loop import seeded
 from evonas.trial import Trial
@@ -50,7 +49,7 @@ class Latency(Wrapper):
         """The inner evaluator's metrics and the latency; over the limit, nothing is trained."""
         measured = self._measure(trial.architecture)
         if self.context.limits:
-            counted = cost.count(self.context.space, trial.architecture, self._task)
+            counted = self.context.space.costs(trial.architecture, self._task)
             hold(self.context.limits, {**measured, **counted})
         return {**self.inner.evaluate(trial, report), **measured}
 

@@ -13,7 +13,6 @@ from evonas.architecture import Architecture
 from evonas.errors import InvalidArchitecture, RecipeError, at_least
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
 from evonas.spaces.base import SearchSpace
-from evonas.spaces.parts import cost
 from evonas.strategies.hypernet import Sampler
 from evonas.trial import Trial
 
@@ -66,7 +65,7 @@ class Reduced(Wrapper):
             small = self.context.space.scaled(trial.architecture, **self._scale)
             reduced = replace(trial, proposal=replace(trial.proposal, architecture=small))
         metrics = self._small.evaluate(reduced, report)
-        return {**metrics, **cost.count(self.context.space, trial.architecture, self._task)}
+        return {**metrics, **self.context.space.costs(trial.architecture, self._task)}
 
     def prepare(self, note: Callable[[str], None], stopping: Callable[[], bool]) -> bool:
         """In the smaller world."""

@@ -21,7 +21,6 @@ from torch.nn import functional as F
 from evonas.errors import InvalidArchitecture, RecipeError, at_least
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
 from evonas.evaluators.parts.one_shot import OneShot, calibrate
-from evonas.spaces.parts import cost
 from evonas.spaces.parts.supernet import Supernet
 from evonas.training.augmentation import Augmentation
 from evonas.training.checkpoints import FOLDER
@@ -89,7 +88,7 @@ class SharedWeights(Wrapper):
             network = supernet.extract(architecture).to(device)
             calibrate(network, self._on_device, seed, self._batch_size, self._batches)
         accuracy = evaluate(network, self._on_device.splits[1], self._on_device.normalize)
-        counted = cost.count(self.context.space, architecture, self._data.task)
+        counted = self.context.space.costs(architecture, self._data.task)
         return {"val_accuracy": accuracy, **counted}
 
     def effort(self, fidelity: float) -> float:

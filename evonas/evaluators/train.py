@@ -15,7 +15,6 @@ from torch import nn
 from evonas.architecture import Architecture
 from evonas.errors import RecipeError, at_least
 from evonas.evaluators.base import Context, Evaluator, Reporter, Retrained
-from evonas.spaces.parts import cost
 from evonas.training import transfer
 from evonas.training.augmentation import Augmentation
 from evonas.training.checkpoints import Weights
@@ -129,7 +128,7 @@ class Train(Evaluator):
         epochs = self._epochs(trial.proposal.fidelity)
         seed, weights = f"{self.context.seed}/{trial.number}", self.context.weights
         _, accuracy = self._train(trial, epochs, seed, report, weights, self.context.share)
-        counted = cost.count(self.context.space, trial.architecture, self._data.task)
+        counted = self.context.space.costs(trial.architecture, self._data.task)
         return {"val_accuracy": accuracy, **counted}
 
     def effort(self, fidelity: float) -> float:
@@ -148,7 +147,7 @@ class Train(Evaluator):
         network, accuracy = self._train(
             trial, self._final_epochs, f"{self.context.seed}/retrain/{seed}", both, None
         )
-        counted = cost.count(self.context.space, trial.architecture, self._data.task)
+        counted = self.context.space.costs(trial.architecture, self._data.task)
         metrics = {"val_accuracy": accuracy, **counted, "seconds": time.perf_counter() - start}
         whole = nn.Sequential(copy.deepcopy(self._on_device.normalize), network).cpu()
         return Retrained(metrics, tuple(curve), whole)

@@ -61,7 +61,7 @@ class ZeroCost(Wrapper):
         scores = self._scores(trial)  # before a training that a failure would waste
         if self._training:
             return {**self.inner.evaluate(trial, report), **scores}
-        return {**cost.count(self.context.space, trial.architecture, self._data.task), **scores}
+        return {**self.context.space.costs(trial.architecture, self._data.task), **scores}
 
     def effort(self, fidelity: float) -> float:
         """The inner evaluator's; without training the same whatever the fidelity."""

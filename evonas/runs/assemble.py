@@ -11,7 +11,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from evonas.architecture import Architecture
 from evonas.datasets.base import LOADERS, Source, load
 from evonas.errors import EvonasError, OptionError, PluginError, RecipeError, did_you_mean
 from evonas.evaluators.base import Context, Evaluator
@@ -23,8 +22,6 @@ from evonas.recipe.schema import Component, Recipe
 from evonas.runs.pruning import RULES, Pruner
 from evonas.runs.search import Budget
 from evonas.spaces.base import SearchSpace
-from evonas.spaces.parts import cost
-from evonas.spaces.parts.feasible import Feasible
 from evonas.strategies.base import Strategy
 from evonas.strategies.hypernet import Sampler
 from evonas.trackers.base import Tracker
@@ -33,8 +30,6 @@ from evonas.training.checkpoints import FOLDER as WEIGHTS
 from evonas.training.checkpoints import RUNGS_GB, Checkpoints, Continued
 from evonas.training.data import Data
 from evonas.trial import Limit, Objective
-
-_MEASURED = ("latency",)  # limited costs that are known only when a trial runs
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ class EvaluatorFactory:
                 self.recipe.seed,
                 self.run_dir,
                 weights,
-                limits=_limits(self.recipe, _MEASURED),
+                limits=_limits(self.recipe, self.space, counted=False),
             )
             make = maker(self.registry, "evaluator", self.recipe.evaluation, "evaluation")
             self._made[device] = make(context)
@@ -168,7 +163,7 @@ class Assembly:
     @property
     def acceptance(self) -> float | None:
         """Share of random architectures that met the constraints so far; None without any."""
-        return self.space.acceptance if isinstance(self.space, Feasible) else None
+        return self.space.acceptance
 
 
 def assemble(given: Recipe, registry: Registry, run_dir: Path) -> Assembly:
@@ -186,7 +181,7 @@ def assemble(given: Recipe, registry: Registry, run_dir: Path) -> Assembly:
     factory = EvaluatorFactory(resolved, registry, run_dir)
     chosen = devices.choose(resolved.executor.device, devices.available())
     evaluator = factory(chosen[0])
-    objectives = _objectives(resolved, evaluator)
+    objectives = _objectives(resolved, factory.space, evaluator)
     assembly = Assembly(
         recipe=resolved,
         registry=registry,
@@ -337,45 +332,48 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 
-def _objectives(resolved: Recipe, evaluator: Evaluator) -> tuple[Objective, ...]:
-    wanted: dict[str, Iterable[str]] = {
-        "objectives": resolved.objectives,
-        "constraints": _limits(resolved, _MEASURED),
+def _objectives(
+    resolved: Recipe, space: SearchSpace, evaluator: Evaluator
+) -> tuple[Objective, ...]:
+    wanted: dict[str, tuple[Iterable[str], tuple[str, ...], str]] = {
+        "objectives": (resolved.objectives, (), ""),
+        "constraints": (
+            resolved.constraints,
+            space.counted,
+            f", and space {space.name!r} counts no such cost",
+        ),
     }
-    for section, metrics in wanted.items():
-        for metric in metrics:
-            if metric in evaluator.metrics:
+    for section, (names, counted, besides) in wanted.items():
+        known = dict.fromkeys((*counted, *evaluator.metrics))
+        for name in names:
+            if name in known:
                 continue
-            hint = did_you_mean(metric, evaluator.metrics)
-            if metric in _MEASURED:
-                hint = f". To measure it: evaluation: {{name: {metric}, of: {{…}}}}."
+            hint = did_you_mean(name, [*known, "latency"])
+            if name == "latency":
+                hint = ". To measure it: evaluation: {name: latency, of: {…}}."
             raise RecipeError(
-                f"{section}.{metric}: evaluation {resolved.evaluation.name!r} gives no such "
-                f"metric{hint} Known: {', '.join(evaluator.metrics)}"
+                f"{section}.{name}: evaluation {resolved.evaluation.name!r} gives no such "
+                f"metric{besides}{hint} Known: {', '.join(known)}"
             )
     return tuple(Objective(metric, way) for metric, way in resolved.objectives.items())
 
 
 def _constrained(factory: EvaluatorFactory) -> SearchSpace:
-    limits, space = _limits(factory.recipe, tuple(cost.COSTS)), factory.space
+    space = factory.space
+    limits = _limits(factory.recipe, space, counted=True)
     if not limits:
         return space
     if factory.data is None:
         raise RecipeError("constraints: counting needs a dataset section, for the input's shape")
-    task, names = factory.data.task, tuple(limits)
-
-    def measure(architecture: Architecture) -> Mapping[str, float]:
-        return cost.count(space, architecture, task, names)
-
-    return Feasible(space, limits, measure)
+    return space.limited(limits, factory.data.task)
 
 
-def _limits(resolved: Recipe, names: tuple[str, ...]) -> dict[str, Limit]:
-    """The recipe's limits of these costs."""
+def _limits(resolved: Recipe, space: SearchSpace, counted: bool) -> dict[str, Limit]:
+    """The recipe's limits of what the space counts, which it keeps; or of the other metrics."""
     return {
         name: Limit(**section.model_dump(exclude_none=True))
         for name, section in resolved.constraints.items()
-        if name in names
+        if (name in space.counted) == counted
     }
 
 

@@ -18,7 +18,6 @@ from pydantic import Field
 from evonas.architecture import Architecture, Integer
 from evonas.errors import InvalidArchitecture, OptionError
 from evonas.spaces.base import SearchSpace
-from evonas.spaces.parts.feasible import Feasible
 from evonas.strategies.base import Findings, Strategy
 from evonas.trial import Limit, Objective, Proposal, Trial, TrialState
 
@@ -220,15 +219,15 @@ class _Lattice:
     """
 
     def __init__(self, space: SearchSpace, tolerance: float) -> None:
-        limit = space.limits.get("params") if isinstance(space, Feasible) else None
-        if limit is None or math.isinf(limit.max):
+        limit = space.limits.bounds.get("params") if space.limits else None
+        if not space.limits or limit is None or math.isinf(limit.max):
             raise OptionError(
                 "name",
                 "projected_ascent keeps to a number of parameters; "
                 "give it in constraints.params.max",
             )
-        assert isinstance(space, Feasible)
-        self._space, self._band = space, Limit((1 - tolerance) * limit.max, limit.max)
+        self._space, self._limits = space, space.limits
+        self._band = Limit((1 - tolerance) * limit.max, limit.max)
         self._ordinal = [
             name
             for name, domain in space.domains.items()
@@ -291,7 +290,7 @@ class _Lattice:
             values = self._space.domains[name].values()
             choices[name] = values[min(max(index, 0), len(values) - 1)]
         try:
-            return self._space.space.architecture(choices)
+            return self._space.unlimited.architecture(choices)
         except InvalidArchitecture:
             return None
 
@@ -307,7 +306,7 @@ class _Lattice:
             return None
 
     def _params(self, point: Architecture) -> float:
-        return self._space.costs(point)["params"]
+        return self._limits.costs(point)["params"]
 
     def _outside(self, point: Architecture) -> float:
         """How far outside the band."""

@@ -7,11 +7,11 @@ from random import Random
 
 import numpy as np
 import pytest
+from conftest import bounded
 
 from evonas.architecture import Architecture, Integer
 from evonas.recipe.registry import Registry
 from evonas.spaces.base import SearchSpace
-from evonas.spaces.parts.feasible import Feasible
 from evonas.strategies.base import Strategy
 from evonas.testing import check_strategy, sampler_of
 from evonas.trial import Limit, Objective, Proposal, Trial
@@ -37,7 +37,7 @@ def counted(space: SearchSpace) -> SearchSpace:
     def measure(architecture: Architecture) -> dict[str, float]:
         return {"params": 1.0 + sum(int(value) for value in architecture.choices.values())}
 
-    return Feasible(space, {"params": Limit(max=1.0 + 4 * len(space.domains))}, measure)
+    return bounded(space, {"params": Limit(max=1.0 + 4 * len(space.domains))}, measure)
 
 
 # Strategies that do not search any space: what makes the kit's one of theirs.

@@ -9,10 +9,10 @@ from statistics import fmean
 
 import numpy as np
 import pytest
+from conftest import bounded
 from strategies_helper import VALUE, Grid, Run, cube, haphazard, refused, total
 
 from evonas.architecture import Architecture, Categorical, Integer
-from evonas.spaces.parts.feasible import Feasible
 from evonas.strategies.aging_evolution import AgingEvolution
 from evonas.strategies.guided_evolution import GuidedEvolution
 from evonas.strategies.random import RandomSearch
@@ -123,7 +123,7 @@ def test_told_any_beginning_it_asks_for_what_it_asked_for(seed: int) -> None:
 
 def test_limits_hold_even_where_little_is_allowed() -> None:
     """Of 7,776 points 21 are within the limit."""
-    space = Feasible(cube(5, 6), {"params": Limit(max=2)}, lambda a: {"params": total(a)})
+    space = bounded(cube(5, 6), {"params": Limit(max=2)}, lambda a: {"params": total(a)})
     run = Run(GuidedEvolution(space, VALUE))
     while (trial := run.try_start()) is not None:
         assert total(trial.architecture) <= 2

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from random import Random
 
 import pytest
+from conftest import bounded
 from strategies_helper import refused
 
 from evonas.architecture import Architecture
@@ -13,7 +14,6 @@ from evonas.errors import OptionError
 from evonas.spaces.base import SearchSpace
 from evonas.spaces.darts import DARTS, KINDS
 from evonas.spaces.nasbench201 import NASBench201
-from evonas.spaces.parts.feasible import Feasible
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.strategies.hypernet import ComplexityGrid, grid
 from evonas.testing import sampler_of
@@ -97,7 +97,7 @@ def test_told_its_history_it_goes_on_where_it_was() -> None:
 
 def test_what_exceeds_the_limits_is_left_out() -> None:
     space = PlainCNN(2, 16)
-    limited = Feasible(space, {"c1": Limit(max=8)}, lambda a: {"c1": float(a.choices["c1"])})
+    limited = bounded(space, {"c1": Limit(max=8)}, lambda a: {"c1": float(a.choices["c1"])})
     sampler = sampler_of(space)
     proposed = {e.architecture.id for e in exhaust(ComplexityGrid(limited, OBJECTIVES, sampler))}
     drawn = [sampler(point) for point in grid(9, 7 / 120)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from conftest import ROOT, TINY_SPACES
+from conftest import ROOT, TINY_SPACES, bounded
 from strategies_helper import VALUE, Grid, Run, refused, total
 
 from evonas.architecture import Architecture, Categorical, Domain, Integer
@@ -22,8 +22,6 @@ from evonas.runs import ending
 from evonas.runs.journal import read_journal
 from evonas.runs.run import start
 from evonas.spaces.base import SearchSpace, Task
-from evonas.spaces.parts import cost
-from evonas.spaces.parts.feasible import Feasible
 from evonas.strategies.base import Findings
 from evonas.strategies.projected_ascent import ProjectedAscent
 from evonas.trial import Limit, Objective, Proposal, Trial, TrialState
@@ -34,7 +32,7 @@ CHANCE = "not distinguishable from chance"
 TASK = Task(channels=3, height=16, width=16, classes=10)
 
 
-def limited(most: float = 30.0, **domains: Domain) -> Feasible:
+def limited(most: float = 30.0, **domains: Domain) -> SearchSpace:
     """Three numbers, an order and a colour; the parameters are the sum of the numbers."""
     numbers: dict[str, Domain] = {f"x{i}": Integer(0, 20) for i in range(3)}
     space = Grid(**(domains or numbers))
@@ -42,7 +40,7 @@ def limited(most: float = 30.0, **domains: Domain) -> Feasible:
     def measure(architecture: Architecture) -> Mapping[str, float]:
         return {"params": sum(float(v) for v in architecture.choices.values() if type(v) is int)}
 
-    return Feasible(space, {"params": Limit(max=most)}, measure)
+    return bounded(space, {"params": Limit(max=most)}, measure)
 
 
 def hill(architecture: Architecture) -> float:
@@ -175,11 +173,9 @@ def test_choices_without_an_order_stay() -> None:
         assert event.architecture.choices["colour"] == by_number[parent].choices["colour"]
 
 
-def of(name: str, most: float) -> Feasible:
+def of(name: str, most: float) -> SearchSpace:
     space: SearchSpace = Registry().find("space", name)(**TINY_SPACES[name])
-    return Feasible(
-        space, {"params": Limit(max=most)}, lambda a: cost.count(space, a, TASK, ("params",))
-    )
+    return space.limited({"params": Limit(max=most)}, TASK)
 
 
 @pytest.mark.parametrize(

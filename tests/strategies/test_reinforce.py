@@ -10,13 +10,12 @@ from typing import Literal
 
 import pytest
 import torch
-from conftest import TINY_SPACES
+from conftest import TINY_SPACES, bounded
 from strategies_helper import VALUE, Grid, Run, cube, refused, total
 
 from evonas.architecture import Architecture, Categorical, Integer
 from evonas.recipe.registry import Registry
 from evonas.spaces.base import SearchSpace
-from evonas.spaces.parts.feasible import Feasible
 from evonas.strategies.random import RandomSearch
 from evonas.strategies.reinforce import Reinforce
 from evonas.trial import Direction, Limit, Objective, Trial, TrialState
@@ -78,7 +77,7 @@ def test_hard_limits_hold_and_nothing_is_proposed_twice() -> None:
     def measure(architecture: Architecture) -> Mapping[str, float]:
         return {"total": total(architecture)}
 
-    space = Feasible(cube(3, 5), {"total": Limit(-1, 5)}, measure)
+    space = bounded(cube(3, 5), {"total": Limit(-1, 5)}, measure)
     run, proposed = Run(Reinforce(space, VALUE, batch_size=3)), []
     while (trial := run.try_start()) is not None:
         proposed.append(run.end(trial, total(trial.architecture)).architecture)

@@ -7,11 +7,11 @@ from statistics import fmean
 
 import optuna
 import pytest
+from conftest import bounded
 from strategies_helper import VALUE, Grid, Run, cube, refused, total
 
 from evonas.architecture import Architecture, Categorical, Integer, Value
 from evonas.spaces.base import SearchSpace
-from evonas.spaces.parts.feasible import Feasible
 from evonas.strategies.base import Strategy
 from evonas.strategies.random import RandomSearch
 from evonas.strategies.tpe import TPE
@@ -83,7 +83,7 @@ def test_hard_limits_hold(low: float, high: float, direction: Direction) -> None
         measured.append(total(architecture))
         return {"total": measured[-1]}
 
-    space = Feasible(cube(6, 5), {"total": Limit(low, high)}, measure)
+    space = bounded(cube(6, 5), {"total": Limit(low, high)}, measure)
     run = Run(TPE(space, (Objective("value", direction),), startup_trials=5))
     proposed = [run.step().architecture for _ in range(40)]
     assert all(low <= total(architecture) <= high for architecture in proposed)
