@@ -93,6 +93,24 @@ class SearchSpace(ABC):
     conditions: Mapping[str, Condition] = {}
     rules: Mapping[str, Condition] = {}
     points: Mapping[str, Mapping[str, Value]] = {}
+    counted: tuple[str, ...] = ("params", "flops")
+
+    def costs(self, architecture: Architecture, task: Task) -> Mapping[str, float]:
+        """TEMPORARY."""
+        from evonas.spaces.parts import cost
+
+        return cost.count(self, architecture, task)
+
+    def limited(self, limits: Any, task: Task) -> SearchSpace:
+        """TEMPORARY."""
+        from evonas.spaces.parts.feasible import Feasible
+
+        return Feasible(self, limits, lambda a: self.costs(a, task))
+
+    @property
+    def acceptance(self) -> float | None:
+        """TEMPORARY."""
+        return None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
