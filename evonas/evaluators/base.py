@@ -83,13 +83,13 @@ class Evaluator(ABC):
         takes: Names of the context's attributes that a wrapper may change to an effect: ``data``,
             ``share``, ``weights``. A wrapper refuses an evaluator that would ignore the change.
         finals: Whether a trial of the stage ``final`` or ``audit`` is trained more fully than one
-            of the search. If not, the search's own figures are the final ones.
+            of the search. If not, there are none: the search's figures are the final ones.
     """
 
     metrics: tuple[str, ...]
     reports: tuple[str, ...] = ()
     takes: frozenset[str] = frozenset()
-    finals: bool = True
+    finals: bool = False
 
     def __init__(self, context: Context) -> None:
         self.context = context

@@ -53,6 +53,7 @@ class Reduced(Wrapper):
                 "{name: latency, of: {name: reduced, of: …}}",
             )
         self.trainer = of(context)
+        self.takes = self.inner.takes  # its own data are made of those that it is given
         self._task = context.data.task
         self._scale = {name: v for name, v in (("width", width), ("depth", depth)) if v != 1}
         _require_roles(context.space, self._scale)

@@ -60,6 +60,7 @@ class Train(Evaluator):
     """
 
     takes = frozenset({"data", "share", "weights"})
+    finals = True
 
     def __init__(
         self,
