@@ -41,7 +41,6 @@ from evonas.evaluators.reduced import Reduced
 from evonas.evaluators.supernet import SinglePathOneShot
 from evonas.evaluators.train import Train
 from evonas.evaluators.zero_cost import ZeroCost
-from evonas.spaces.parts import cost
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.trial import Proposal, Trial
 
@@ -95,7 +94,7 @@ def trained(context: Context, architectures: Sequence[Architecture], epochs: int
             scores[label].append(_score(evaluator, metric, trial))
             seconds[label].append(time.perf_counter() - start)
         assert context.data is not None
-        counted = cost.count(context.space, architecture, context.data.task, ("params",))
+        counted = context.space.costs(architecture, context.data.task)
         scores["params"].append(counted["params"])
         seconds["params"].append(0.0)
         print(f"  {n + 1} of {len(architectures)}: {scores['full training'][-1]:.3f}", flush=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from evonas.recipe.registry import Registry
     from evonas.runs.run import resume
     from evonas.runs.run import start as run
-    from evonas.spaces.base import Cost, SearchSpace, Task
+    from evonas.spaces.base import SearchSpace, Task
     from evonas.spaces.parts.layers import Layer, LayeredSpace
     from evonas.strategies.base import Strategy
     from evonas.trackers.base import Tracker
@@ -33,7 +33,6 @@ __all__ = [
     "Architecture",
     "Categorical",
     "Context",
-    "Cost",
     "Domain",
     "Evaluator",
     "EvonasError",
@@ -66,7 +65,7 @@ _ROOMS = {
     "recipe.reading": ("load",),
     "recipe.registry": ("Registry",),
     "runs.run": ("resume", "start"),
-    "spaces.base": ("Cost", "SearchSpace", "Task"),
+    "spaces.base": ("SearchSpace", "Task"),
     "spaces.parts.layers": ("Layer", "LayeredSpace"),
     "strategies.base": ("Strategy",),
     "trackers.base": ("Tracker",),

@@ -8,27 +8,35 @@ Each function returns a list of problems, empty if there are none::
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from random import Random
+from statistics import median
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from evonas.architecture import Architecture, Categorical, Integer
-from evonas.errors import InvalidArchitecture
+from evonas.errors import InfeasibleConstraints, InvalidArchitecture
 from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.executors.base import Executor, Watch, run_trial
 from evonas.runs.search import Budget, Search
 from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.parts import cost
-from evonas.strategies.base import Sampler, Strategy
-from evonas.trial import Proposal, Trial, TrialState
+from evonas.strategies.base import Strategy
+from evonas.strategies.hypernet import Sampler
+from evonas.trial import Limit, Proposal, Trial, TrialState
 
 _TIMES = ("seconds", "latency")  # metrics that are measured, and so never twice the same
+_MUTANTS = 1000  # As many of a parent's mutants are looked through for its child.
+_INSTEAD = {
+    method: f"override {hook}, which yields choices, in place of {method}"
+    for method, hook in {"sample": "draws", "mutate": "mutants", "crossover": "crossovers"}.items()
+}
 _NEW_TENSORS = "make new tensors by x.new_zeros and the like, or register them as buffers"
 TASK = Task(channels=3, height=16, width=16, classes=10)
 
@@ -36,8 +44,9 @@ TASK = Task(channels=3, height=16, width=16, classes=10)
 def check_space(space: SearchSpace, task: Task = TASK, points: int = 8, seed: int = 0) -> list[str]:
     """Check a search space, and say in a sentence what is wrong.
 
-    Domains, conditions and rules; sampling, mutation, crossover, JSON; networks that are built, run
-    forward and backward, on the CPU and, as far as shapes, types and devices go, on a GPU; costs.
+    Domains, conditions and rules; sampling, mutation, crossover, also under a limit; JSON; networks
+    that are built, run forward and backward, on the CPU and, as far as shapes, types and devices
+    go, on a GPU; costs.
 
     Args:
         space: The space.
@@ -56,6 +65,7 @@ def check_space(space: SearchSpace, task: Task = TASK, points: int = 8, seed: in
         if problems:
             return problems
     problems += _check_variation(space, Random(seed))
+    problems += _check_limits(space.unlimited, task, seed)
     problems += _check_extremes(space, task, Random(seed))
     grey = Task(1 if task.channels > 1 else 3, task.height, task.width, task.classes + 1)
     problems += _check_network(space, space.sample(Random(seed)), grey)
@@ -99,6 +109,7 @@ def _check_point(space: SearchSpace, parent: Architecture, rng: Random) -> Itera
         if child.id == parent.id:
             yield f"mutate: the child equals its parent {dict(parent.choices)}"
         yield from _belongs(space, child, "mutate")
+        yield from _check_descent(space, parent, rng.random())
         yield from _belongs(space, space.crossover(parent, child, rng), "crossover")
     yield from _belongs(space, parent, "sample")
 
@@ -111,6 +122,50 @@ def _belongs(space: SearchSpace, architecture: Architecture, method: str) -> Ite
     else:
         if again.id != architecture.id:
             yield f"{method}: gives an architecture that is not canonical; use self.architecture()"
+
+
+def _check_descent(space: SearchSpace, parent: Architecture, seed: float) -> Iterator[str]:
+    """A child is one of its parent's mutants: its trial is recorded so, and may inherit weights."""
+    try:
+        child = space.mutate(parent, Random(seed))
+    except InfeasibleConstraints:  # a parent need not have one within the limits
+        return
+    for choices in itertools.islice(space.mutants(parent, Random(seed)), _MUTANTS):
+        with suppress(InvalidArchitecture):
+            if space.architecture(choices).id == child.id:
+                return
+    if child.id != parent.id:
+        yield f"mutate: gives a child that mutants does not yield; {_INSTEAD['mutate']}"
+
+
+def _check_limits(space: SearchSpace, task: Task, seed: int) -> Iterator[str]:
+    """Under a limit that half of the random points exceed, nothing that is handed out does."""
+    if not space.counted:
+        return
+    name = space.counted[0]
+    points = [space.sample(Random(f"{seed}/{n}")) for n in range(9)]
+    limit = Limit(max=median(space.costs(point, task)[name] for point in points))
+    within = [point for point in points if space.costs(point, task)[name] <= limit.max]
+    limited = space.limited({name: limit}, task)
+    methods: dict[str, Callable[[Random], Architecture]] = {
+        "sample": limited.sample,
+        "mutate": lambda rng: limited.mutate(rng.choice(within), rng),
+        "crossover": lambda rng: limited.crossover(rng.choice(within), rng.choice(within), rng),
+    }
+    for method, draw in methods.items():
+        for n in range(8):
+            try:
+                drawn = draw(Random(f"{seed}/{n}"))
+            except InfeasibleConstraints:  # what the contract wants where nothing is found
+                continue
+            except InvalidArchitecture as error:
+                yield f"{method}: raises under a limit on {name}: {error}; {_INSTEAD[method]}"
+                break
+            if space.costs(drawn, task)[name] > limit.max:
+                yield f"{method}: exceeds a limit on {name}; {_INSTEAD[method]}"
+                break
+    for parent in within:
+        yield from _check_descent(limited, parent, seed)
 
 
 def _check_variation(space: SearchSpace, rng: Random) -> Iterator[str]:
@@ -260,18 +315,19 @@ def _check_gradients(
 def _check_cost(
     space: SearchSpace, architecture: Architecture, task: Task, network: nn.Module
 ) -> Iterator[str]:
-    built = {name: count(network, task) for name, count in cost.COSTS.items()}
     try:
-        told = cost.count(space, architecture, task)
+        told = space.costs(architecture, task)
     # As above: the space's own count, or its network on the meta device.
     except Exception as error:
         said = str(error).partition("\n")[0]
-        yield f"cost: counting raises {type(error).__name__}: {said}; {_NEW_TENSORS}"
+        yield f"costs: counting raises {type(error).__name__}: {said}; {_NEW_TENSORS}"
         return
-    for name, value in built.items():
-        if told[name] != value:
-            choices = dict(architecture.choices)
-            yield f"cost: says {told[name]:,.0f} {name}, the network of {choices} has {value:,.0f}"
+    choices = dict(architecture.choices)
+    for name in space.counted:
+        if name not in told:
+            yield f"costs: gives no {name!r}, which counted names"
+        elif name in cost.COSTS and (value := cost.COSTS[name](network, task)) != told[name]:
+            yield f"costs: says {told[name]:,.0f} {name}, the network of {choices} has {value:,.0f}"
 
 
 class _Grid(SearchSpace):

@@ -121,7 +121,7 @@ def _describe(space: SearchSpace) -> str:
 
 
 def _layers(space: SearchSpace, architecture: Architecture, task: Task) -> str:
-    counted = cost.count(space, architecture, task)
+    counted = space.costs(architecture, task)
     with torch.device("meta"):
         network = space.build(architecture, task).eval()
     field = cost.receptive_field(network, task)

@@ -13,7 +13,7 @@ from evonas.recipe import reading
 from evonas.runs import run
 from evonas.runs.assemble import Samples, assemble
 from evonas.runs.journal import read_journal
-from evonas.strategies.base import COMPLEXITY
+from evonas.strategies.hypernet import COMPLEXITY
 from evonas.trial import Proposal, Trial
 
 _ROUNDING = 0.02  # .33, .33, .33 sum to .99

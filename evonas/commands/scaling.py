@@ -27,7 +27,6 @@ from evonas.runs.journal import Journal, read_journal
 from evonas.runs.run import registry_of
 from evonas.runs.session import Session
 from evonas.spaces.base import SearchSpace, Task
-from evonas.spaces.parts import cost
 from evonas.trackers.base import Report, RunInfo, Tracker
 from evonas.trial import Proposal, Trial, TrialState
 
@@ -201,7 +200,7 @@ def scale(given: Source, factors: Factors) -> Scaled:
         max(1, round(side * factors.resolution)) for side in (given.task.height, given.task.width)
     )
     task = replace(given.task, height=height, width=width)
-    counted = cost.count(given.space, larger, task)
+    counted = given.space.costs(larger, task)
     return Scaled(factors, larger, task, counted["params"], counted["flops"])
 
 

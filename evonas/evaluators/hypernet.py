@@ -27,7 +27,7 @@ from evonas.evaluators.parts.one_shot import SharedWeights
 from evonas.recipe.options import Count, Decay, Positive
 from evonas.spaces.darts import DARTS, KINDS, kinds
 from evonas.spaces.parts.supernet import Supernet
-from evonas.strategies.base import COMPLEXITY, Sampler
+from evonas.strategies.hypernet import COMPLEXITY, Sampler
 from evonas.training.augmentation import Augmentation
 from evonas.training.checkpoints import FOLDER
 from evonas.training.latency import latency

@@ -24,9 +24,6 @@ def refuse_bool(value: Any) -> Any:
     return value
 
 
-Cost = Literal["params", "flops", "latency"]
-
-
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -85,7 +82,7 @@ class DatasetSection(_Model):
 
 
 class LimitSection(_Model):
-    """Bounds of a cost, both included."""
+    """Bounds of a cost or a metric, both included."""
 
     min: Annotated[float, Field(ge=0)] | None = None
     max: Annotated[float, Field(gt=0)] | None = None
@@ -144,7 +141,7 @@ class Recipe(_Model):
     objectives: Annotated[dict[str, Literal["max", "min"]], Field(min_length=1)] = {
         "val_accuracy": "max"
     }
-    constraints: dict[Cost, LimitSection] = {}
+    constraints: dict[str, LimitSection] = {}
     pruning: Component | None = None
     budget: BudgetSection
     start_from: list[str] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -22,7 +22,8 @@ from evonas.recipe.schema import Component, Recipe
 from evonas.runs.pruning import RULES, Pruner
 from evonas.runs.search import Budget
 from evonas.spaces.base import SearchSpace
-from evonas.strategies.base import Sampler, Strategy
+from evonas.strategies.base import Strategy
+from evonas.strategies.hypernet import Sampler
 from evonas.trackers.base import Tracker
 from evonas.training import devices
 from evonas.training.checkpoints import FOLDER as WEIGHTS
@@ -310,20 +311,22 @@ def _plain(value: Any) -> Any:
 
 
 def _objectives(resolved: Recipe, evaluator: Evaluator) -> tuple[Objective, ...]:
-    wanted: dict[str, Iterable[str]] = {
-        "objectives": resolved.objectives,
-        "constraints": _limits(resolved).keys() - set(evaluator.context.space.counted),
-    }
-    for section, metrics in wanted.items():
-        for metric in metrics:
-            if metric in evaluator.metrics:
+    space = evaluator.context.space
+    uncounted = f", and space {space.name!r} counts no such cost"
+    for section, names, counted, besides in (
+        ("objectives", resolved.objectives, (), ""),
+        ("constraints", resolved.constraints, space.counted, uncounted),
+    ):
+        known = dict.fromkeys((*counted, *evaluator.metrics))
+        for name in names:
+            if name in known:
                 continue
-            hint = did_you_mean(metric, evaluator.metrics)
-            if metric == "latency":
+            hint = did_you_mean(name, [*known, "latency"])
+            if name == "latency":
                 hint = ". To measure it: evaluation: {name: latency, of: {…}}."
             raise RecipeError(
-                f"{section}.{metric}: evaluation {resolved.evaluation.name!r} gives no such "
-                f"metric{hint} Known: {', '.join(evaluator.metrics)}"
+                f"{section}.{name}: evaluation {resolved.evaluation.name!r} gives no such "
+                f"metric{besides}{hint} Known: {', '.join(known)}"
             )
     return tuple(Objective(metric, way) for metric, way in resolved.objectives.items())
 

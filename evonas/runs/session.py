@@ -131,10 +131,6 @@ class Plan(Strategy):
         self.told = Trials(stage=proposals[0].stage)
         self._proposals = tuple(proposals)
 
-    def tell(self, trial: Trial) -> None:
-        """TEMPORARY."""
-        self.told.add(trial)
-
     def ask(self, rng: Random) -> Proposal | None:
         """The first that was not made."""
         return next((p for p in self._proposals if p.key not in self.told.proposed), None)

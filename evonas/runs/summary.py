@@ -34,12 +34,13 @@ def write(session: Session, status: str, reason: str, strategy: Strategy) -> Rep
         StorageError: If the disk does not take it.
     """
     folder, assembly = session.folder, session.assembly
+    findings = strategy.findings()
     said: dict[str, Any] = {
         "status": status,
         "reason": reason,
         "acceptance": assembly.space.acceptance,
-        "remarks": list(strategy.remarks()),
-        "table": [dict(row) for row in strategy.table()],
+        "remarks": list(findings.lines),
+        "table": [dict(row) for row in findings.rows],
     }
     if said["table"]:
         files.store(folder / _TABLE, comma_separated(said["table"]))

@@ -18,7 +18,6 @@ from evonas.evaluators.hypernet import Hypernet
 from evonas.evaluators.reduced import Reduced
 from evonas.evaluators.train import Train
 from evonas.spaces.darts import DARTS
-from evonas.spaces.parts import cost
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.trial import Proposal, Trial
 
@@ -45,7 +44,7 @@ def test_it_scores_what_it_samples() -> None:
         metrics, _ = helper.evaluate(evaluator, Trial(number, Proposal(architecture)))
         assert set(metrics) == set(evaluator.metrics)
         assert metrics["pooling"] + metrics["identity"] + metrics["convolution"] == 28
-        counted = cost.count(SPACE, architecture, helper.data().task)
+        counted = SPACE.costs(architecture, helper.data().task)
         assert {name: metrics[name] for name in counted} == counted
 
 

@@ -27,7 +27,6 @@ from evonas.evaluators.zero_cost import ZeroCost
 from evonas.executors.base import run_trial
 from evonas.runs.journal import read_journal
 from evonas.runs.pruning import Median, Pruner
-from evonas.spaces.parts import cost
 from evonas.trial import Limit, Objective, Trial, TrialState
 from evonas.trials import Trials
 
@@ -35,7 +34,7 @@ QUICK = partial(Train, epochs=1, batch_size=30)
 MEASURED = partial(Latency, of=QUICK, runs=2, warmup=0)
 NEVER = {"latency": Limit(max=1e-9)}  # milliseconds
 ALWAYS = {"latency": Limit(max=1e9)}
-COSTS = cost.count(SPACE, trial().architecture, data().task)
+COSTS = SPACE.costs(trial().architecture, data().task)
 
 
 class Untrained(Evaluator):

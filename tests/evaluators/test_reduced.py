@@ -17,7 +17,6 @@ from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.evaluators.reduced import Reduced
 from evonas.evaluators.train import Train
 from evonas.spaces.nasbench201 import NASBench201
-from evonas.spaces.parts import cost
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.testing import check_evaluator
 from evonas.trial import Proposal, Trial
@@ -99,7 +98,7 @@ def test_the_share_of_the_data_is_stratified() -> None:
 def test_costs_are_those_of_the_architecture_itself() -> None:
     reduced = Reduced(context(), of=partial(Train, **QUICK), resolution=4, width=0.5)
     metrics, _ = evaluate(reduced, trial())
-    counted = cost.count(SPACE, trial().architecture, data().task)
+    counted = SPACE.costs(trial().architecture, data().task)
     assert {name: metrics[name] for name in counted} == counted
     assert set(metrics) == set(reduced.metrics)
 

@@ -23,7 +23,6 @@ from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.evaluators.supernet import SinglePathOneShot
 from evonas.evaluators.train import Train
 from evonas.spaces.base import SearchSpace, Task
-from evonas.spaces.parts import cost
 from evonas.spaces.parts.supernet import Supernet
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.testing import check_evaluator
@@ -108,7 +107,7 @@ def test_metrics_are_those_of_the_architecture() -> None:
     for seed in range(4):
         metrics, curve = helper.evaluate(evaluator, trial(seed))
         assert set(metrics) == set(evaluator.metrics)
-        counted = cost.count(SPACE, trial(seed).architecture, helper.data().task)
+        counted = SPACE.costs(trial(seed).architecture, helper.data().task)
         assert {name: metrics[name] for name in counted} == counted
         assert curve == []
 

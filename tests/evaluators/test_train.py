@@ -14,7 +14,6 @@ from evaluators_helper import SPACE, context, data, evaluate, final, kept, make,
 from evonas.errors import RecipeError
 from evonas.evaluators import train
 from evonas.evaluators.train import Train
-from evonas.spaces.parts import cost
 from evonas.testing import check_evaluator
 from evonas.training.checkpoints import BadWeights
 from evonas.training.data import Arrays, Split, split
@@ -31,7 +30,7 @@ def test_it_gives_what_it_promises() -> None:
     evaluator = Train(context(), **QUICK)
     metrics, curve = evaluate(evaluator, trial())
     assert set(metrics) == set(evaluator.metrics) == {"val_accuracy", "params", "flops"}
-    counted = cost.count(SPACE, trial().architecture, data().task)
+    counted = SPACE.costs(trial().architecture, data().task)
     assert {name: metrics[name] for name in counted} == counted
     assert curve[-1][1]["val_accuracy"] == metrics["val_accuracy"]
 

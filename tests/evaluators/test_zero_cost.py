@@ -19,13 +19,12 @@ from evonas.evaluators.train import Train
 from evonas.evaluators.zero_cost import ZeroCost
 from evonas.recipe import options
 from evonas.recipe.registry import Registry
-from evonas.spaces.parts import cost
 from evonas.testing import check_evaluator
 from evonas.training.loop import Normalize, seeded
 from evonas.trial import Trial
 
 QUICK = partial(Train, epochs=1, batch_size=30)
-COSTS = cost.count(SPACE, trial().architecture, data().task)
+COSTS = SPACE.costs(trial().architecture, data().task)
 
 
 class Untrained(Evaluator):
