@@ -22,9 +22,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from evonas.architecture import Architecture, Categorical, Integer
 from evonas.errors import InfeasibleConstraints, InvalidArchitecture
-from evonas.evaluators.base import Evaluator, Reporter
+from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.executors.base import Executor, Watch, run_trial
-from evonas.runs.search import Budget, search
+from evonas.runs.search import Budget, Search
 from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.parts import cost
 from evonas.strategies.base import Strategy
@@ -346,7 +346,7 @@ class _Sum(Evaluator):
     metrics = ("value",)
 
     def __init__(self) -> None:
-        pass  # it lives in no world
+        super().__init__(Context(_Grid(1, 1), None, "cpu", seed=0))
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         if int(trial.architecture.id, 16) % 7 == 0:
@@ -446,7 +446,7 @@ def _run(
     strategy: Strategy, trials: int, seed: int, history: list[Trial] | tuple[Trial, ...] = ()
 ) -> Iterator[Trial]:
     with _Sums(lambda device: _Sum(), ("cpu",)) as executor:
-        for event in search(strategy, executor, Budget(trials, max_failures=trials), seed, history):
+        for event in Search(strategy, executor, Budget(trials, max_failures=None), seed, history):
             yield Trial(
                 event.number,
                 event.proposal,

@@ -14,9 +14,9 @@ from evonas import testing
 from evonas.architecture import Architecture
 from evonas.errors import RecipeError, UnknownComponent
 from evonas.recipe import options
+from evonas.recipe.options import bind
 from evonas.recipe.registry import KINDS, Registry
 from evonas.recipe.schema import Component
-from evonas.runs.assemble import maker
 from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.parts import cost
 from evonas.trial import Objective
@@ -163,12 +163,12 @@ def check(registry: Registry, kind: str, name: str) -> list[str]:
         case "space":
             return testing.check_space(make_space(registry, name))
         case "strategy":
-            make = maker(registry, "strategy", Component(name=name), "strategy")
+            make = bind(registry, "strategy", Component(name=name), "strategy")
             objectives = (Objective("value"),)
-            sampled = "sampler" in inspect.signature(registry.find("strategy", name)).parameters
+            samples = make.asks_for("sampler")
             return testing.check_strategy(
                 lambda space: make(
-                    space, objectives, *([testing.sampler_of(space)] if sampled else ())
+                    space, objectives, *([testing.sampler_of(space)] if samples else ())
                 )
             )
         case other:

@@ -17,7 +17,7 @@ from evonas.evaluators.hypernet import Hypernet
 from evonas.evaluators.inherit import Inherit
 from evonas.evaluators.latency import Latency
 from evonas.evaluators.reduced import Reduced
-from evonas.evaluators.supernet import SharedWeights
+from evonas.evaluators.supernet import SinglePathOneShot
 from evonas.evaluators.tabular import Tabular
 from evonas.evaluators.train import Train
 from evonas.evaluators.zero_cost import ZeroCost
@@ -46,7 +46,7 @@ EVALUATORS: Mapping[str, Callable[[Context], Evaluator]] = {
     "inherit": partial(Inherit, of=QUICK),
     "latency": partial(Latency, of=QUICK, runs=2, warmup=0),
     "hypernet": partial(Hypernet, of=QUICK, epochs=1, batch_size=16),
-    "supernet": partial(SharedWeights, of=QUICK, epochs=1, batch_size=16),
+    "supernet": partial(SinglePathOneShot, of=QUICK, epochs=1, batch_size=16),
     "extrapolate": partial(Extrapolate, of=QUICK),
     "zero_cost": partial(ZeroCost, of=QUICK, batch_size=8),
 }

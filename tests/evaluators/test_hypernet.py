@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from evonas.errors import RecipeError, TooManyFailures
-from evonas.evaluators.base import Context
+from evonas.evaluators.base import Context, ability
 from evonas.evaluators.hypernet import Hypernet
 from evonas.evaluators.reduced import Reduced
 from evonas.evaluators.train import Train
@@ -132,8 +132,9 @@ def test_the_smaller_world_is_where_it_is_learnt() -> None:
     )
     assert not reduced.prepare(print, lambda: True)
     assert reduced.prepare(print, lambda: False)
-    sampler = reduced.sampler()
-    assert sampler is not None
+    source = ability(reduced, Hypernet)
+    assert source is not None
+    sampler = source.sampler()
     metrics, _ = helper.evaluate(reduced, Trial(0, Proposal(sampler(SOME[0]))))
     assert metrics["pooling"] > 0
 
@@ -158,8 +159,11 @@ def test_a_training_that_diverges_ends_the_run() -> None:
     ],
 )
 def test_mistakes_are_refused_before_any_training(options: dict[str, Any], message: str) -> None:
+    space = options.pop("space", SPACE)
     with pytest.raises(RecipeError, match=message):
-        make(**options)
+        helper.make(
+            Hypernet, helper.context(space), lambda c: Train(c, epochs=1), **OPTIONS | options
+        )
 
 
 def test_it_needs_data() -> None:

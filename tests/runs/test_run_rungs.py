@@ -21,7 +21,7 @@ from evonas.recipe.registry import Registry
 from evonas.runs import assemble, audit
 from evonas.runs import run as runs
 from evonas.runs.journal import read_journal
-from evonas.runs.search import search
+from evonas.runs.search import Search
 from evonas.trial import Trial, TrialState
 from evonas.trials import Trials
 
@@ -63,7 +63,7 @@ def searched(given: Mapping[str, Any]) -> list[Trial]:
     """What a recipe's search finds, without final training and report."""
     made = assemble.assemble(reading.validate(given, "test"), Registry(), Path("run").absolute())
     with made.executor() as executor:
-        events = search(made.strategy(), executor, made.budget, 0, pruner=made.pruner())
+        events = Search(made.strategy(), executor, made.budget, 0, watcher=made.pruner())
         return list(Trials((), events).latest.values())
 
 

@@ -12,7 +12,7 @@ from strategies_helper import VALUE, Run, cube, parents, refused, total
 from evonas.errors import OptionError
 from evonas.evaluators.base import Evaluator
 from evonas.executors.serial import Serial
-from evonas.runs.search import Budget, search
+from evonas.runs.search import Budget, Search
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.aging_evolution import AgingEvolution
 from evonas.trial import Direction, Objective, Trial, TrialState
@@ -153,7 +153,7 @@ class SometimesNaN(Evaluator):
 
 def test_nan_never_becomes_a_parent() -> None:
     with Serial(lambda device: SometimesNaN(), ("cpu",)) as executor:
-        events = list(search(evolution(5, 2), executor, Budget(60), seed=0))
+        events = list(Search(evolution(5, 2), executor, Budget(60), seed=0))
     failed = {e.number for e in events if e.state is TrialState.FAILED}
     bred = {number for event in events for number in event.proposal.parents}
     assert failed == set(range(1, 60, 2))

@@ -14,7 +14,7 @@ from evonas.architecture import Architecture
 from evonas.evaluators.base import Context, Evaluator, Reporter, hold
 from evonas.executors.base import run_trial
 from evonas.executors.serial import Serial
-from evonas.runs.search import Budget, search
+from evonas.runs.search import Budget, Search
 from evonas.spaces.base import SearchSpace
 from evonas.spaces.mbconv import MBConv
 from evonas.spaces.nasbench201 import NASBench201
@@ -190,7 +190,7 @@ def make(space: SearchSpace) -> Strategy:
 def test_a_killed_and_resumed_search_goes_on_as_it_would_have(space: SearchSpace) -> None:
     def events(history: Sequence[Trial] = ()) -> list[Trial]:
         with Serial(lambda device: Fake(Context(space, None, device, 0)), ("cpu",)) as executor:
-            found = search(make(space), executor, Budget(40), 0, history)
+            found = Search(make(space), executor, Budget(40), 0, history)
             return [replace(e, seconds=0.0, elapsed=0.0, error=None) for e in found]
 
     whole = events()
