@@ -332,27 +332,21 @@ def _plain(value: Any) -> Any:
 def _objectives(
     resolved: Recipe, space: SearchSpace, evaluator: Evaluator
 ) -> tuple[Objective, ...]:
-    wanted: dict[str, tuple[Iterable[str], tuple[str, ...], str]] = {
-        "objectives": (resolved.objectives, (), ""),
-        "constraints": (
-            resolved.constraints,
-            space.counted,
-            f", and space {space.name!r} counts no such cost",
-        ),
-    }
-    for section, (names, counted, besides) in wanted.items():
-        known = dict.fromkeys((*counted, *evaluator.metrics))
-        for name in names:
-            if name in known:
-                continue
+    lacking = f"evaluation {resolved.evaluation.name!r} gives no such metric"
+    _check_names("objectives", resolved.objectives, evaluator.metrics, lacking)
+    lacking += f", and space {space.name!r} counts no such cost"
+    known = tuple(dict.fromkeys((*space.counted, *evaluator.metrics)))
+    _check_names("constraints", resolved.constraints, known, lacking)
+    return tuple(Objective(metric, way) for metric, way in resolved.objectives.items())
+
+
+def _check_names(section: str, names: Iterable[str], known: tuple[str, ...], lacking: str) -> None:
+    for name in names:
+        if name not in known:
             hint = did_you_mean(name, [*known, "latency"])
             if name == "latency":
                 hint = ". To measure it: evaluation: {name: latency, of: {…}}."
-            raise RecipeError(
-                f"{section}.{name}: evaluation {resolved.evaluation.name!r} gives no such "
-                f"metric{besides}{hint} Known: {', '.join(known)}"
-            )
-    return tuple(Objective(metric, way) for metric, way in resolved.objectives.items())
+            raise RecipeError(f"{section}.{name}: {lacking}{hint} Known: {', '.join(known)}")
 
 
 def _constrained(factory: EvaluatorFactory) -> SearchSpace:
