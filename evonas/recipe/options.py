@@ -40,13 +40,19 @@ Decay = Annotated[float, Field(ge=0, lt=1)]  # less than 1, or nothing would eve
 _HANDED_OVER = {"self", "space", "objectives", "sampler", "context", "make_evaluator", "devices"}
 
 
-def check(cls: type[Any], options: Mapping[str, Any], section: str) -> dict[str, Any]:
+def check(
+    cls: type[Any],
+    options: Mapping[str, Any],
+    section: str,
+    shared: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Validate options and fill in the defaults.
 
     Args:
         cls: The component's class.
         options: What the recipe says.
         section: Its key path, for error messages.
+        shared: Keys of the section itself: the constructor gets what it asks for and is not None.
 
     Returns:
         Keyword arguments for the constructor. A wrapped component (``of``) stays a ``Component``.
@@ -55,11 +61,12 @@ def check(cls: type[Any], options: Mapping[str, Any], section: str) -> dict[str,
         RecipeError: Unknown option, missing one, or wrong type.
         PluginError: The constructor's annotations cannot be read, or are no types of options.
     """
-    model = _model(cls)
+    model, shared = _model(cls), shared or {}
+    asked = {n: v for n, v in shared.items() if n in model.model_fields and v is not None}
     try:
-        checked = model.model_validate(dict(options))
+        checked = model.model_validate({**asked, **options})
     except ValidationError as error:
-        raise RecipeError(explain(error, model, f"{section}.")) from error
+        raise RecipeError(explain(error, model, f"{section}.", shared)) from error
     values = {name: getattr(checked, name) for name in model.model_fields}
     return {n: v.absolute() if isinstance(v, Path) else v for n, v in values.items()}
 

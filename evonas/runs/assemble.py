@@ -11,15 +11,15 @@ from random import Random
 from typing import Any
 
 from evonas.architecture import Architecture
-from evonas.datasets.base import LOADERS, Source, load
-from evonas.errors import EvonasError, OptionError, PluginError, RecipeError, did_you_mean
+from evonas.datasets import base as datasets
+from evonas.errors import OptionError, RecipeError, did_you_mean
 from evonas.evaluators.base import Context, Evaluator
 from evonas.executors.base import Executor, MakeEvaluator
 from evonas.executors.serial import Serial
 from evonas.recipe import options, reading
-from evonas.recipe.registry import Registry
+from evonas.recipe.registry import Registry, blamed
 from evonas.recipe.schema import Component, Recipe
-from evonas.runs.pruning import RULES, Pruner
+from evonas.runs.pruning.base import Pruner
 from evonas.runs.search import Budget
 from evonas.spaces.base import SearchSpace
 from evonas.spaces.parts import cost
@@ -71,16 +71,7 @@ class EvaluatorFactory:
     def data(self) -> Data | None:
         """The data set, loaded on first use."""
         section = self.recipe.dataset
-        if section is None:
-            return None
-        if section.name not in LOADERS:
-            known = sorted(LOADERS)
-            hint = did_you_mean(section.name, known)
-            raise RecipeError(
-                f"dataset.name: unknown data set {section.name!r}{hint} Known: {', '.join(known)}"
-            )
-        source = Source(section.path, section.size, section.test, section.seed)
-        return load(section.name, source, section.validation)
+        return None if section is None else datasets.load(section, self.registry)
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -159,8 +150,7 @@ class Assembly:
         section = self.recipe.pruning
         if section is None:
             return None
-        cls, arguments = _rule(section)
-        return Pruner(self.objectives, cls(**arguments))
+        return Pruner(self.objectives, maker(self.registry, "pruning", section, "pruning")())
 
     @property
     def acceptance(self) -> float | None:
@@ -241,17 +231,8 @@ def _checked(
 
 def _make(cls: type[Any], *handed_over: Any, **arguments: Any) -> Any:
     """Construct a component; what a plugin's constructor raises is the plugin's fault."""
-    try:
+    with blamed(cls, "cannot be made"):
         return cls(*handed_over, **arguments)
-    except EvonasError:
-        raise
-    # A constructor may be anybody's code; our own bugs stay bugs.
-    except Exception as error:
-        if cls.__module__.startswith("evonas."):
-            raise
-        raise PluginError(
-            f"{cls.__module__}:{cls.__name__} cannot be made: {type(error).__name__}: {error}"
-        ) from error
 
 
 def maker(registry: Registry, kind: str, section: Component, path: str) -> Callable[..., Any]:
@@ -286,19 +267,20 @@ def _located(message: str, path: str) -> str:
 def _resolve(given: Recipe, registry: Registry) -> Recipe:
     """The recipe with every default filled in and every path absolute."""
     data = given.dump()
-    sections = {
+    sections: dict[str, tuple[str, Component]] = {
         "space": ("space", given.space),
         "strategy": ("strategy", given.strategy),
         "evaluation": ("evaluator", given.evaluation),
         "executor": ("executor", given.executor),
         "tracking": ("tracker", given.tracking),
     }
+    if given.pruning is not None:
+        sections["pruning"] = ("pruning", given.pruning)
     for key, (kind, section) in sections.items():
         data[key].update(_with_defaults(registry, kind, section, key))
-    if given.pruning is not None:
-        data["pruning"].update(_rule(given.pruning)[1])
     if given.dataset is not None:
-        data["dataset"]["path"] = str(given.dataset.path.absolute())
+        arguments = datasets.checked(given.dataset, registry)[1]
+        data["dataset"] |= {"path": given.dataset.path.absolute(), **arguments}
     data["start_from"] = [_absolute(name) for name in given.start_from]
     return reading.validate(_plain(data), "recipe")
 
@@ -306,16 +288,6 @@ def _resolve(given: Recipe, registry: Registry) -> Recipe:
 def _absolute(name: str) -> str:
     """A run folder wherever we are; what is none is an id."""
     return str(Path(name).absolute()) if Path(name).is_dir() else name
-
-
-def _rule(section: Component) -> tuple[type[Any], dict[str, Any]]:
-    """The class of a pruning rule and its checked options."""
-    if section.name not in RULES:
-        hint = did_you_mean(section.name, RULES)
-        raise RecipeError(
-            f"pruning.name: unknown rule {section.name!r}{hint} Known: {', '.join(RULES)}"
-        )
-    return RULES[section.name], options.check(RULES[section.name], section.options, "pruning")
 
 
 def _with_defaults(registry: Registry, kind: str, section: Component, path: str) -> dict[str, Any]:

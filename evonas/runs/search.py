@@ -17,7 +17,7 @@ from evonas.strategies.base import Strategy
 from evonas.trial import Trial, TrialState
 
 if TYPE_CHECKING:  # it imports optuna, which few searches need
-    from evonas.runs.pruning import Pruner
+    from evonas.runs.pruning.base import Pruner
 
 _POLL = 0.2  # seconds between looks at ``stopping`` while trials run
 

@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from evonas.datasets.base import Source, load
+from evonas.datasets.base import load
 from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.evaluators.extrapolate import Extrapolate
 from evonas.evaluators.hypernet import Hypernet
@@ -22,6 +22,7 @@ from evonas.evaluators.tabular import Tabular
 from evonas.evaluators.train import Train
 from evonas.evaluators.zero_cost import ZeroCost
 from evonas.recipe.registry import Registry
+from evonas.recipe.schema import DatasetSection
 from evonas.spaces.base import SearchSpace
 from evonas.spaces.darts import DARTS
 from evonas.spaces.plain_cnn import PlainCNN
@@ -60,7 +61,7 @@ def test_every_built_in_evaluator_is_here() -> None:
 
 @pytest.mark.parametrize("name", EVALUATORS)
 def test_every_evaluator_keeps_the_contract(name: str, images: Callable[..., Path]) -> None:
-    data = load("npz", Source(images()), 0.2)
+    data = load(DatasetSection(name="npz", path=images(), validation=0.2))
     space = SPACES.get(name, SPACE)
     context = Context(space, data, "cpu", seed=0, run_dir=Path("run").absolute())
     architecture = ARCHITECTURE if space is SPACE else space.sample(Random(0))
