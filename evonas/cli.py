@@ -227,7 +227,7 @@ def sample(run_dir: Path, complexity: str) -> None:
 @click.argument("kind", required=False)
 @_PLUGINS
 def list_components(kind: str | None, plugins: tuple[Path, ...]) -> None:
-    """List components: space, strategy, evaluator, executor, tracker, or all."""
+    """List components: space, strategy, evaluator, dataset, pruning, executor, tracker, or all."""
     from evonas.commands import catalogue
 
     registry = _registry(plugins)
@@ -305,13 +305,22 @@ def scale(
 @main.command()
 @click.argument("kind")
 @click.argument("name")
+@click.option(
+    "--set", "options", multiple=True, metavar="KEY=VALUE", help="Set an option, as in a recipe."
+)
 @_PLUGINS
 @click.pass_context
-def check(ctx: click.Context, kind: str, name: str, plugins: tuple[Path, ...]) -> None:
-    """Run the public contract kit on a component, for example: check space my_space."""
+def check(
+    ctx: click.Context, kind: str, name: str, options: tuple[str, ...], plugins: tuple[Path, ...]
+) -> None:
+    """Run the public contract kit on a component, for example: check space my_space.
+
+    KIND is any that `evonas list` shows. Of a component with options that must be given:
+    check dataset npz --set path=FILE.npz
+    """
     from evonas.commands import catalogue
 
-    problems = catalogue.check(_registry(plugins), kind, name)
+    problems = catalogue.check(_registry(plugins), kind, name, options)
     for problem in problems:
         click.echo(f"{kind} {name}: {problem}")
     click.echo(f"{kind} {name}: {'FAILED' if problems else 'ok'}")

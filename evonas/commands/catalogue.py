@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from evonas import testing
 from evonas.architecture import Architecture
+from evonas.datasets import base as datasets
 from evonas.errors import RecipeError, UnknownComponent
-from evonas.recipe import options
+from evonas.recipe import options, reading
 from evonas.recipe.registry import KINDS, Registry
-from evonas.recipe.schema import Component
+from evonas.recipe.schema import Component, DatasetSection
 from evonas.runs.assemble import maker
 from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.parts import cost
@@ -153,23 +157,74 @@ def _layers(space: SearchSpace, architecture: Architecture, task: Task) -> str:
     )
 
 
-def check(registry: Registry, kind: str, name: str) -> list[str]:
+def check(registry: Registry, kind: str, name: str, overrides: Sequence[str] = ()) -> list[str]:
     """What the contract kit finds wrong with a component.
 
+    Args:
+        registry: Where it comes from.
+        kind: Its kind, singular or plural.
+        name: What recipes call it.
+        overrides: Options, ``KEY=VALUE``, the key as in a recipe or without its section.
+
     Raises:
-        RecipeError: For kinds that cannot be checked without a recipe.
+        EvonasError: If there is none, or its options are wrong or not enough.
     """
-    match kind_of(kind):
+    kind = kind_of(kind)
+    key = _SECTIONS.get(kind, kind)
+    own = [o if o.startswith(f"{key}.") else f"{key}.{o}" for o in overrides]
+    cls = registry.find(kind, name)
+    with tempfile.TemporaryDirectory() as folder:
+        content = reading.apply({key: {"name": name, **_sparing(cls, folder)}}, own)[key]
+        return _check(registry, kind, key, content)
+
+
+def _check(registry: Registry, kind: str, key: str, content: Mapping[str, Any]) -> list[str]:
+    if kind == "dataset":
+        return _check_dataset(registry, content)
+    make = maker(registry, kind, Component.model_validate(content), key)
+    match kind:
         case "space":
-            return testing.check_space(make_space(registry, name))
+            return testing.check_space(make())
         case "strategy":
-            make = maker(registry, "strategy", Component(name=name), "strategy")
             objectives = (Objective("value"),)
-            samples = registry.find("strategy", name).samples
+            cls = registry.find(kind, content["name"])
+            samples = "sampler" in inspect.signature(cls).parameters
             return testing.check_strategy(
                 lambda space: make(
                     space, objectives, *([testing.sampler_of(space)] if samples else ())
                 )
             )
-        case other:
-            raise RecipeError(f"check {other}: the kit checks spaces and strategies by name")
+        case "evaluator":
+            return testing.check_evaluator(make)
+        case "pruning":
+            return testing.check_pruning(make)
+        case "executor":
+            return testing.check_executor(make)
+        case _:
+            return testing.check_tracker(make)
+
+
+_SECTIONS = {"evaluator": "evaluation", "tracker": "tracking"}  # whose kind has another name
+_EPOCHS = 2  # fewer could not be cut in half
+
+
+def _sparing(cls: type[Any], folder: str) -> dict[str, Any]:
+    """Options that make trainings short and leave nothing behind, if there are such options."""
+    parameters = inspect.signature(cls).parameters
+    chosen: dict[str, Any] = {}
+    if "epochs" in parameters and isinstance(parameters["epochs"].default, int):
+        chosen["epochs"] = _EPOCHS
+    if "of" in parameters:
+        chosen["of"] = {"name": "train", "epochs": _EPOCHS}
+    if "uri" in parameters:
+        chosen["uri"] = f"sqlite:///{folder}/mlflow.db"
+    return chosen
+
+
+def _check_dataset(registry: Registry, content: Mapping[str, Any]) -> list[str]:
+    try:
+        section = DatasetSection.model_validate(content)
+    except ValidationError as error:
+        raise RecipeError(reading.explain(error, DatasetSection, "dataset.")) from error
+    cls, arguments = datasets.checked(section, registry)
+    return testing.check_dataset(partial(cls, **arguments), arguments.get("size"))

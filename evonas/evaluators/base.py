@@ -92,10 +92,16 @@ class Evaluator(ABC):
         metrics: Names of the metrics that ``evaluate`` promises; recipes are checked against them
             before any trial.
         reports: Names of the metrics that every call of ``report`` has; what pruning can go by.
+        takes: Names of the context's attributes that a wrapper may change to an effect: ``data``,
+            ``share``, ``weights``. A wrapper refuses an evaluator that would ignore the change.
+        finals: Whether a trial of the stage ``final`` or ``audit`` is trained more fully than one
+            of the search. If not, the search's own figures are the final ones.
     """
 
     metrics: tuple[str, ...]
     reports: tuple[str, ...] = ()
+    takes: frozenset[str] = frozenset()
+    finals: bool = True
 
     def __init__(self, context: Context) -> None:
         self.context = context
