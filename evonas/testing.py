@@ -14,6 +14,7 @@ Each function returns a list of problems, empty if there are none::
 from __future__ import annotations
 
 import json
+import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ from evonas.datasets.digits import Digits
 from evonas.errors import DataError, EvonasError, InvalidArchitecture, RecipeError
 from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.executors.base import Executor, MakeEvaluator, Watch, run_trial
+from evonas.recipe.reading import validate
 from evonas.runs.pruning.base import Pruner, Rule
 from evonas.runs.search import Budget, search
 from evonas.spaces.base import SearchSpace, Task
@@ -748,6 +750,14 @@ def _told(trial: Trial) -> tuple[object, ...]:
     return trial.number, trial.state.value, dict(trial.metrics), trial.curve, reason
 
 
+_ENVIRONMENT = {  # of the run that a tracker is told
+    "evonas": __version__,
+    "python": platform.python_version(),
+    "torch": torch.__version__,
+    "devices": "cpu",
+}
+
+
 def check_tracker(make: Callable[[], Tracker]) -> list[str]:
     """Check a tracker: it takes a whole run, resumed once, and never holds it up.
 
@@ -758,12 +768,13 @@ def check_tracker(make: Callable[[], Tracker]) -> list[str]:
         EvonasError: If it cannot work at all.
     """
     events = list(_run(RandomSearch(_Grid(2, 4), _VALUE), trials=8, seed=0))
+    names = {"space": "plain_cnn", "strategy": "random", "evaluation": "train"}
+    recipe = validate({"name": "check", **names, "budget": {"trials": 8}}, "check").dump()
     problems = []
     with tempfile.TemporaryDirectory() as folder:
         for history, rest in ((events[:0], events[:7]), (events[:7], events[7:])):
-            about = {"evonas": __version__}
             run = RunInfo(
-                "check", Path(folder), {"name": "check"}, _VALUE, about, time.time(), bool(history)
+                "check", Path(folder), recipe, _VALUE, _ENVIRONMENT, time.time(), bool(history)
             )
             tracker = make()
             try:
