@@ -454,26 +454,24 @@ def _world(
     few = Arrays(
         (images[:200], labels[:200]), (test_images[:50], test_labels[:50]), None, digits.classes
     )
-    world = Context(
-        space or PlainCNN(1, 8),
-        split(few, 0.2, seed, "digits"),
-        "cpu",
-        seed,
-        folder,
-        Continued(Checkpoints(folder / "weights", keep_gb=1)),
-    )
-    if space is None:
-        try:
-            make(world)
-        except RecipeError:
-            world = replace(world, space=DARTS(2))
-            make(world)
+    data, weights = split(few, 0.2, seed, "digits"), Checkpoints(folder / "weights", keep_gb=1)
+    first, *others = (space,) if space else (PlainCNN(1, 8), DARTS(2))
+    world = Context(first, data, "cpu", seed, folder, Continued(weights))
+    try:
+        make(world)
+    except RecipeError:
+        if not others:
+            raise
+        world = replace(world, space=others[0])
+        make(world)
     return world
 
 
 def _check_evaluator(make: Callable[[Context], Evaluator], world: Context) -> Iterator[str]:
     evaluator = make(world)
-    yield from _check_promises(evaluator)
+    if problems := list(_check_promises(evaluator)):
+        yield from problems
+        return
     if not evaluator.prepare(lambda message: None, lambda: False):
         yield "prepare: says that it was not done, though nobody stopped it; return True"
     trial = Trial(0, Proposal(world.space.sample(Random(world.seed))))
