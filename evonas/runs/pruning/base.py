@@ -29,7 +29,7 @@ class Rule(BasePruner):
     is asked at every new step of a trial's curve: ``trial.last_step`` and
     ``trial.intermediate_values`` are its curve so far, ``study.get_trials(deepcopy=False)`` the
     other trials of its fidelity with theirs. Larger is better, whatever the objective's direction.
-    It keeps nothing between two calls: a resumed run goes on with a fresh one.
+    A resumed run goes on with a fresh one, which is asked again at every step of the history.
     """
 
 
