@@ -327,12 +327,8 @@ def check(
     ctx.exit(errors.PluginError.exit_code if problems else 0)
 
 
-@main.group()
-def new() -> None:
-    """Write a working component of your own, to be changed."""
-
-
-@new.command("space")
+@main.command()
+@click.argument("kind", type=click.Choice(["space", "strategy", "evaluator", "dataset"]))
 @click.argument("name")
 @click.option(
     "--plugins",
@@ -341,16 +337,17 @@ def new() -> None:
     show_default=True,
     help="Folder to write to.",
 )
-def new_space(name: str, plugins: Path) -> None:
-    """Write the search space NAME and its test."""
+def new(kind: str, name: str, plugins: Path) -> None:
+    """Write a working component NAME of your own and its test, to be changed."""
     from evonas.commands import scaffold
     from evonas.recipe.registry import Registry
 
-    for path in scaffold.new_space(name, plugins, Registry((plugins,))):
+    for path in scaffold.new(kind, name, plugins, Registry((plugins,))):
         click.echo(f"wrote {path}")
     own = "" if plugins == Path("plugins") else f" --plugins {plugins}"
-    click.echo(f"check it with: evonas check space {name}{own}")
-    click.echo(f"try it with:   evonas run recipes/digits_evo.yaml --set space={name}{own}")
+    click.echo(f"check it with: evonas check {kind} {name}{own}")
+    section = "evaluation" if kind == "evaluator" else kind
+    click.echo(f"try it with:   evonas run recipes/digits_evo.yaml --set {section}={name}{own}")
 
 
 @main.command()
