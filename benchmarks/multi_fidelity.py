@@ -41,7 +41,7 @@ from evonas.evaluators.train import Train
 from evonas.executors.serial import Serial
 from evonas.recipe.registry import Registry
 from evonas.recipe.schema import DatasetSection
-from evonas.runs.search import Budget, search
+from evonas.runs.search import Budget, Search
 from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.nasbench201 import NASBench201
 from evonas.spaces.plain_cnn import PlainCNN
@@ -108,11 +108,9 @@ def follow(problem: Problem, make: MakeStrategy, limit: float, seed: int) -> Pro
     spent, path = 0.0, []
     with Serial(lambda device: problem.evaluator, ("cpu",)) as executor:
         strategy = make(problem.space, OBJECTIVES)
-        for event in search(strategy, executor, Budget(10**6), seed):
+        for event in Search(strategy, executor, Budget(10**6), seed):
             proposal = event.proposal
             if event.state is TrialState.RUNNING:
-                below = () if proposal.resume_from is None else (proposal.resume_from,)
-                problem.evaluator.retain([*below, *(strategy.living() or ())])
                 continue
             fidelities[event.number] = proposal.fidelity
             done = proposal.resume_from if problem.continues else None

@@ -30,7 +30,7 @@ from evonas.architecture import Architecture
 from evonas.datasets.base import load
 from evonas.evaluators.base import Context, Evaluator
 from evonas.evaluators.inherit import Inherit
-from evonas.evaluators.supernet import SharedWeights
+from evonas.evaluators.supernet import SinglePathOneShot
 from evonas.evaluators.train import Train
 from evonas.recipe.schema import DatasetSection
 from evonas.spaces.base import SearchSpace
@@ -115,7 +115,6 @@ class Bench:
         costs = [self.run(self._inherit, child, share)[1] for share in (1.0, SHARES[-1])]
         scratch, short = costs
         inherited = [self.run(self._inherit, child, share, number)[1] for share in SHARES]
-        self._inherit.retain([n for _, n, _ in self._population])
         changed = (n for n, v in parent.choices.items() if child.choices[n] != v)
         change = ", ".join(f"{n} {parent.choices[n]}→{child.choices[n]}" for n in changed)
         return child, Pair(change, scratch, short, tuple(inherited))
@@ -147,7 +146,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(SPACES[name], data, Path(folder), epochs)
         children, pairs = measure(bench, count)
-        shared = SharedWeights(bench.context, bench.train, epochs=supernet_epochs)
+        shared = SinglePathOneShot(bench.context, bench.train, epochs=supernet_epochs)
         start = time.perf_counter()
         bench.run(shared, children[0], 1.0)
         training = time.perf_counter() - start

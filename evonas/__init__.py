@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from evonas.runs.pruning.base import Rule
     from evonas.runs.run import resume
     from evonas.runs.run import start as run
-    from evonas.spaces.base import Cost, SearchSpace, Task
+    from evonas.spaces.base import SearchSpace, Task
     from evonas.spaces.parts.layers import Layer, LayeredSpace
     from evonas.strategies.base import Strategy
     from evonas.trackers.base import Tracker
@@ -46,7 +46,6 @@ __all__ = [
     "Arrays",
     "Categorical",
     "Context",
-    "Cost",
     "Count",
     "Data",
     "DataError",
@@ -96,7 +95,7 @@ _ROOMS = {
     "recipe.registry": ("Registry",),
     "runs.pruning.base": ("Rule",),
     "runs.run": ("resume", "start"),
-    "spaces.base": ("Cost", "SearchSpace", "Task"),
+    "spaces.base": ("SearchSpace", "Task"),
     "spaces.parts.layers": ("Layer", "LayeredSpace"),
     "strategies.base": ("Strategy",),
     "trackers.base": ("Tracker",),

@@ -190,7 +190,7 @@ def audit_run(ctx: click.Context, run_dir: Path, trials: int) -> None:
     """Train a sample of RUN_DIR's trials for good: can its ranking be trusted?"""
     from evonas.runs import audit
     from evonas.runs import run as runs
-    from evonas.runs.retraining import Stopped
+    from evonas.runs.session import Stopped
     from evonas.trackers.console import Console
 
     interruption = runs.Interruption()

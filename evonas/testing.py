@@ -13,16 +13,19 @@ Each function returns a list of problems, empty if there are none::
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from statistics import median
 
 import numpy as np
 import torch
@@ -33,22 +36,29 @@ from evonas import __version__
 from evonas.architecture import Architecture, Categorical, Integer
 from evonas.datasets.base import Dataset
 from evonas.datasets.digits import Digits
-from evonas.errors import DataError, EvonasError, InvalidArchitecture, RecipeError
+from evonas.errors import (
+    DataError,
+    EvonasError,
+    InfeasibleConstraints,
+    InvalidArchitecture,
+    RecipeError,
+)
 from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.executors.base import Executor, MakeEvaluator, Watch, run_trial
 from evonas.recipe.reading import validate
 from evonas.runs.pruning.base import Pruner, Rule
-from evonas.runs.search import Budget, search
+from evonas.runs.search import Budget, Search
 from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.darts import DARTS
 from evonas.spaces.parts import cost
 from evonas.spaces.plain_cnn import PlainCNN
-from evonas.strategies.base import Sampler, Strategy
+from evonas.strategies.base import Strategy
+from evonas.strategies.hypernet import Sampler
 from evonas.strategies.random import RandomSearch
 from evonas.trackers.base import Report, RunInfo, Tracker
 from evonas.training.checkpoints import Checkpoints, Continued
 from evonas.training.data import Arrays, Images, Labels, split
-from evonas.trial import Objective, Proposal, Trial, TrialState
+from evonas.trial import Limit, Objective, Proposal, Trial, TrialState
 from evonas.trials import Trials
 
 _TIMES = ("seconds", "latency")  # metrics that are measured, and so never twice the same
@@ -57,6 +67,11 @@ _VALUE = (Objective("value"),)
 _SAME_IMAGES = 0.01  # share of the test images that may be training images by chance
 _AT_ONCE = 1.0  # seconds in which a tracker is told
 _WAIT = 120.0  # seconds in which the smallest trial ends, the start of a process included
+_MUTANTS = 1000  # As many of a parent's mutants are looked through for its child.
+_INSTEAD = {
+    method: f"override {hook}, which yields choices, in place of {method}"
+    for method, hook in {"sample": "draws", "mutate": "mutants", "crossover": "crossovers"}.items()
+}
 _NEW_TENSORS = "make new tensors by x.new_zeros and the like, or register them as buffers"
 TASK = Task(channels=3, height=16, width=16, classes=10)
 
@@ -64,8 +79,9 @@ TASK = Task(channels=3, height=16, width=16, classes=10)
 def check_space(space: SearchSpace, task: Task = TASK, points: int = 8, seed: int = 0) -> list[str]:
     """Check a search space, and say in a sentence what is wrong.
 
-    Domains, conditions and rules; sampling, mutation, crossover, JSON; networks that are built, run
-    forward and backward, on the CPU and, as far as shapes, types and devices go, on a GPU; costs.
+    Domains, conditions and rules; sampling, mutation, crossover, also under a limit; JSON; networks
+    that are built, run forward and backward, on the CPU and, as far as shapes, types and devices
+    go, on a GPU; costs.
 
     Args:
         space: The space.
@@ -84,6 +100,7 @@ def check_space(space: SearchSpace, task: Task = TASK, points: int = 8, seed: in
         if problems:
             return problems
     problems += _check_variation(space, Random(seed))
+    problems += _check_limits(space.unlimited, task, seed)
     problems += _check_extremes(space, task, Random(seed))
     grey = Task(1 if task.channels > 1 else 3, task.height, task.width, task.classes + 1)
     problems += _check_network(space, space.sample(Random(seed)), grey)
@@ -127,6 +144,7 @@ def _check_point(space: SearchSpace, parent: Architecture, rng: Random) -> Itera
         if child.id == parent.id:
             yield f"mutate: the child equals its parent {dict(parent.choices)}"
         yield from _belongs(space, child, "mutate")
+        yield from _check_descent(space, parent, rng.random())
         yield from _belongs(space, space.crossover(parent, child, rng), "crossover")
     yield from _belongs(space, parent, "sample")
 
@@ -139,6 +157,50 @@ def _belongs(space: SearchSpace, architecture: Architecture, method: str) -> Ite
     else:
         if again.id != architecture.id:
             yield f"{method}: gives an architecture that is not canonical; use self.architecture()"
+
+
+def _check_descent(space: SearchSpace, parent: Architecture, seed: float) -> Iterator[str]:
+    """A child is one of its parent's mutants: its trial is recorded so, and may inherit weights."""
+    try:
+        child = space.mutate(parent, Random(seed))
+    except InfeasibleConstraints:  # a parent need not have one within the limits
+        return
+    for choices in itertools.islice(space.mutants(parent, Random(seed)), _MUTANTS):
+        with suppress(InvalidArchitecture):
+            if space.architecture(choices).id == child.id:
+                return
+    if child.id != parent.id:
+        yield f"mutate: gives a child that mutants does not yield; {_INSTEAD['mutate']}"
+
+
+def _check_limits(space: SearchSpace, task: Task, seed: int) -> Iterator[str]:
+    """Under a limit that half of the random points exceed, nothing that is handed out does."""
+    if not space.counted:
+        return
+    name = space.counted[0]
+    points = [space.sample(Random(f"{seed}/{n}")) for n in range(9)]
+    limit = Limit(max=median(space.costs(point, task)[name] for point in points))
+    within = [point for point in points if space.costs(point, task)[name] <= limit.max]
+    limited = space.limited({name: limit}, task)
+    methods: dict[str, Callable[[Random], Architecture]] = {
+        "sample": limited.sample,
+        "mutate": lambda rng: limited.mutate(rng.choice(within), rng),
+        "crossover": lambda rng: limited.crossover(rng.choice(within), rng.choice(within), rng),
+    }
+    for method, draw in methods.items():
+        for n in range(8):
+            try:
+                drawn = draw(Random(f"{seed}/{n}"))
+            except InfeasibleConstraints:  # what the contract wants where nothing is found
+                continue
+            except InvalidArchitecture as error:
+                yield f"{method}: raises under a limit on {name}: {error}; {_INSTEAD[method]}"
+                break
+            if space.costs(drawn, task)[name] > limit.max:
+                yield f"{method}: exceeds a limit on {name}; {_INSTEAD[method]}"
+                break
+    for parent in within:
+        yield from _check_descent(limited, parent, seed)
 
 
 def _check_variation(space: SearchSpace, rng: Random) -> Iterator[str]:
@@ -288,18 +350,19 @@ def _check_gradients(
 def _check_cost(
     space: SearchSpace, architecture: Architecture, task: Task, network: nn.Module
 ) -> Iterator[str]:
-    built = {name: count(network, task) for name, count in cost.COSTS.items()}
     try:
-        told = cost.count(space, architecture, task)
+        told = space.costs(architecture, task)
     # As above: the space's own count, or its network on the meta device.
     except Exception as error:
         said = str(error).partition("\n")[0]
-        yield f"cost: counting raises {type(error).__name__}: {said}; {_NEW_TENSORS}"
+        yield f"costs: counting raises {type(error).__name__}: {said}; {_NEW_TENSORS}"
         return
-    for name, value in built.items():
-        if told[name] != value:
-            choices = dict(architecture.choices)
-            yield f"cost: says {told[name]:,.0f} {name}, the network of {choices} has {value:,.0f}"
+    choices = dict(architecture.choices)
+    for name in space.counted:
+        if name not in told:
+            yield f"costs: gives no {name!r}, which counted names"
+        elif name in cost.COSTS and (value := cost.COSTS[name](network, task)) != told[name]:
+            yield f"costs: says {told[name]:,.0f} {name}, the network of {choices} has {value:,.0f}"
 
 
 class _Grid(SearchSpace):
@@ -318,7 +381,7 @@ class _Sum(Evaluator):
     metrics = ("value",)
 
     def __init__(self) -> None:
-        pass  # it lives in no world
+        super().__init__(Context(_Grid(1, 1), None, "cpu", seed=0))
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         if int(trial.architecture.id, 16) % 7 == 0:
@@ -403,7 +466,7 @@ def _run(
     strategy: Strategy, trials: int, seed: int, history: list[Trial] | tuple[Trial, ...] = ()
 ) -> Iterator[Trial]:
     with _Sums(lambda device: _Sum(), ("cpu",)) as executor:
-        for event in search(strategy, executor, Budget(trials, max_failures=trials), seed, history):
+        for event in Search(strategy, executor, Budget(trials, max_failures=None), seed, history):
             yield Trial(
                 event.number,
                 event.proposal,
@@ -496,8 +559,7 @@ def _check_evaluator(make: Callable[[Context], Evaluator], world: Context) -> It
         )
     yield from _check_reports(evaluator, first)
     yield from _check_efforts(evaluator, trial)
-    if evaluator.finals:
-        yield from _check_final(evaluator, trial)
+    yield from _check_final(evaluator, trial)
     yield from _check_takes(make, world, evaluator, first)
 
 
@@ -544,13 +606,26 @@ def _check_efforts(evaluator: Evaluator, trial: Trial) -> Iterator[str]:
 
 
 def _check_final(evaluator: Evaluator, trial: Trial) -> Iterator[str]:
-    proposal = replace(trial.proposal, stage="final")
-    ended = run_trial(evaluator, replace(trial, proposal=proposal))
-    if ended.state is not TrialState.COMPLETE:
-        yield (
-            f"evaluate: a final training: {ended.error or 'ends the trial as ' + ended.state}; "
-            "set finals = False if there is no fuller training than a trial's"
-        )
+    """Final trainings of one repeat compare architectures; the winner's weights are tested."""
+    last = replace(trial, proposal=replace(trial.proposal, stage="final"))
+    if not evaluator.finals:
+        last = trial
+    else:
+        ended, other = (run_trial(evaluator, replace(last, number=n)) for n in (0, 1))
+        if ended.state is not TrialState.COMPLETE:
+            yield (
+                f"evaluate: a final training: {ended.error or 'ends the trial as ' + ended.state}; "
+                "set finals = False if there is no fuller training than a trial's"
+            )
+            return
+        if _timeless(ended) != _timeless(other):
+            yield (
+                f"evaluate: final trainings of one repeat give {_timeless(ended)} and "
+                f"{_timeless(other)}; seed them by trial.proposal.repeat, and not by the number"
+            )
+    tested = evaluator.test(last)
+    if not all(math.isfinite(value) for value in tested.values()):
+        yield f"test: gives {dict(tested)}; all must be finite numbers"
 
 
 class _Noted(Continued):
@@ -574,9 +649,14 @@ def _check_takes(
     make: Callable[[Context], Evaluator], world: Context, whole: Evaluator, ended: Trial
 ) -> Iterator[str]:
     """What is claimed to be taken from the context has the effect that a wrapper counts on."""
-    trial, data = replace(ended, state=TrialState.RUNNING, metrics={}, curve=()), world.data
-    if "data" in whole.takes and data is not None:
-        small = make(replace(world, data=data.subset(0.5, world.seed).resized(6)))
+    assert world.data is not None
+    assert world.run_dir is not None
+    trial = replace(ended, state=TrialState.RUNNING, metrics={}, curve=())
+    if "data" in whole.takes:
+        data, folder = world.data.subset(0.5, world.seed).resized(6), world.run_dir / "smaller"
+        folder.mkdir()
+        weights = Continued(Checkpoints(folder / "weights", keep_gb=1))
+        small = make(replace(world, data=data, run_dir=folder, weights=weights))
         small.prepare(lambda message: None, lambda: False)
         if (error := run_trial(small, trial).error) is not None:
             yield f"takes: data, but on half of them, at 6 pixels: {error}"
@@ -586,7 +666,6 @@ def _check_takes(
         if not (part.effort(1) < whole.effort(1) and len(cut.curve) <= len(ended.curve)):
             yield "takes: share, but context.share = 0.5 shortens neither a trial nor its effort"
     if "weights" in whole.takes:
-        assert world.run_dir is not None
         noted = _Noted(Checkpoints(world.run_dir / "noted", keep_gb=1))
         run_trial(make(replace(world, weights=noted)), trial)
         if not noted.started or [*map(id, noted.started)] != [*map(id, noted.ended)]:

@@ -7,7 +7,6 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,12 +14,11 @@ from pydantic import ValidationError
 
 from evonas import testing
 from evonas.architecture import Architecture
-from evonas.datasets import base as datasets
 from evonas.errors import RecipeError, UnknownComponent
 from evonas.recipe import options, reading
+from evonas.recipe.options import bind
 from evonas.recipe.registry import KINDS, Registry
 from evonas.recipe.schema import Component, DatasetSection
-from evonas.runs.assemble import maker
 from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.parts import cost
 from evonas.trial import Objective
@@ -125,7 +123,7 @@ def _describe(space: SearchSpace) -> str:
 
 
 def _layers(space: SearchSpace, architecture: Architecture, task: Task) -> str:
-    counted = cost.count(space, architecture, task)
+    counted = space.costs(architecture, task)
     with torch.device("meta"):
         network = space.build(architecture, task).eval()
     field = cost.receptive_field(network, task)
@@ -179,16 +177,17 @@ def check(registry: Registry, kind: str, name: str, overrides: Sequence[str] = (
 
 
 def _check(registry: Registry, kind: str, key: str, content: Mapping[str, Any]) -> list[str]:
-    if kind == "dataset":
-        return _check_dataset(registry, content)
-    make = maker(registry, kind, Component.model_validate(content), key)
+    model = DatasetSection if kind == "dataset" else Component
+    try:
+        make = bind(registry, kind, model.model_validate(content), key)
+    except ValidationError as error:
+        raise RecipeError(reading.explain(error, model, f"{key}.")) from error
     match kind:
         case "space":
             return testing.check_space(make())
         case "strategy":
             objectives = (Objective("value"),)
-            cls = registry.find(kind, content["name"])
-            samples = "sampler" in inspect.signature(cls).parameters
+            samples = make.asks_for("sampler")
             return testing.check_strategy(
                 lambda space: make(
                     space, objectives, *([testing.sampler_of(space)] if samples else ())
@@ -196,6 +195,8 @@ def _check(registry: Registry, kind: str, key: str, content: Mapping[str, Any]) 
             )
         case "evaluator":
             return testing.check_evaluator(make)
+        case "dataset":
+            return testing.check_dataset(make, make.options.get("size"))
         case "pruning":
             return testing.check_pruning(make)
         case "executor":
@@ -219,12 +220,3 @@ def _sparing(cls: type[Any], folder: str) -> dict[str, Any]:
     if "uri" in parameters:
         chosen["uri"] = f"sqlite:///{folder}/mlflow.db"
     return chosen
-
-
-def _check_dataset(registry: Registry, content: Mapping[str, Any]) -> list[str]:
-    try:
-        section = DatasetSection.model_validate(content)
-    except ValidationError as error:
-        raise RecipeError(reading.explain(error, DatasetSection, "dataset.")) from error
-    cls, arguments = datasets.checked(section, registry)
-    return testing.check_dataset(partial(cls, **arguments), arguments.get("size"))

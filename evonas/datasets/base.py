@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import numpy as np
 from sklearn.model_selection import train_test_split
 
 from evonas.errors import DataError, OptionError, RecipeError
-from evonas.recipe import options
+from evonas.recipe.options import Part, bind
 from evonas.recipe.registry import Registry, blamed
 from evonas.recipe.schema import DatasetSection
 from evonas.training.data import Arrays, Data, Labels, split
@@ -44,47 +43,43 @@ class Dataset(ABC):
         """
 
 
-def load(section: DatasetSection, registry: Registry | None = None) -> Data:
+def load(section: DatasetSection, part: Part | None = None) -> Data:
     """Read a data set and split it.
 
     Args:
         section: Of a recipe. Any built-in name also reads an ``.npz`` given as the path.
-        registry: Where the data set comes from; default: the built-in ones and the entry points.
+        part: What makes the data set; default: what the section names, plugins' apart.
 
     Raises:
         UnknownComponent: If there is no data set of that name.
         RecipeError: If an option is wrong.
         DataError: If it is missing, broken or does not fit, in one line.
     """
-    registry, name = registry or Registry(), f"dataset {section.name}"
-    cls, arguments = checked(section, registry)
-    if section.path.suffix == ".npz" and cls.__module__.startswith("evonas."):
-        cls, arguments = registry.find("dataset", "npz"), {"path": section.path.absolute()}
-    arrays = read(cls, arguments, name)
+    part, name = part or bind(Registry(), "dataset", section, "dataset"), f"dataset {section.name}"
+    if section.path.suffix == ".npz" and part.cls.__module__.startswith("evonas."):
+        npz = section.model_copy(update={"name": "npz"})
+        part = bind(Registry(), "dataset", npz, "dataset")
+    try:
+        arrays = read(part)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
     data = split(arrays, section.validation, section.seed, name)
     if section.size is None or data.task.input_shape[1:] == (section.size, section.size):
         return data
     return data.resized(section.size)
 
 
-def checked(section: DatasetSection, registry: Registry) -> tuple[type[Dataset], dict[str, Any]]:
-    """The class that a section names, and what its constructor takes."""
-    cls: type[Dataset] = registry.find("dataset", section.name)
-    return cls, options.check(cls, section.options, "dataset", section.shared)
-
-
-def read(cls: type[Dataset], arguments: dict[str, Any], name: str) -> Arrays:
-    """Make a data set and read it; its errors say whose they are."""
-    try:
-        with blamed(cls, "cannot be read"):
-            try:
-                return cls(**arguments).read()
-            except OSError as error:  # a folder that may not be read, a name that is too long
-                raise DataError(f"{error.filename}: {error.strerror}") from error
-    except OptionError as error:
-        raise RecipeError(f"dataset.{error}") from error
-    except DataError as error:
-        raise DataError(f"{name}: {error}") from error
+def read(part: Part) -> Arrays:
+    """Make a data set and read it."""
+    dataset = part()
+    with blamed(part.cls, "cannot be read"):
+        try:
+            arrays: Arrays = dataset.read()
+        except OSError as error:  # a folder that may not be read, a name that is too long
+            raise DataError(f"{error.filename}: {error.strerror}") from error
+        except OptionError as error:
+            raise RecipeError(f"{part.path}.{error}") from error
+    return arrays
 
 
 def held_out(labels: Labels, share: float, seed: int) -> tuple[Labels, Labels]:

@@ -12,6 +12,7 @@ import inspect
 import typing
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,8 +26,9 @@ from pydantic import (
     create_model,
 )
 
-from evonas.errors import PluginError, RecipeError
+from evonas.errors import OptionError, PluginError, RecipeError
 from evonas.recipe.reading import explain
+from evonas.recipe.registry import Registry, blamed
 from evonas.recipe.schema import Component, refuse_bool
 
 Count = Annotated[int, Field(ge=1)]  # 1, 2, 3, …
@@ -38,6 +40,64 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]  # less than 1, or nothing would ever decay
 
 _HANDED_OVER = {"self", "space", "objectives", "sampler", "context", "make_evaluator", "devices"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A component that a recipe names, with its options checked: calling it makes one.
+
+    Attributes:
+        name: What the recipe calls it.
+        cls: Its class.
+        options: Of the constructor; a component that it wraps (``of``) is a ``Part`` itself.
+        path: Of its section in the recipe, such as ``evaluation.of``.
+    """
+
+    name: str
+    cls: type[Any]
+    options: Mapping[str, Any]
+    path: str
+
+    def __call__(self, *handed_over: Any) -> Any:
+        """Make one of what evonas hands over.
+
+        Raises:
+            RecipeError: If the constructor refuses an option.
+            PluginError: Whatever else a plugin's constructor raises.
+        """
+        with blamed(self.cls, "cannot be made"):
+            try:
+                return self.cls(*handed_over, **self.options)
+            except OptionError as error:  # it does not know where in the recipe it stands
+                raise RecipeError(f"{self.path}.{error}") from error
+
+    def asks_for(self, argument: str) -> bool:
+        """Whether the constructor has an argument of that name."""
+        return argument in inspect.signature(self.cls).parameters
+
+    def dump(self) -> dict[str, Any]:
+        """The section with every default filled in."""
+        inner = {k: v.dump() if isinstance(v, Part) else v for k, v in self.options.items()}
+        return {"name": self.name, **inner}
+
+
+def bind(registry: Registry, kind: str, section: Component, path: str) -> Part:
+    """Find a component and check its options, and those of what it wraps (``of``).
+
+    Args:
+        registry: Where it is looked for.
+        kind: Of the component.
+        section: The recipe's; its own keys, such as ``executor.device``, are passed over.
+        path: Of the section, for error messages.
+
+    Raises:
+        EvonasError: If there is no such component, or its options are wrong.
+    """
+    cls = registry.find(kind, section.name)
+    options = check(cls, section.options, path, section.shared)
+    if isinstance(inner := options.get("of"), Component):
+        options["of"] = bind(registry, kind, inner, f"{path}.of")
+    return Part(section.name, cls, options, path)
 
 
 def check(

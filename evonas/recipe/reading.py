@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from evonas.errors import RecipeError, did_you_mean
-from evonas.recipe.schema import Cost, DatasetSection, Recipe
+from evonas.recipe.schema import DatasetSection, Recipe
 
 FILE = "recipe.yaml"  # its name in a run folder
 _MAX_BYTES = 1_000_000
@@ -115,9 +115,7 @@ def _explain_one(item: Any, model: type[BaseModel], prefix: str, also: Iterable[
         case "missing":
             return f"{path}: is missing"
         case "literal_error":
-            options = [str(o) for o in get_args(Cost)] if "[key]" in item["loc"] else []
-            hint = did_you_mean(str(item["input"]), options).removesuffix(".")
-            return f"{path}: {item['msg']}, not {item['input']!r}{hint}"
+            return f"{path}: {item['msg']}, not {item['input']!r}"
         case "value_error":
             return f"{path or 'recipe'}: {item['ctx']['error']}"
         case _:

@@ -24,9 +24,6 @@ def refuse_bool(value: Any) -> Any:
     return value
 
 
-Cost = Literal["params", "flops", "latency"]
-
-
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -51,8 +48,13 @@ class Component(_Model):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Everything but the name."""
+        """Everything but the section's own keys."""
         return dict(self.model_extra or {})
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Those of the section's own keys that a component may ask for by name."""
+        return {}
 
 
 class ExecutorSection(Component):
@@ -79,12 +81,12 @@ class DatasetSection(Component):
 
     @property
     def shared(self) -> dict[str, Any]:
-        """The keys for every source."""
+        """All."""
         return self.model_dump(include=DatasetSection.model_fields.keys() - {"name"})
 
 
 class LimitSection(_Model):
-    """Bounds of a cost, both included."""
+    """Bounds of a cost or a metric, both included."""
 
     min: Annotated[float, Field(ge=0)] | None = None
     max: Annotated[float, Field(gt=0)] | None = None
@@ -143,7 +145,7 @@ class Recipe(_Model):
     objectives: Annotated[dict[str, Literal["max", "min"]], Field(min_length=1)] = {
         "val_accuracy": "max"
     }
-    constraints: dict[Cost, LimitSection] = {}
+    constraints: dict[str, LimitSection] = {}
     pruning: Component | None = None
     budget: BudgetSection
     start_from: list[str] = []

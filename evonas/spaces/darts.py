@@ -95,7 +95,7 @@ class DARTS(SearchSpace):
             before, last = last, len(NODES) * place.channels
         return CellNetwork(stem(task, self._channels), cells, last, task.classes)
 
-    def cost(self, architecture: Architecture, task: Task) -> Cost:
+    def costs(self, architecture: Architecture, task: Task) -> Mapping[str, float]:
         """Count it; equal operations at one size are counted once."""
         known: dict[tuple[str, int, Task], Cost] = {}
         costs = [layers.cost(stem(task, self._channels), task)]
@@ -114,11 +114,12 @@ class DARTS(SearchSpace):
                 costs.append(known[key])
             before, last = last, replace(made, channels=len(NODES) * place.channels)
         costs.append(layers.cost(named_classifier(last.channels, task.classes), last))
-        return Cost(sum(cost.params for cost in costs), sum(cost.flops for cost in costs))
+        total = Cost(sum(cost.params for cost in costs), sum(cost.flops for cost in costs))
+        return total.named()
 
     def build_supernet(self, task: Task) -> Supernet:
         """Every operation on every edge."""
-        uniform = (self.architecture(_uniform(operation)) for operation in OPERATIONS)
+        uniform = (self.reference(_uniform(operation)) for operation in OPERATIONS)
         return Supernet(self, task, list(uniform))
 
     def modules(self, architecture: Architecture) -> dict[str, list[str]]:

@@ -55,7 +55,7 @@ class NASBench201(LayeredSpace):
     def build_supernet(self, task: Task) -> Supernet:
         """Every operation on every edge."""
         uniform = (dict.fromkeys(self.domains, operation) for operation in OPERATIONS)
-        return Supernet(self, task, [self.architecture(choices) for choices in uniform])
+        return Supernet(self, task, [self.reference(choices) for choices in uniform])
 
 
 class _Zero(nn.Module):

@@ -13,7 +13,7 @@ from random import Random
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
-from evonas.spaces.base import Condition, Cost, SearchSpace, Task, at_least
+from evonas.spaces.base import Condition, SearchSpace, Task, at_least
 from evonas.spaces.parts.cell_operations import OPERATIONS
 from evonas.spaces.parts.cells import INPUTS, Cell, Element, Pair, Stack
 
@@ -88,10 +88,9 @@ class NASNetCell(SearchSpace):
             settled |= _spelled(cell, *_ordered(*_read(cell, choices)))
         return settled
 
-    def mutate(self, parent: Architecture, rng: Random) -> Architecture:
+    def mutants(self, parent: Architecture, rng: Random) -> Iterator[Mapping[str, Value]]:
         """Another state or operation for half of a combination, or a change around the cells."""
-        children = (self._mutant(parent.choices, rng) for _ in itertools.repeat(None))
-        return self._first_valid(children, other_than=parent.id)
+        return (self._mutant(parent.choices, rng) for _ in itertools.repeat(None))
 
     def _mutant(self, choices: Mapping[str, Value], rng: Random) -> Mapping[str, Value]:
         if rng.random() < _AROUND:
@@ -121,9 +120,9 @@ class NASNetCell(SearchSpace):
         """Build the network."""
         return _stack(architecture).build(task)
 
-    def cost(self, architecture: Architecture, task: Task) -> Cost:
+    def costs(self, architecture: Architecture, task: Task) -> Mapping[str, float]:
         """Count it."""
-        return _stack(architecture).cost(task)
+        return _stack(architecture).cost(task).named()
 
 
 def _has_all(choices: Mapping[str, Value]) -> bool:

@@ -21,7 +21,7 @@ from evonas.evaluators.hypernet import Hypernet
 from evonas.evaluators.inherit import Inherit
 from evonas.evaluators.latency import Latency
 from evonas.evaluators.reduced import Reduced
-from evonas.evaluators.supernet import SharedWeights
+from evonas.evaluators.supernet import SinglePathOneShot
 from evonas.evaluators.tabular import Tabular
 from evonas.evaluators.train import Train
 from evonas.evaluators.zero_cost import ZeroCost
@@ -48,7 +48,7 @@ EVALUATORS: Mapping[str, Callable[[Context], Evaluator]] = {
     "inherit": partial(Inherit, of=QUICK),
     "latency": partial(Latency, of=QUICK, runs=2, warmup=0),
     "hypernet": partial(Hypernet, of=QUICK, epochs=1, batch_size=16),
-    "supernet": partial(SharedWeights, of=QUICK, epochs=1, batch_size=16),
+    "supernet": partial(SinglePathOneShot, of=QUICK, epochs=1, batch_size=16),
     "extrapolate": partial(Extrapolate, of=QUICK),
     "zero_cost": partial(ZeroCost, of=QUICK, batch_size=8),
 }
@@ -69,6 +69,7 @@ class Good(Evaluator):
     metrics = ("value", "weight")
     reports = ("value",)
     takes = frozenset({"data", "share", "weights"})
+    finals = True
     calls = itertools.count()  # over all evaluators, as a clock would be
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
@@ -85,9 +86,11 @@ class Good(Evaluator):
 
     def weight(self, trial: Trial) -> float:
         with torch.random.fork_rng():
-            torch.manual_seed(self.context.seed + trial.number)
+            proposal = trial.proposal
+            searched = proposal.stage == "search"
+            torch.manual_seed(self.context.seed + (trial.number if searched else proposal.repeat))
             network = nn.Linear(3, 2)
-        if self.context.weights is not None:
+        if self.context.weights is not None and searched:
             self.context.weights.start(network, trial, 4)
             self.context.weights.end(network, trial, 4)
         return float(network.weight.detach().sum())
@@ -193,6 +196,14 @@ BROKEN: Mapping[str, tuple[dict[str, Any], str]] = {
     "no finals": (
         {"weight": not_of_finals, "takes": NO_WEIGHTS},
         "evaluate: a final training: RuntimeError: no final .*; set finals = False",
+    ),
+    "finals by number": (
+        {"weight": lambda self, trial: float(trial.number), "takes": NO_WEIGHTS},
+        "evaluate: final trainings of one repeat give .*; seed them by trial.proposal.repeat",
+    ),
+    "tests nothing finite": (
+        {"test": lambda self, trial: {"test_accuracy": float("nan")}},
+        "test: gives {'test_accuracy': nan}; all must be finite numbers",
     ),
     "takes what there is not": ({"takes": frozenset({"wieghts"})}, "takes: 'wieghts' is none of"),
     "takes no smaller data": (

@@ -22,7 +22,7 @@ from evonas.runs.assemble import assemble
 from evonas.runs.pruning.base import Pruner
 from evonas.runs.pruning.median import Median
 from evonas.runs.pruning.successive_halving import Halving
-from evonas.runs.search import Budget, search
+from evonas.runs.search import Budget, Search
 from evonas.spaces.base import SearchSpace, Task
 from evonas.strategies.base import Strategy
 from evonas.strategies.random import RandomSearch
@@ -71,7 +71,7 @@ def run(
 ) -> list[Trial]:
     with Serial(lambda device: evaluator or Climb(), ("cpu",)) as executor:
         chosen = strategy or random_search()
-        return list(search(chosen, executor, Budget(trials), 0, history, pruner=pruner))
+        return list(Search(chosen, executor, Budget(trials), 0, history, watcher=pruner))
 
 
 def timeless(events: Sequence[Trial]) -> list[Trial]:
@@ -156,7 +156,7 @@ def test_killed_anywhere_and_resumed_it_prunes_the_same(name: str, strategy: str
 @pytest.mark.parametrize("name", PRUNERS)
 def test_one_worker_process_prunes_as_this_process_does(name: str) -> None:
     with Processes(Climb, ("cpu",), workers=1) as executor:
-        events = list(search(random_search(), executor, Budget(40), 0, pruner=PRUNERS[name]()))
+        events = list(Search(random_search(), executor, Budget(40), 0, watcher=PRUNERS[name]()))
     assert timeless(events) == timeless(run(PRUNERS[name]()))
     assert (
         len({t.metrics["pid"] for t in Trials((), events).latest.values() if "pid" in t.metrics})
@@ -166,7 +166,7 @@ def test_one_worker_process_prunes_as_this_process_does(name: str) -> None:
 
 def test_worker_processes_are_watched_all_at_once() -> None:
     with Processes(Climb, ("cpu",), workers=2) as executor:
-        events = list(search(tpe(), executor, Budget(30), 0, pruner=halving()))
+        events = list(Search(tpe(), executor, Budget(30), 0, watcher=halving()))
     assert len(Trials((), events).latest) == 30
     assert len(pruned(events)) > 10
     assert {trial.curve[-1][0] for trial in pruned(events)} == {1, 3}
@@ -348,7 +348,7 @@ def test_real_trainings_are_pruned(images: Callable[..., Path]) -> None:
     assembly = assemble(given(images, pruning=pruning, budget={"trials": 12}), Registry(), Path())
     with assembly.executor() as executor:
         events = list(
-            search(assembly.strategy(), executor, assembly.budget, 0, pruner=assembly.pruner())
+            Search(assembly.strategy(), executor, assembly.budget, 0, watcher=assembly.pruner())
         )
     states = {trial.number: trial.state for trial in Trials((), events).latest.values()}
     assert set(states.values()) == {TrialState.COMPLETE, TrialState.PRUNED}

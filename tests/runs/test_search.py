@@ -10,7 +10,7 @@ from evonas.architecture import Architecture, Categorical
 from evonas.errors import TooManyFailures
 from evonas.evaluators.base import Evaluator
 from evonas.executors.serial import Serial
-from evonas.runs.search import Budget, search
+from evonas.runs.search import Budget, Search
 from evonas.spaces.base import SearchSpace, Task
 from evonas.strategies.aging_evolution import AgingEvolution
 from evonas.strategies.base import Strategy
@@ -51,7 +51,7 @@ def run(
     seed: int = 0,
 ) -> list[Trial]:
     with Serial(lambda device: evaluator or Ones(), ("cpu",)) as executor:
-        return list(search(strategy, executor, budget, seed, history))
+        return list(Search(strategy, executor, budget, seed, history))
 
 
 def timeless(events: list[Trial]) -> list[tuple[object, ...]]:
@@ -126,7 +126,7 @@ def test_a_bad_trial_is_data_and_many_in_a_row_end_the_run(result: object, reaso
 def test_stopping_finishes_what_runs_and_asks_no_more() -> None:
     events: list[Trial] = []
     with Serial(lambda device: Ones(), ("cpu",)) as executor:
-        for event in search(
+        for event in Search(
             RandomSearch(Bits(), OBJECTIVES), executor, Budget(50), 0, (), lambda: len(events) >= 7
         ):
             events.append(event)

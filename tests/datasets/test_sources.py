@@ -20,6 +20,7 @@ from evonas.datasets.base import load
 from evonas.datasets.image_folder import ImageFolder
 from evonas.datasets.parts import images as decoding
 from evonas.errors import DataError, PluginError, RecipeError, UnknownComponent
+from evonas.recipe.options import bind
 from evonas.recipe.registry import Registry
 from evonas.recipe.schema import DatasetSection
 from evonas.training import data as data_module
@@ -562,7 +563,12 @@ def plugins(tmp_path: Path) -> Registry:
 
 
 def mine(registry: Registry, **keys: Any) -> Data:
-    return load(DatasetSection(name="mine", validation=0.2, **keys), registry)
+    return load_from(registry, name="mine", validation=0.2, **keys)
+
+
+def load_from(registry: Registry, **keys: Any) -> Data:
+    section = DatasetSection(**keys)
+    return load(section, bind(registry, "dataset", section, "dataset"))
 
 
 def test_a_plugin_is_given_the_keys_of_the_section_that_it_asks_for(plugins: Registry) -> None:
@@ -613,12 +619,12 @@ def test_unknown_options_are_refused(
     plugins: Registry, keys: dict[str, Any], complaint: str
 ) -> None:
     with pytest.raises(RecipeError, match=complaint):
-        load(DatasetSection(**keys), plugins)
+        load_from(plugins, **keys)
 
 
 def test_unknown_data_sets_are_answered_with_the_nearest(plugins: Registry) -> None:
     with pytest.raises(UnknownComponent, match=r"unknown data set 'mime'\. Did you mean 'mine'\?"):
-        load(DatasetSection(name="mime"), plugins)
+        load_from(plugins, name="mime")
     with pytest.raises(
         UnknownComponent, match=r"'cifar'\. Did you mean 'cifar10+'\? Known: cifar10, "
     ):
