@@ -26,7 +26,8 @@ from evonas.evaluators.train import Train
 from evonas.evaluators.zero_cost import ZeroCost
 from evonas.executors.base import run_trial
 from evonas.runs.journal import read_journal
-from evonas.runs.pruning import Median, Pruner
+from evonas.runs.pruning.base import Pruner
+from evonas.runs.pruning.median import Median
 from evonas.trial import Limit, Objective, Trial, TrialState
 from evonas.trials import Trials
 
