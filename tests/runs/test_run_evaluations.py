@@ -27,7 +27,7 @@ from evonas import cli
 from evonas.errors import HistoryError
 from evonas.recipe import reading
 from evonas.recipe.registry import Registry
-from evonas.runs import incumbents
+from evonas.runs import final
 from evonas.runs import run as runs
 from evonas.runs.journal import Journal, read_journal
 from evonas.trackers.base import Report, RunInfo, Tracker
@@ -95,7 +95,7 @@ class Crash(Exception):
 
 
 class Crashes(Tracker):
-    """Ends the run once so many events are written down, or so many trainings for good begin."""
+    """Ends the run once so many events are written down, or so many final trainings begin."""
 
     def __init__(self, events: int = -1, trainings: int = -1) -> None:
         self._events, self._trainings = events, trainings
@@ -105,12 +105,8 @@ class Crashes(Tracker):
 
     def record(self, trial: Trial) -> None:
         self._events -= 1
-        if not self._events:
-            raise Crash
-
-    def note(self, message: str) -> None:
-        self._trainings -= message.startswith("training trial")
-        if not self._trainings:
+        self._trainings -= trial.proposal.stage == "final" and trial.state is TrialState.RUNNING
+        if not self._events or not self._trainings:
             raise Crash
 
     def close(self, report: Report) -> None:
@@ -134,33 +130,40 @@ def resume(run_dir: Path, *overrides: str, crash: Crashes | None = None) -> None
 
 
 def ended(run_dir: Path, trials: int = TRIALS) -> list[Trial]:
-    """The events of a run that finished, with every trial exactly once."""
+    """The events of a run that finished, with every trial of every stage exactly once."""
     _, events = read_journal(run_dir)
-    begun = [e for e in events if e.state is TrialState.RUNNING]
-    over = [e for e in events if e.state is not TrialState.RUNNING]
-    assert sorted(e.number for e in begun) == sorted(e.number for e in over) == list(range(trials))
-    assert {e.state for e in over} <= {TrialState.COMPLETE, TrialState.PRUNED}
-    assert len({e.architecture.id for e in begun}) == trials
+    for stage in ("search", "final", "audit"):
+        begun = [e for e in of_stage(stage, events) if e.state is TrialState.RUNNING]
+        over = [e for e in of_stage(stage, events) if e.state is not TrialState.RUNNING]
+        numbers = list(range(trials if stage == "search" else len(begun)))
+        assert sorted(e.number for e in begun) == sorted(e.number for e in over) == numbers
+        assert {e.state for e in over} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    searched = {e.architecture.id for e in of_stage("search", events)}
+    assert len(searched) == trials
+    assert {e.architecture.id for e in events} == searched
     report = json.loads((run_dir / "report.json").read_text())
     assert report["status"] == "finished"
-    final = incumbents.stored(run_dir)
-    assert final is not None
-    assert 0 <= final["metrics"]["test_accuracy"] <= 1
-    assert "val_accuracy_std" in final["metrics"]
+    concluded = final.stored(run_dir)
+    assert concluded is not None
+    assert 0 <= concluded["metrics"]["test_accuracy"] <= 1
+    assert "val_accuracy_std" in concluded["metrics"]
     assert (run_dir / "incumbent" / "network.pt2").exists()
     assert "<h2>Audit</h2>" in (run_dir / "report.html").read_text()
-    assert not list((run_dir / "retrained").glob("*.safetensors"))
     return events
+
+
+def of_stage(stage: str, events: Sequence[Trial]) -> list[Trial]:
+    return [event for event in events if event.proposal.stage == stage]
 
 
 def figures(run_dir: Path) -> tuple[Any, ...]:
     """What came out, without what the clock says."""
-    final = incumbents.stored(run_dir)
-    assert final is not None
+    concluded = final.stored(run_dir)
+    assert concluded is not None
     found = json.loads((run_dir / "audit.json").read_text())
-    quality = {n: v for n, v in final["metrics"].items() if n != "seconds"}
+    quality = {n: v for n, v in concluded["metrics"].items() if n != "seconds"}
     trusted = {n: v for n, v in found["metrics"].items() if not n.startswith("seconds")}
-    return final["trial"], quality, found["rows"], trusted
+    return concluded["trial"], quality, found["rows"], trusted
 
 
 @pytest.mark.parametrize(
@@ -173,7 +176,7 @@ def figures(run_dir: Path) -> tuple[Any, ...]:
 def test_a_run_crashed_anywhere_is_the_run_left_alone(
     content: Callable[..., dict[str, Any]], name: str
 ) -> None:
-    """In the search, at a trial's start or end, and in the trainings for good."""
+    """In the search, at a trial's start or end, and in the final trainings."""
     given, alone = content(name), Path("alone")
     start(given, alone)
     wanted = timeless(ended(alone))
@@ -257,8 +260,8 @@ def test_harmed_trainings_for_good_are_done_again(
     given = content("zero_cost")
     start(given, Path("alone"))
     start(given, Path("run"), Crashes(trainings=4))
-    if harm is not swap:  # those files carry no names, being deleted at the end
-        harm(Path("run/retrained"))
+    if harm is not swap:  # it is for the search's
+        harm(Path("run/weights"))
     resume(Path("run"))
     ended(Path("run"))
     assert figures(Path("run")) == figures(Path("alone"))
@@ -271,23 +274,32 @@ def test_more_final_trainings_of_a_finished_run(content: Callable[..., dict[str,
     given = content("zero_cost")
     del given["audit"]
     start(given, Path("run"))
-    winner = incumbents.stored(Path("run"))
+    winner = final.stored(Path("run"))
     assert winner is not None
-    files = {path: path.stat().st_mtime_ns for path in Path("run/retrained").glob("*.json")}
-    assert len(files) == 4
+    _, once = read_journal(Path("run"))
+    assert len(of_stage("final", once)) == 2 * 4
     resume(Path("run"))
-    assert {path: path.stat().st_mtime_ns for path in files} == files, "nothing was asked for"
+    assert read_journal(Path("run"))[1] == once, "nothing was asked for"
     resume(Path("run"), "final.top=3")
-    again = incumbents.stored(Path("run"))
+    again = final.stored(Path("run"))
     assert again is not None
     assert again["terms"]["top"] == 3
-    assert len(list(Path("run/retrained").glob("*.json"))) == 6
-    redone = {path.stem for path, when in files.items() if path.stat().st_mtime_ns != when}
-    old = f"trial_{again['trial']}"
-    assert redone in (set(), {f"{old}_seed_0", f"{old}_seed_1"}), "the winner's, for its weights"
+    _, twice = read_journal(Path("run"))
+    assert twice[: len(once)] == once
+    assert len(of_stage("final", twice)) == 2 * 6
     if again["trial"] == winner["trial"]:
         assert again["metrics"]["test_accuracy"] == winner["metrics"]["test_accuracy"]
-    assert not list(Path("run/retrained").glob("*.safetensors"))
+
+
+def test_a_budget_that_grew_later_gives_the_search_that_was_long_from_the_start(
+    content: Callable[..., dict[str, Any]],
+) -> None:
+    start(content("inherit"), Path("long"))
+    start(content("inherit", budget={"trials": 7}), Path("grown"))
+    resume(Path("grown"), f"budget.trials={TRIALS}")
+    long, grown = (of_stage("search", read_journal(Path(d))[1]) for d in ("long", "grown"))
+    assert timeless(grown) == timeless(long)
+    assert figures(Path("grown")) == figures(Path("long"))
 
 
 def evonas(*arguments: str) -> Result:
@@ -409,17 +421,15 @@ def test_an_interrupt_during_the_final_trainings_can_be_resumed(
     Path("recipe.yaml").write_text(yaml.safe_dump(given))
     process = begin("run", "recipe.yaml", "--run-dir", "run")
     deadline = time.monotonic() + 120
-    while not list(Path("run/retrained").glob("*.json")):
+    while not list(Path("run/weights").glob("final_*")):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     assert "evonas resume run" in finish(process, 130)
-    done = list(Path("run/retrained").glob("*.json"))
-    assert 1 <= len(done) < 4
-    times = {path: path.stat().st_mtime_ns for path in done}
-    assert incumbents.stored(Path("run")) is None
+    _, done = read_journal(Path("run"))
+    assert 1 <= len(of_stage("final", done)) // 2 < 4
+    assert final.stored(Path("run")) is None
     assert json.loads(Path("run/report.json").read_text())["status"] == "interrupted"
     finish(begin("resume", "run"))
-    ended(Path("run"), 5)
-    assert {path: path.stat().st_mtime_ns for path in done} == times, "what was done is kept"
+    assert ended(Path("run"), 5)[: len(done)] == done, "what was done is kept"
