@@ -18,7 +18,7 @@ from evonas.architecture import Architecture, Categorical, Domain, Integer
 from evonas.errors import OptionError
 from evonas.recipe import reading
 from evonas.recipe.registry import Registry
-from evonas.runs import ending
+from evonas.runs import summary
 from evonas.runs.journal import read_journal
 from evonas.runs.run import start
 from evonas.spaces.base import SearchSpace, Task
@@ -257,6 +257,6 @@ def test_a_run_says_in_its_report_what_the_strategy_remarks(
     assert said.startswith("projected_ascent: a training's val_accuracy has a standard deviation")
     assert html.escape(said) in (tmp_path / "run" / "report.html").read_text()
     _, events = read_journal(tmp_path / "run")
-    known = ending.known(tmp_path / "run", VAL, events)
+    known = summary.read(tmp_path / "run", VAL, events)
     assert known is not None
     assert known.remarks == report.remarks
