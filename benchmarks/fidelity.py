@@ -33,7 +33,7 @@ import torch
 from scipy.stats import kendalltau
 
 from evonas.architecture import Architecture
-from evonas.datasets.base import Source, load
+from evonas.datasets.base import load
 from evonas.evaluators.base import Context, Evaluator
 from evonas.evaluators.extrapolate import Extrapolate, extrapolate
 from evonas.evaluators.inherit import Inherit
@@ -41,6 +41,7 @@ from evonas.evaluators.reduced import Reduced
 from evonas.evaluators.supernet import SinglePathOneShot
 from evonas.evaluators.train import Train
 from evonas.evaluators.zero_cost import ZeroCost
+from evonas.recipe.schema import DatasetSection
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.trial import Proposal, Trial
 
@@ -187,7 +188,7 @@ def main(
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs\n")
     found: dict[str, list[Row]] = {}
     if cifar10 is not None:
-        data = load("npz", Source(cifar10), validation=0.1)
+        data = load(DatasetSection(name="npz", path=cifar10))
         data = data.subset(min(1.0, images / len(data.train)), 0).resized(16)
         space = PlainCNN(3, 64)
         architectures = [space.sample(Random(n)) for n in range(count)]

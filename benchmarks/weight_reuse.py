@@ -27,11 +27,12 @@ import torch
 from scipy.stats import kendalltau, spearmanr
 
 from evonas.architecture import Architecture
-from evonas.datasets.base import Source, load
+from evonas.datasets.base import load
 from evonas.evaluators.base import Context, Evaluator
 from evonas.evaluators.inherit import Inherit
 from evonas.evaluators.supernet import SinglePathOneShot
 from evonas.evaluators.train import Train
+from evonas.recipe.schema import DatasetSection
 from evonas.spaces.base import SearchSpace
 from evonas.spaces.mbconv import MBConv
 from evonas.spaces.plain_cnn import PlainCNN
@@ -138,7 +139,7 @@ def main(
 ) -> None:
     """Measure and print; the last line is JSON."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    data = load("npz", Source(cifar10), validation=0.1)
+    data = load(DatasetSection(name="npz", path=cifar10))
     data = data.subset(min(1.0, images / len(data.train)), 0).resized(resolution)
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs,")
     print(f"{name}, {len(data.train)} images of {resolution}×{resolution}, {epochs} epochs\n")

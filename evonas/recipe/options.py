@@ -26,9 +26,9 @@ from pydantic import (
     create_model,
 )
 
-from evonas.errors import EvonasError, OptionError, PluginError, RecipeError
+from evonas.errors import OptionError, PluginError, RecipeError
 from evonas.recipe.reading import explain
-from evonas.recipe.registry import Registry
+from evonas.recipe.registry import Registry, blamed
 from evonas.recipe.schema import Component, refuse_bool
 
 Count = Annotated[int, Field(ge=1)]  # 1, 2, 3, …
@@ -65,20 +65,11 @@ class Part:
             RecipeError: If the constructor refuses an option.
             PluginError: Whatever else a plugin's constructor raises.
         """
-        try:
-            return self.cls(*handed_over, **self.options)
-        except OptionError as error:  # the constructor does not know where in the recipe it stands
-            raise RecipeError(f"{self.path}.{error}") from error
-        except EvonasError:
-            raise
-        # A constructor may be anybody's code; our own bugs stay bugs.
-        except Exception as error:
-            module = self.cls.__module__
-            if module.startswith("evonas."):
-                raise
-            raise PluginError(
-                f"{module}:{self.cls.__name__} cannot be made: {type(error).__name__}: {error}"
-            ) from error
+        with blamed(self.cls, "cannot be made"):
+            try:
+                return self.cls(*handed_over, **self.options)
+            except OptionError as error:  # it does not know where in the recipe it stands
+                raise RecipeError(f"{self.path}.{error}") from error
 
     def asks_for(self, argument: str) -> bool:
         """Whether the constructor has an argument of that name."""
@@ -103,19 +94,25 @@ def bind(registry: Registry, kind: str, section: Component, path: str) -> Part:
         EvonasError: If there is no such component, or its options are wrong.
     """
     cls = registry.find(kind, section.name)
-    options = check(cls, section.options, path)
+    options = check(cls, section.options, path, section.shared)
     if isinstance(inner := options.get("of"), Component):
         options["of"] = bind(registry, kind, inner, f"{path}.of")
     return Part(section.name, cls, options, path)
 
 
-def check(cls: type[Any], options: Mapping[str, Any], section: str) -> dict[str, Any]:
+def check(
+    cls: type[Any],
+    options: Mapping[str, Any],
+    section: str,
+    shared: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Validate options and fill in the defaults.
 
     Args:
         cls: The component's class.
         options: What the recipe says.
         section: Its key path, for error messages.
+        shared: Keys of the section itself: the constructor gets what it asks for and is not None.
 
     Returns:
         Keyword arguments for the constructor. A wrapped component (``of``) stays a ``Component``.
@@ -124,11 +121,12 @@ def check(cls: type[Any], options: Mapping[str, Any], section: str) -> dict[str,
         RecipeError: Unknown option, missing one, or wrong type.
         PluginError: The constructor's annotations cannot be read, or are no types of options.
     """
-    model = _model(cls)
+    model, shared = _model(cls), shared or {}
+    asked = {n: v for n, v in shared.items() if n in model.model_fields and v is not None}
     try:
-        checked = model.model_validate(dict(options))
+        checked = model.model_validate({**asked, **options})
     except ValidationError as error:
-        raise RecipeError(explain(error, model, f"{section}.")) from error
+        raise RecipeError(explain(error, model, f"{section}.", shared)) from error
     values = {name: getattr(checked, name) for name in model.model_fields}
     return {n: v.absolute() if isinstance(v, Path) else v for n, v in values.items()}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -10,16 +10,16 @@ from pathlib import Path
 from random import Random
 from typing import Any, Protocol, runtime_checkable
 
-from evonas.datasets.base import LOADERS, Source, load
+from evonas.datasets import base as datasets
 from evonas.errors import PluginError, RecipeError, did_you_mean
 from evonas.evaluators.base import Context, Evaluator, ability
 from evonas.executors.base import Executor
 from evonas.executors.serial import Serial
-from evonas.recipe import options, reading
+from evonas.recipe import reading
 from evonas.recipe.options import Part, bind
 from evonas.recipe.registry import Registry
-from evonas.recipe.schema import Component, Recipe
-from evonas.runs.pruning import RULES, Pruner
+from evonas.recipe.schema import Recipe
+from evonas.runs.pruning.base import Pruner
 from evonas.runs.search import Budget
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
@@ -85,11 +85,19 @@ class Parts:
     def rule(self) -> Part | None:
         """Makes a pruning rule of nothing; None if no trial is to be stopped."""
         section = self.recipe.pruning
-        return None if section is None else _rule(section)
+        return None if section is None else bind(self.registry, "pruning", section, "pruning")
+
+    @cached_property
+    def dataset(self) -> Part | None:
+        """Makes a data set of nothing; None if the recipe has none."""
+        section = self.recipe.dataset
+        return None if section is None else bind(self.registry, "dataset", section, "dataset")
 
     def resolved(self) -> Recipe:
         """The recipe with every default filled in and every path absolute."""
         content = self.recipe.dump()
+        if self.recipe.dataset is not None:  # whether its component asks for the path or not
+            content["dataset"]["path"] = self.recipe.dataset.path.absolute()
         for key, part in {
             "space": self.space,
             "strategy": self.strategy,
@@ -97,11 +105,10 @@ class Parts:
             "executor": self.executor,
             "tracking": self.tracker,
             "pruning": self.rule,
+            "dataset": self.dataset,
         }.items():
             if part is not None:
                 content[key].update(part.dump())
-        if self.recipe.dataset is not None:
-            content["dataset"]["path"] = str(self.recipe.dataset.path.absolute())
         content["start_from"] = [_absolute(name) for name in self.recipe.start_from]
         return reading.validate(_plain(content), "recipe")
 
@@ -150,17 +157,8 @@ class EvaluatorFactory:
     @cached_property
     def data(self) -> Data | None:
         """The data set, loaded on first use."""
-        section = self.parts.recipe.dataset
-        if section is None:
-            return None
-        if section.name not in LOADERS:
-            known = sorted(LOADERS)
-            hint = did_you_mean(section.name, known)
-            raise RecipeError(
-                f"dataset.name: unknown data set {section.name!r}{hint} Known: {', '.join(known)}"
-            )
-        source = Source(section.path, section.size, section.test, section.seed)
-        return load(section.name, source, section.validation)
+        part, section = self.parts.dataset, self.parts.recipe.dataset
+        return None if part is None or section is None else datasets.load(section, part)
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -255,7 +253,7 @@ def assemble(recipe: Recipe, registry: Registry, run_dir: Path) -> Assembly:
     factory = EvaluatorFactory(parts, run_dir)
     chosen = devices.choose(resolved.executor.device, devices.available())
     evaluator = factory(chosen[0])
-    objectives = _objectives(resolved, evaluator)
+    objectives = _objectives(resolved, factory.space, evaluator)
     assembly = Assembly(
         recipe=resolved,
         parts=parts,
@@ -310,25 +308,24 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 
-def _objectives(resolved: Recipe, evaluator: Evaluator) -> tuple[Objective, ...]:
-    space = evaluator.context.space
-    uncounted = f", and space {space.name!r} counts no such cost"
-    for section, names, counted, besides in (
-        ("objectives", resolved.objectives, (), ""),
-        ("constraints", resolved.constraints, space.counted, uncounted),
-    ):
-        known = dict.fromkeys((*counted, *evaluator.metrics))
-        for name in names:
-            if name in known:
-                continue
+def _objectives(
+    resolved: Recipe, space: SearchSpace, evaluator: Evaluator
+) -> tuple[Objective, ...]:
+    lacking = f"evaluation {resolved.evaluation.name!r} gives no such metric"
+    _check_names("objectives", resolved.objectives, evaluator.metrics, lacking)
+    lacking += f", and space {space.name!r} counts no such cost"
+    known = tuple(dict.fromkeys((*space.counted, *evaluator.metrics)))
+    _check_names("constraints", resolved.constraints, known, lacking)
+    return tuple(Objective(metric, way) for metric, way in resolved.objectives.items())
+
+
+def _check_names(section: str, names: Iterable[str], known: tuple[str, ...], lacking: str) -> None:
+    for name in names:
+        if name not in known:
             hint = did_you_mean(name, [*known, "latency"])
             if name == "latency":
                 hint = ". To measure it: evaluation: {name: latency, of: {…}}."
-            raise RecipeError(
-                f"{section}.{name}: evaluation {resolved.evaluation.name!r} gives no such "
-                f"metric{besides}{hint} Known: {', '.join(known)}"
-            )
-    return tuple(Objective(metric, way) for metric, way in resolved.objectives.items())
+            raise RecipeError(f"{section}.{name}: {lacking}{hint} Known: {', '.join(known)}")
 
 
 def _limited(factory: EvaluatorFactory) -> SearchSpace:
@@ -347,17 +344,6 @@ def _limits(resolved: Recipe) -> dict[str, Limit]:
         name: Limit(**section.model_dump(exclude_none=True))
         for name, section in resolved.constraints.items()
     }
-
-
-def _rule(section: Component) -> Part:
-    """A pruning rule with its options checked."""
-    if section.name not in RULES:
-        hint = did_you_mean(section.name, RULES)
-        raise RecipeError(
-            f"pruning.name: unknown rule {section.name!r}{hint} Known: {', '.join(RULES)}"
-        )
-    cls = RULES[section.name]
-    return Part(section.name, cls, options.check(cls, section.options, "pruning"), "pruning")
 
 
 def _budget(resolved: Recipe) -> Budget:
