@@ -18,8 +18,7 @@ that it was made of as its parents; with evaluation ``inherit`` it begins with t
 from collections.abc import Sequence
 from random import Random
 
-from evonas import Objective, Proposal, SearchSpace, Strategy, Trial
-from evonas.recipe.options import Count
+from evonas import Count, Objective, Proposal, SearchSpace, Strategy, Trial
 
 
 class OnePlusOne(Strategy):
