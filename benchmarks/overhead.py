@@ -40,11 +40,11 @@ import optuna
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Integer
-from evonas.evaluators.base import Evaluator
+from evonas.evaluators.base import Context, Evaluator
 from evonas.executors.serial import Serial
 from evonas.recipe.registry import Registry
 from evonas.runs.journal import Journal
-from evonas.runs.search import Budget, search
+from evonas.runs.search import Budget, Search
 from evonas.spaces.base import SearchSpace, Task
 from evonas.strategies.aging_evolution import AgingEvolution
 from evonas.strategies.base import Strategy
@@ -80,7 +80,7 @@ class Nothing(Evaluator):
     metrics = ("value",)
 
     def __init__(self) -> None:
-        pass
+        super().__init__(Context(Choices(), None, "cpu", seed=0))
 
     def evaluate(
         self, trial: Trial, report: Callable[[int, Mapping[str, float]], None]
@@ -99,7 +99,7 @@ def loop(strategy: Strategy, trials: int, folder: Path, tracker: MLflow | None) 
     ):
         journal.begin({})
         start = time.perf_counter()
-        for event in search(strategy, executor, Budget(trials), seed=0):
+        for event in Search(strategy, executor, Budget(trials), seed=0):
             journal.append(event)
             if tracker is not None:
                 tracker.record(event)

@@ -65,6 +65,13 @@ TOY = {"population_size": 100, "tournament_size": 10}
 TOY_TRIALS = 1000
 
 
+class Forgotten(set[tuple[str, float, int]]):
+    """What was proposed, if that is to be no reason not to propose it again."""
+
+    def add(self, key: tuple[str, float, int]) -> None:
+        pass
+
+
 @dataclass(frozen=True)
 class Variant:
     """A strategy with settings, and the label of its row."""
@@ -78,7 +85,7 @@ class Variant:
         found = Registry().find("strategy", self.strategy)
         strategy: Strategy = found(space, (objective,), **self.settings)
         if repeats:
-            strategy._is_new = lambda architecture: True  # type: ignore[method-assign]
+            strategy.told.proposed = Forgotten()
         return strategy
 
 

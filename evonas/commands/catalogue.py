@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from evonas import testing
 from evonas.architecture import Architecture
 from evonas.errors import RecipeError, UnknownComponent
+from evonas.evaluators.base import Evaluator
 from evonas.recipe import options, reading
 from evonas.recipe.options import bind
 from evonas.recipe.registry import KINDS, Registry
@@ -220,7 +221,7 @@ def _sparing(cls: type[Any], folder: str) -> dict[str, Any]:
     chosen: dict[str, Any] = {}
     if "epochs" in parameters and isinstance(parameters["epochs"].default, int):
         chosen["epochs"] = _EPOCHS
-    if "of" in parameters:
+    if issubclass(cls, Evaluator) and "of" in parameters:
         chosen["of"] = {"name": "train", "epochs": _EPOCHS}
     if "uri" in parameters:
         chosen["uri"] = f"sqlite:///{folder}/mlflow.db"

@@ -10,7 +10,7 @@ import pytest
 from strategies_helper import VALUE, Run, cube, parents, refused, total
 
 from evonas.errors import OptionError
-from evonas.evaluators.base import Evaluator
+from evonas.evaluators.base import Context, Evaluator
 from evonas.executors.serial import Serial
 from evonas.runs.search import Budget, Search
 from evonas.spaces.base import SearchSpace
@@ -145,7 +145,7 @@ class SometimesNaN(Evaluator):
     metrics = ("value",)
 
     def __init__(self) -> None:
-        pass
+        super().__init__(Context(LARGE, None, "cpu", seed=0))
 
     def evaluate(self, trial: Trial, report: object) -> Mapping[str, float]:
         return {"value": math.nan if trial.number % 2 else total(trial.architecture)}
