@@ -42,6 +42,9 @@ class Digits(SearchSpace):
         return nn.Identity()
 
 
+POINT = Proposal(Digits().sample(Random(0)))
+
+
 def random_search() -> Strategy:
     return RandomSearch(Digits(), VALUE)
 
@@ -234,6 +237,41 @@ def test_without_the_metric_on_the_curve_nothing_is_pruned() -> None:
     """Recipes of this kind are refused; who searches by hand loses nothing but time."""
     objectives = (Objective("pid"),)
     assert not pruned(run(Pruner(objectives, Median(startup_trials=1)), trials=9))
+
+
+# Rules of one's own.
+
+RULE = """
+from evonas import Count, Rule
+
+class Patience(Rule):
+    '''Stop a trial that has not become better for some steps.'''
+
+    def __init__(self, steps: Count = 2):
+        self.steps = steps
+
+    def prune(self, study, trial):
+        curve = trial.intermediate_values
+        return trial.last_step - max(curve, key=curve.get) >= self.steps
+"""
+
+
+def test_a_rule_is_a_plugin_like_others(images: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tmp_path / "plugins" / "pruning"
+    folder.mkdir(parents=True)
+    (folder / "patience.py").write_text(RULE)
+    registry = Registry((tmp_path / "plugins",))
+    assembly = assemble(given(images, pruning="patience"), registry, Path())
+    assert assembly.recipe.dump()["pruning"] == {"name": "patience", "steps": 2}
+    pruner, trial = Pruner(VALUE, registry.find("pruning", "patience")(steps=2)), Trial(0, POINT)
+    pruner.tell(trial)
+    values = enumerate((1.0, 3.0, 2.0, 2.5, 4.0), 1)
+    stops = [pruner.should_stop(0, step, {"value": value}) for step, value in values]
+    assert stops == [False, False, False, True, False]
+    with pytest.raises(RecipeError, match=r"pruning\.step: unknown key. Did you mean 'steps'"):
+        assemble(given(images, pruning={"name": "patience", "step": 3}), registry, Path())
+    with pytest.raises(UnknownComponent, match="unknown pruning rule 'patience'"):
+        assemble(given(images, pruning="patience"), Registry(), Path())
 
 
 # Recipes, and real trainings.
