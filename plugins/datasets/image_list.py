@@ -49,6 +49,8 @@ class ImageList(Dataset):
         parts = np.array([row.get(self.split) or "train" for row in rows])
         if unknown := set(parts.tolist()) - {"train", "val", "test"}:
             raise DataError(f"{self.path}: split {min(unknown)!r} is none of train, val, test")
+        if "train" not in parts:
+            raise DataError(f"{self.path}: no row is of the split 'train'")
         if "test" not in parts:
             (train,) = np.nonzero(parts == "train")
             _, tested = held_out(labels[train], self.test, self.seed)

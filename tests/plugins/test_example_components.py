@@ -86,6 +86,11 @@ def test_columns_may_have_other_names() -> None:
         read(path=path)
 
 
+def test_a_list_without_images_to_train_on() -> None:
+    with pytest.raises(DataError, match="no row is of the split 'train'"):
+        read(path=write("val"))
+
+
 def test_lists_that_will_not_do() -> None:
     with pytest.raises(DataError, match=r"no file .*absent\.csv; --set dataset\.path=FILE"):
         read(path="absent.csv")
