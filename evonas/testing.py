@@ -411,7 +411,9 @@ def sampler_of(space: SearchSpace) -> Sampler:
 def check_strategy(
     make: Callable[[SearchSpace], Strategy], trials: int = 60, seed: int = 0
 ) -> list[str]:
-    """Check a strategy: a fold over events, no repetition, exhaustion, failed and pruned trials.
+    """Check a strategy: a fold over events, no repetition, exhaustion, parents that were tried.
+
+    Some of the trials fail, and some are pruned.
 
     Args:
         make: Makes a fresh strategy for a space; it is told the metric ``value``, to be maximised.
@@ -431,9 +433,9 @@ def check_strategy(
     if len(set(keys)) < len(keys):
         problems.append("ask: the same architecture is proposed twice")
     problems += _check_fidelities(make(space).fidelities, events)
-    small = [
-        e.proposal.key for e in _run(make(_Grid(2, 3)), 50, seed) if e.state is TrialState.RUNNING
-    ]
+    to_the_end = list(_run(make(_Grid(2, 3)), 50, seed))
+    problems += [*_check_parents(events), *_check_parents(to_the_end)]
+    small = [event.proposal.key for event in to_the_end if event.state is TrialState.RUNNING]
     points = {architecture for architecture, *_ in small}
     if len(points) < 9:
         problems.append(f"ask: of a space of 9 points only {len(points)} are proposed")
@@ -459,6 +461,19 @@ def _check_fidelities(declared: Sequence[float], events: Sequence[Trial]) -> Ite
             yield (
                 f"ask: trial {event.number} continues trial {rung}, which is no completed trial "
                 "of its architecture with less effort"
+            )
+
+
+def _check_parents(events: Sequence[Trial]) -> Iterator[str]:
+    """Who is named as a parent was tried before, and did not fail."""
+    alive = set()
+    for event in events:
+        if event.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            alive.add(event.number)
+        for parent in set(event.proposal.parents) - alive:
+            yield (
+                f"ask: trial {event.number} names trial {parent} as a parent, which had not ended "
+                "by then, or had failed; parents are told trials that the child was made of"
             )
 
 

@@ -69,9 +69,12 @@ class Trials:
         """Take in an event."""
         if trial.proposal.stage != self.stage:
             return
+        known = self.latest.get(trial.number)
         self.latest[trial.number] = trial
         self.proposed.add(trial.proposal.key)
         if trial.state is TrialState.RUNNING:
+            if known is not None and known.state is not TrialState.RUNNING:
+                self._forget(trial.number)  # it is run again
             self.running[trial.number] = trial
             return
         self.running.pop(trial.number, None)
@@ -85,10 +88,22 @@ class Trials:
         self.complete.append(trial)
         rank = tuple(-value for value in trial.rank(self.objectives))
         insort(self._ranked, (rank, trial.number, trial))
+        self._add_fullest(trial)
+
+    def _add_fullest(self, trial: Trial) -> None:
         known = self._fullest.setdefault(trial.architecture.id, trial)
         # Of repeated trainings the first counts: the best of several would be there for its luck.
         if (-trial.proposal.fidelity, trial.number) < (-known.proposal.fidelity, known.number):
             self._fullest[trial.architecture.id] = trial
+
+    def _forget(self, number: int) -> None:
+        for trials in (self.ended, self.complete, self.pruned):
+            trials[:] = [trial for trial in trials if trial.number != number]
+        self._ranked = [entry for entry in self._ranked if entry[1] != number]
+        self._fullest = {}
+        for _, _, trial in self._ranked:
+            self._add_fullest(trial)
+        self._volume, self._measured, self._volumes = Hypervolume(self.objectives), 0, []
 
     def exclude(self, architecture: Architecture) -> None:
         """Count it among what was proposed: somebody else tries it."""

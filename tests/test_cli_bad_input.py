@@ -136,7 +136,16 @@ def evolution(population: int, tournament: int) -> str:
         (["budget={minutes: 0}"], "budget.minutes"),
         (["budget.trials=null"], "budget: give trials, minutes or both"),
         (["constraints.params={min: 5, max: 3}"], "min 5 is greater than max 3"),
-        (["constraints.parms.max=5"], "Did you mean 'params'?"),
+        (
+            ["constraints.parms.max=5"],
+            "and space 'plain_cnn' counts no such cost. Did you mean 'params'? Known: "
+            "params, flops, val_accuracy",
+        ),
+        (
+            ["space=backbone", "constraints.peak_memory.max=5"],
+            "constraints.peak_memory: evaluation 'train' gives no such metric, and space "
+            "'backbone' counts no such cost. Known: params, flops, val_accuracy",
+        ),
         (["constraints.params={}"], "give min, max or both"),
         (["constraints.params.max=10"], "params at most 10 (nearest found: "),
         (["constraints.flops.min=1e15"], "flops at least 1,000,000,000,000,000 (nearest found: "),

@@ -123,7 +123,6 @@ def _describe(space: SearchSpace) -> str:
 
 
 def _layers(space: SearchSpace, architecture: Architecture, task: Task) -> str:
-    counted = space.costs(architecture, task)
     with torch.device("meta"):
         network = space.build(architecture, task).eval()
     field = cost.receptive_field(network, task)
@@ -148,11 +147,17 @@ def _layers(space: SearchSpace, architecture: Architecture, task: Task) -> str:
             choices,
             f"{'layer':<28} {'type':<20} {'output':<14} {'parameters':>10}",
             *rows,
-            f"parameters {counted['params']:,.0f}",
-            f"FLOPs      {counted['flops']:,.0f} ({counted['flops'] / 2:,.0f} multiply-adds)",
+            *(_line(name, value) for name, value in space.costs(architecture, task).items()),
             f"receptive field {field} pixels",
         ]
     )
+
+
+def _line(name: str, value: float) -> str:
+    """A cost as a person reads it."""
+    label = {"params": "parameters", "flops": "FLOPs"}.get(name, name)
+    half = f" ({value / 2:,.0f} multiply-adds)" if name == "flops" else ""
+    return f"{label:<10} {value:,.0f}{half}"
 
 
 def check(registry: Registry, kind: str, name: str, overrides: Sequence[str] = ()) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -253,7 +253,7 @@ def assemble(recipe: Recipe, registry: Registry, run_dir: Path) -> Assembly:
     factory = EvaluatorFactory(parts, run_dir)
     chosen = devices.choose(resolved.executor.device, devices.available())
     evaluator = factory(chosen[0])
-    objectives = _objectives(resolved, evaluator)
+    objectives = _objectives(resolved, factory.space, evaluator)
     assembly = Assembly(
         recipe=resolved,
         parts=parts,
@@ -308,25 +308,24 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 
-def _objectives(resolved: Recipe, evaluator: Evaluator) -> tuple[Objective, ...]:
-    space = evaluator.context.space
-    uncounted = f", and space {space.name!r} counts no such cost"
-    for section, names, counted, besides in (
-        ("objectives", resolved.objectives, (), ""),
-        ("constraints", resolved.constraints, space.counted, uncounted),
-    ):
-        known = dict.fromkeys((*counted, *evaluator.metrics))
-        for name in names:
-            if name in known:
-                continue
+def _objectives(
+    resolved: Recipe, space: SearchSpace, evaluator: Evaluator
+) -> tuple[Objective, ...]:
+    lacking = f"evaluation {resolved.evaluation.name!r} gives no such metric"
+    _check_names("objectives", resolved.objectives, evaluator.metrics, lacking)
+    lacking += f", and space {space.name!r} counts no such cost"
+    known = tuple(dict.fromkeys((*space.counted, *evaluator.metrics)))
+    _check_names("constraints", resolved.constraints, known, lacking)
+    return tuple(Objective(metric, way) for metric, way in resolved.objectives.items())
+
+
+def _check_names(section: str, names: Iterable[str], known: tuple[str, ...], lacking: str) -> None:
+    for name in names:
+        if name not in known:
             hint = did_you_mean(name, [*known, "latency"])
             if name == "latency":
                 hint = ". To measure it: evaluation: {name: latency, of: {…}}."
-            raise RecipeError(
-                f"{section}.{name}: evaluation {resolved.evaluation.name!r} gives no such "
-                f"metric{besides}{hint} Known: {', '.join(known)}"
-            )
-    return tuple(Objective(metric, way) for metric, way in resolved.objectives.items())
+            raise RecipeError(f"{section}.{name}: {lacking}{hint} Known: {', '.join(known)}")
 
 
 def _limited(factory: EvaluatorFactory) -> SearchSpace:

@@ -51,8 +51,9 @@ class Session:
             tracker.record(event)
 
     def trials(self, stage: Stage = "search") -> Trials:
-        """What is known of a stage."""
-        return Trials(self.assembly.objectives, self.journal.events, stage)
+        """What is known of a stage; only the search's trials are ranked by the objectives."""
+        objectives = self.assembly.objectives if stage == "search" else ()
+        return Trials(objectives, self.journal.events, stage)
 
     def search(self, strategy: Strategy) -> End:
         """Go on with the search until it ends.

@@ -3,9 +3,9 @@
 A space is a set of named domains and one method that builds a network. Everything else is derived
 from the domains and may be overridden; see ``plugins/spaces`` for worked examples.
 
-What is random has a hook each, which yields choices without end and checks nothing: ``draws`` for
-``sample``, ``mutants`` for ``mutate``, ``crossovers`` for ``crossover``. The methods take the first
-architecture that keeps rules and limits. Override the hook and not the method, so that limits hold.
+What is random has a hook, which yields choices and checks nothing: ``draws`` for ``sample``,
+``mutants`` for ``mutate``, ``crossovers`` for ``crossover``. The methods take the first that keeps
+rules and limits. Override the hook and not the method, and whatever the space is limited to holds.
 ``evonas.testing.check_space`` tells whether a space keeps this contract.
 """
 
@@ -130,9 +130,10 @@ class SearchSpace(ABC):
     def costs(self, architecture: Architecture, task: Task) -> Mapping[str, float]:
         """What the network costs, by the names in ``counted``, without allocating it.
 
-        The default builds it on the meta device, which takes tens of milliseconds. A space that
-        counts from a description takes a hundredth, and must give what the built network has; a
-        ``LayeredSpace`` does for nothing: ``spaces/parts/layers.py``.
+        The default builds it on the meta device, which takes tens of milliseconds, and counts by
+        ``spaces/parts/cost.py``. A space that counts from a description takes a hundredth, and must
+        give what the built network has; a ``LayeredSpace`` does. It may count more, by names of its
+        own in ``counted``.
         """
         from evonas.spaces.parts import cost  # torch, which strategies do without
 

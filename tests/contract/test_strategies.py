@@ -14,7 +14,7 @@ from evonas.recipe.registry import Registry
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
 from evonas.testing import check_strategy, sampler_of
-from evonas.trial import Limit, Objective, Proposal, Trial
+from evonas.trial import Limit, Objective, Proposal, Trial, TrialState
 
 OBJECTIVES = (Objective("value"),)
 BUILT_IN = sorted(Registry().origins("strategy"))
@@ -146,6 +146,19 @@ class FewOften(Rungs):
         return super().ask(rng) if len(self.told.proposed) < 10 else None
 
 
+class NamesItself(Bad):
+    def ask(self, rng: Random) -> Proposal | None:
+        number = len(self.told.latest)
+        return self.new(rng, lambda: Proposal(self.space.sample(rng), parents=(number,)))
+
+
+class NamesFailures(Bad):
+    def ask(self, rng: Random) -> Proposal | None:
+        failed = (t.number for t in self.told.ended if t.state is TrialState.FAILED)
+        parents = tuple(failed)[:1]
+        return self.new(rng, lambda: Proposal(self.space.sample(rng), parents=parents))
+
+
 @pytest.mark.parametrize(
     ("strategy", "finding"),
     [
@@ -158,6 +171,8 @@ class FewOften(Rungs):
         (FewOften, "of a space of 9 points only 5 are proposed"),
         (PromotesFailures, "which is no completed trial of its architecture with less effort"),
         (PromotesOthers, "which is no completed trial of its architecture with less effort"),
+        (NamesItself, "trial 0 names trial 0 as a parent, which had not ended"),
+        (NamesFailures, "as a parent, which had not ended by then, or had failed"),
         (HidesFidelities, "fidelity 0.5 is none of strategy.fidelities"),
     ],
 )

@@ -243,3 +243,10 @@ def test_one_objective_and_a_limit_go_together() -> None:
     parents = {number for t in by_state(TrialState.RUNNING) for number in t.proposal.parents}
     assert parents
     assert not parents & {t.number for t in by_state(TrialState.PRUNED)}
+
+
+def test_any_metric_may_be_limited() -> None:
+    run(constraints={"val_accuracy": {"min": 3}})
+    pruned, complete = by_state(TrialState.PRUNED), by_state(TrialState.COMPLETE)
+    assert {t.metrics["val_accuracy"] >= 3 for t in complete} == {True}
+    assert {t.metrics["val_accuracy"] >= 3 for t in pruned} == {False}

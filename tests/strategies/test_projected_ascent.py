@@ -199,8 +199,8 @@ def test_on_real_spaces_it_keeps_to_the_band_and_a_replayed_history_goes_on(
             case _:
                 run.end(trial, shuffle.gauss(0, 1))
     for event in run.events:
-        assert space.costs(event.architecture)["params"] <= most
-    assert all(space.costs(centre)["params"] >= 0.9 * most for centre in centres(run))
+        assert space.costs(event.architecture, TASK)["params"] <= most
+    assert all(space.costs(centre, TASK)["params"] >= 0.9 * most for centre in centres(run))
     assert len(centres(run)) > 1
     fresh = ProjectedAscent(space, VALUE)
     for event in run.events:
