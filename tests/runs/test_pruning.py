@@ -12,7 +12,7 @@ from torch import nn
 
 from evonas.architecture import Architecture, Categorical
 from evonas.errors import RecipeError, UnknownComponent
-from evonas.evaluators.base import Evaluator, Reporter
+from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.executors.processes import Processes
 from evonas.executors.serial import Serial
 from evonas.recipe import reading
@@ -182,7 +182,7 @@ def test_pruned_trials_are_no_failures_in_a_row() -> None:
         metrics = ("value",)
 
         def __init__(self) -> None:
-            pass
+            super().__init__(Context(Digits(), None, "cpu", seed=0))
 
         def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
             report(1, {"value": -float(trial.number)})
