@@ -502,7 +502,8 @@ def test_a_device_that_is_not_there() -> None:
         (["show", "plain_cnn/small", "--input", "3x32"], "--input 3x32: must be"),
         (["check", "spase", "x"], "unknown kind 'spase'"),
         (["check", "strategy", "radnom"], "Did you mean 'random'?"),
-        (["check", "tracker", "console"], "spaces and strategies"),
+        (["check", "tracker", "consol"], "unknown tracker 'consol'. Did you mean 'console'"),
+        (["check", "evaluator", "tabular"], "evaluation.path: is missing"),
     ],
 )
 def test_other_commands(arguments: list[str], complaint: str) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from evonas.cli import main
 from evonas.commands import catalogue
 from evonas.errors import DataError, RecipeError, UnknownComponent
 from evonas.recipe.registry import KINDS, Registry
@@ -228,3 +230,11 @@ def test_options_that_will_not_do(kind: str, override: str, complaint: str) -> N
 def test_a_check_of_mlflow_leaves_the_users_store_alone(tmp_path: Path) -> None:
     assert catalogue.check(REGISTRY, "tracker", "mlflow") == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_takes_options_as_run_does() -> None:
+    done = CliRunner().invoke(main, ["check", "dataset", "digits", "--set", "dataset.test=0.5"])
+    assert (done.stdout, done.exit_code) == ("dataset digits: ok\n", 0)
+    wrong = CliRunner().invoke(main, ["check", "dataset", "digits", "--set", "tset=0.5"])
+    assert wrong.exit_code == 2
+    assert "dataset.tset: unknown key. Did you mean 'test'? Known: " in wrong.stderr

@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping
 
 from evonas.architecture import Architecture
-from evonas.evaluators.base import Evaluator, Reporter
+from evonas.evaluators.base import Context, Evaluator, Reporter
+from evonas.spaces.plain_cnn import PlainCNN
 from evonas.trial import Trial
 
 STEPS = 8  # a power of two: what is equal stays equal after rounding
@@ -22,7 +23,7 @@ class Climb(Evaluator):
     metrics = ("value", "pid")
 
     def __init__(self, device: str = "cpu") -> None:
-        self.device = device
+        super().__init__(Context(PlainCNN(1, 8), None, device, seed=0))
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         value = quality(trial.architecture)

@@ -12,7 +12,7 @@ from torch import nn
 
 from evonas.architecture import Architecture, Categorical
 from evonas.errors import RecipeError, UnknownComponent
-from evonas.evaluators.base import Evaluator, Reporter
+from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.executors.processes import Processes
 from evonas.executors.serial import Serial
 from evonas.recipe import reading
@@ -40,6 +40,9 @@ class Digits(SearchSpace):
 
     def build(self, architecture: Architecture, task: Task) -> nn.Module:
         return nn.Identity()
+
+
+POINT = Proposal(Digits().sample(Random(0)))
 
 
 def random_search() -> Strategy:
@@ -179,7 +182,7 @@ def test_pruned_trials_are_no_failures_in_a_row() -> None:
         metrics = ("value",)
 
         def __init__(self) -> None:
-            pass
+            super().__init__(Context(Digits(), None, "cpu", seed=0))
 
         def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
             report(1, {"value": -float(trial.number)})
@@ -234,6 +237,41 @@ def test_without_the_metric_on_the_curve_nothing_is_pruned() -> None:
     """Recipes of this kind are refused; who searches by hand loses nothing but time."""
     objectives = (Objective("pid"),)
     assert not pruned(run(Pruner(objectives, Median(startup_trials=1)), trials=9))
+
+
+# Rules of one's own.
+
+RULE = """
+from evonas import Count, Rule
+
+class Patience(Rule):
+    '''Stop a trial that has not become better for some steps.'''
+
+    def __init__(self, steps: Count = 2):
+        self.steps = steps
+
+    def prune(self, study, trial):
+        curve = trial.intermediate_values
+        return trial.last_step - max(curve, key=curve.get) >= self.steps
+"""
+
+
+def test_a_rule_is_a_plugin_like_others(images: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tmp_path / "plugins" / "pruning"
+    folder.mkdir(parents=True)
+    (folder / "patience.py").write_text(RULE)
+    registry = Registry((tmp_path / "plugins",))
+    assembly = assemble(given(images, pruning="patience"), registry, Path())
+    assert assembly.recipe.dump()["pruning"] == {"name": "patience", "steps": 2}
+    pruner, trial = Pruner(VALUE, registry.find("pruning", "patience")(steps=2)), Trial(0, POINT)
+    pruner.tell(trial)
+    values = enumerate((1.0, 3.0, 2.0, 2.5, 4.0), 1)
+    stops = [pruner.should_stop(0, step, {"value": value}) for step, value in values]
+    assert stops == [False, False, False, True, False]
+    with pytest.raises(RecipeError, match=r"pruning\.step: unknown key. Did you mean 'steps'"):
+        assemble(given(images, pruning={"name": "patience", "step": 3}), registry, Path())
+    with pytest.raises(UnknownComponent, match="unknown pruning rule 'patience'"):
+        assemble(given(images, pruning="patience"), Registry(), Path())
 
 
 # Recipes, and real trainings.
