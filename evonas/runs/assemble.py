@@ -226,8 +226,7 @@ def _check_efforts(resolved: Recipe, strategy: Strategy, evaluator: Evaluator) -
 
 def tracker_of(given: Recipe, registry: Registry) -> Tracker:
     """A fresh tracker for a recipe; nothing else of the recipe is looked at."""
-    cls, arguments = _checked(registry, "tracker", given.tracking, "tracking")
-    tracker: Tracker = _make(cls, **arguments)
+    tracker: Tracker = maker(registry, "tracker", given.tracking, "tracking")()
     return tracker
 
 

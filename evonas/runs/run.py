@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import yaml
 
@@ -36,6 +36,23 @@ from evonas.trials import Trials
 
 _GROWS = ("budget.", "final.", "audit.", "executor.", "tracking.")  # what a resumed run may change
 _MAIN_PACKAGES = ("torch", "torchvision", "deap", "optuna", "mlflow", "numpy")
+
+
+@runtime_checkable
+class Syncs(Protocol):
+    """A tracker that keeps what it is told somewhere where some of it may be missing."""
+
+    def sync(self, run: RunInfo, events: Sequence[Trial], report: Report | None) -> int:
+        """Send now whatever was missed of a run; returns the number of trials sent.
+
+        Args:
+            run: What ran.
+            events: Its journal.
+            report: Its end; None if it was cut off.
+
+        Raises:
+            PluginError: If the tracker's store cannot be reached.
+        """
 
 
 class Interruption:
@@ -178,7 +195,7 @@ def _execute(
     own = tracker_of(assembly.recipe, assembly.registry)
     trackers = (*listeners, *([] if type(own) in map(type, listeners) else [own]))
     for tracker in trackers:
-        tracker.start(info, tuple(journal.events))
+        tracker.start(info, journal.events)
     end: End | TooManyFailures = End.STOPPED
     strategy = assembly.strategy()
     wanted = _Wanted(strategy, assembly.objectives, journal.events)
@@ -312,7 +329,8 @@ def _send(run_dir: Path, header: Mapping[str, Any], events: Sequence[Trial]) -> 
         stored.name, run_dir, stored.dump(), objectives, environment(()), header["started"]
     )
     report = ending.known(run_dir, objectives, events)
-    return tracker_of(stored, registry_of(header)).sync(info, tuple(events), report)
+    tracker = tracker_of(stored, registry_of(header))
+    return tracker.sync(info, events, report) if isinstance(tracker, Syncs) else 0
 
 
 def registry_of(header: Mapping[str, Any]) -> Registry:
