@@ -12,14 +12,13 @@ from evonas.architecture import Architecture
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Sampler
 from evonas.trial import Curve, Limit, Trial
+from evonas.trial import Reporter as Reporter  # part of the contract
 
 if TYPE_CHECKING:
     from torch import nn
 
     from evonas.training.checkpoints import Weights
     from evonas.training.data import Data
-
-Reporter = Callable[[int, Mapping[str, float]], None]  # step, metrics
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
+from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from pydantic import Field
@@ -39,12 +39,12 @@ STATE = "mlflow.json"
 # OSErrors, a missing database driver is an ImportError.
 _ERRORS = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError)
 _REFUSED = "INVALID_PARAMETER_VALUE"  # Asking again would block what waits behind.
-_NO_SUCH_RUN = ("RESOURCE_DOES_NOT_EXIST", _REFUSED)
+_NO_SUCH_RUN = ("RESOURCE_DOES_NOT_EXIST", _REFUSED)  # never made, or deleted
 _DEFAULT = "sqlite:///mlruns/mlflow.db"
 _SQLITE = "sqlite:///"
-_SCHEMES = ("postgresql", "mysql", "mssql", "http", "https", "databricks")
-_TRIAL_STATUS = {"complete": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
-_RUN_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+_SCHEME = r"(postgresql|mysql|mssql|http|https|databricks)(\+[a-z0-9]+)?:"
+_STATUS = {"complete": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
+_STATUS |= {"finished": "FINISHED", "interrupted": "KILLED"}  # of the run
 _PARENT = "mlflow.parentRunId"
 _STAGE = "evonas.stage"
 _TRIAL = "evonas.trial"  # a number within the stage
@@ -77,11 +77,7 @@ class MLflow(Tracker):
         self._progress = time.monotonic()
 
     def start(self, run: RunInfo, events: Sequence[Trial]) -> None:
-        """Connect, and begin to mirror.
-
-        A database file is made before this returns, so that workers find it; a server that does
-        not answer is waited for five seconds.
-        """
+        """Begin to mirror; a database file is made before this returns, so that workers find it."""
         self._run, self._events = run, events
         self._settle(run)
         self._thread = threading.Thread(target=self._follow, name="evonas-mlflow", daemon=True)
@@ -105,7 +101,9 @@ class MLflow(Tracker):
                 self._abandon.set()
                 self._thread.join(1.0)
                 break
-        lacking = self._lacking()
+        state = _State.of(self._run, self.uri)
+        waiting = [t for t in self._events[state.events :] if t.state is not TrialState.RUNNING]
+        lacking = len(state.refused) + len(waiting)
         if lacking or not self._complete:
             what = f"{lacking} trials" if lacking else "the end of the run"
             print(f"MLflow lacks {what}: run `evonas sync {self._run.run_dir}`")
@@ -118,7 +116,7 @@ class MLflow(Tracker):
             sent = sum(mirror.send(events))
             mirror.finish(report) if report else mirror.end("KILLED")
         except _ERRORS as error:
-            raise self._unreachable(error) from error
+            raise PluginError(f"MLflow at {_public(self.uri)}: {_first_line(error)}") from error
         return sent
 
     def folder(self, run_id: str) -> Path | None:
@@ -128,7 +126,7 @@ class MLflow(Tracker):
         except _ERRORS as error:
             if getattr(error, "error_code", "") in _NO_SUCH_RUN:
                 return None
-            raise self._unreachable(error) from error
+            raise PluginError(f"MLflow at {_public(self.uri)}: {_first_line(error)}") from error
         return Path(folder) if folder and Path(folder).is_dir() else None
 
     def _settle(self, run: RunInfo) -> None:
@@ -149,8 +147,6 @@ class MLflow(Tracker):
                     report = self._report  # looked at first: it comes after the last event
                     for _ in mirror.send(self._events):
                         self._failing, self._progress, pause = False, time.monotonic(), _PAUSE
-                        if self._abandon.is_set():
-                            return
                     if report is not None:
                         mirror.finish(report)
                         self._complete = True
@@ -161,20 +157,11 @@ class MLflow(Tracker):
                 self._warn(error)
                 self._ready.set()
 
-    def _lacking(self) -> int:
-        """How many ended trials are not in the store, by what the disk remembers."""
-        state = _State.of(self._run, self.uri)
-        waiting = [t for t in self._events[state.events :] if t.state is not TrialState.RUNNING]
-        return len(state.refused) + len(waiting)
-
     def _warn(self, error: Exception) -> None:
         if not self._failing:
             why = _first_line(error)
             print(f"MLflow at {_public(self.uri)} does not answer ({why}); the search goes on")
         self._failing = True
-
-    def _unreachable(self, error: Exception) -> PluginError:
-        return PluginError(f"MLflow at {_public(self.uri)}: {_first_line(error)}")
 
 
 @dataclass
@@ -210,7 +197,8 @@ class _Mirror:
     def __init__(self, uri: str, experiment: str, run: RunInfo, events: Sequence[Trial]) -> None:
         self._run, self._client, self._state = run, _open(uri), _State.of(run, uri)
         self._doubtful = len(events)  # events before this place may be in the store
-        if not self._goes_on():
+        own = self._state.run_id and self._state.events <= len(events)  # else: another journal's
+        if not own or not self._goes_on():
             self._begin(uri, experiment)
         # What was refused is tried again, and what stands behind it is found to be there.
         self._state.events = min([self._state.events, *self._state.refused])
@@ -219,69 +207,65 @@ class _Mirror:
 
     def send(self, events: Sequence[Trial]) -> Iterator[bool]:
         """Mirror the events that are not; yields for each trial that ended whether it was sent."""
-        while (place := self._state.events) < len(events):
-            trial, sent = events[place], False
-            self._state.events += 1
-            if trial.state is TrialState.RUNNING:
-                continue
-            self._log_points(trial)
-            try:
-                sent = self._log_trial(trial, place < self._doubtful)
-            except MlflowException as error:
-                if error.error_code != _REFUSED:
-                    raise
-                print(f"MLflow refuses {_name(trial)} ({_first_line(error)})")
-                self._state.refused.append(place)
+        try:
+            while (place := self._state.events) < len(events):
+                if events[place].state is not TrialState.RUNNING:
+                    yield self._send(events[place], place)
+                self._state.events += 1
+        finally:  # once, for a flush of the disk takes its time; what a kill leaves out is in doubt
             self._remember()
-            yield sent
+
+    def _send(self, trial: Trial, place: int) -> bool:
+        try:
+            self._log_points(trial)
+            return self._log_trial(trial, place < self._doubtful)
+        except MlflowException as error:
+            if error.error_code != _REFUSED:
+                raise
+            print(f"MLflow refuses {_name(trial)} ({_first_line(error)})")
+            self._state.refused.append(place)
+            return False
 
     def finish(self, report: Report) -> None:
         """Send the parent's final metrics, tags and files, and end it."""
-        best, final = report.incumbent, dict(report.final)
-        values = {f"{state}_trials": float(count) for state, count in report.trials.items()}
-        values["search_seconds"] = report.seconds
-        if report.acceptance is not None:
-            values["acceptance"] = report.acceptance
-        if "test_accuracy" in final:
-            values["test_accuracy"] = final.pop("test_accuracy")
-        groups = {"best": best.metrics if best else {}, "audit": report.audit, "final": final}
-        values |= {f"{group}_{k}": v for group, those in groups.items() for k, v in those.items()}
-        tags = {"evonas.status": report.status, "evonas.reason": report.reason}
-        if best:
-            tags["evonas.incumbent"] = str(best.number)
-        if report.remarks:
-            tags["evonas.remarks"] = "\n".join(report.remarks)
+        best = report.incumbent
+        values = {"search_seconds": report.seconds}
+        values |= {f"{state}_trials": float(count) for state, count in report.trials.items()}
+        values |= {} if report.acceptance is None else {"acceptance": report.acceptance}
+        values |= {f"best_{name}": value for name, value in (best.metrics if best else {}).items()}
+        values |= {f"audit_{name}": value for name, value in report.audit.items()}
+        values |= {k if k == "test_accuracy" else f"final_{k}": v for k, v in report.final.items()}
+        tags = {"status": report.status, "reason": report.reason}
+        tags |= {"incumbent": str(best.number)} if best else {}
+        tags |= {"remarks": "\n".join(report.remarks)} if report.remarks else {}
+        for name, text in tags.items():
+            self._client.set_tag(self._state.run_id, f"evonas.{name}", text[:5000])
         folder = sorted(self._run.run_dir.iterdir())
         paths = [p for p in folder if p.name not in ("lock", STATE) and p.suffix != ".tmp"]
         # The run ended when its folder was last written to: the same end sent twice counts once.
         times = [self._run.started + report.seconds, *(path.stat().st_mtime for path in paths)]
         points = _points(values, int(max(times) * 1000), sum(report.trials.values()))
-        self._log(self._state.run_id, points, (), [RunTag(k, v[:5000]) for k, v in tags.items()])
+        self._log(self._state.run_id, points)
         for path in paths:
             if path.is_dir():
                 self._client.log_artifacts(self._state.run_id, str(path), path.name)
             else:
                 self._client.log_artifact(self._state.run_id, str(path))
-        self.end(_RUN_STATUS[report.status])
+        self.end(_STATUS[report.status])
 
     def end(self, status: str) -> None:
         """End the parent."""
         self._client.set_terminated(self._state.run_id, status)
-        self._remember()
 
     def _goes_on(self) -> bool:
         """Whether the parent that is remembered is still there; if so, it runs again."""
-        if not self._state.run_id:
-            return False
         try:
-            info = self._client.get_run(self._state.run_id).info
+            self._client.update_run(self._state.run_id, status="RUNNING")
         except MlflowException as error:
             if error.error_code not in _NO_SUCH_RUN:
                 raise
             return False
-        if info.lifecycle_stage == LifecycleStage.ACTIVE:  # and nobody deleted it
-            self._client.update_run(info.run_id, status="RUNNING")
-        return bool(info.lifecycle_stage == LifecycleStage.ACTIVE)
+        return True
 
     def _begin(self, uri: str, experiment: str) -> None:
         """Make the parent, or find that of an attempt whose answer was lost."""
@@ -303,63 +287,49 @@ class _Mirror:
 
     def _log_points(self, trial: Trial) -> None:
         """Points of the parent's curves over the trials, where this one changes them."""
-        name, before = self._run.objectives[0].metric, self._trials.best
-        measured, values = len(self._trials.volumes()), {}
+        before = self._curves()
         self._trials.add(trial)
-        best = self._trials.best
-        if best and (before is None or best.metrics[name] != before.metrics[name]):
-            values[f"best_{name}"] = best.metrics[name]
-        if len(self._trials.volumes()) > measured:
-            values["hypervolume"] = self._trials.volumes()[-1][1]
-        self._log(self._state.run_id, _points(values, self._end(trial), trial.number))
+        changed = dict(self._curves().items() - before.items())
+        self._log(self._state.run_id, _points(changed, self._end(trial), trial.number))
+
+    def _curves(self) -> dict[str, float]:
+        name, best = self._run.objectives[0].metric, self._trials.best
+        values = {} if best is None else {f"best_{name}": best.metrics[name]}
+        volume = self._trials.hypervolume
+        return values if volume is None else {**values, "hypervolume": volume}
 
     def _log_trial(self, trial: Trial, doubtful: bool) -> bool:
         """Send a trial that ended; whether the store lacked it, or some of it."""
         tags, end = _tags(trial, self._state.run_id), self._end(trial)
         begin = end - int(trial.seconds * 1000)
-        child = self._stored(tags) if doubtful else None
-        if child is None:
-            child = self._client.create_run(self._state.experiment_id, begin, tags)
-        elif child.info.status in _TRIAL_STATUS.values():
+        place, own = self._state.experiment_id, (_PARENT, _STAGE, _TRIAL)
+        same = " AND ".join(f"tags.`{key}` = '{tags[key]}'" for key in own)
+        stored = self._client.search_runs([place], same) if doubtful else []
+        child = stored[0] if stored else self._client.create_run(place, begin, tags)
+        if child.info.status in _STATUS.values():
             return False
         self._log(child.info.run_id, _metrics(trial, begin, end), _params(trial))
-        self._client.set_terminated(child.info.run_id, _TRIAL_STATUS[trial.state], end)
+        self._client.set_terminated(child.info.run_id, _STATUS[trial.state], end)
         return True
-
-    def _stored(self, tags: Mapping[str, str]) -> Run | None:
-        """The child that an earlier attempt made of a trial."""
-        same = " AND ".join(f"tags.`{key}` = '{tags[key]}'" for key in (_PARENT, _STAGE, _TRIAL))
-        return next(iter(self._client.search_runs([self._state.experiment_id], same)), None)
 
     def _end(self, trial: Trial) -> int:
         """When it ended, in ms, by the journal: what is sent twice is the same and counts once."""
         return int((self._run.started + trial.elapsed) * 1000)
 
-    def _log(
-        self,
-        run_id: str,
-        metrics: Sequence[Metric],
-        params: Sequence[Param] = (),
-        tags: Sequence[RunTag] = (),
-    ) -> None:
+    def _log(self, run_id: str, metrics: Sequence[Metric], params: Sequence[Param] = ()) -> None:
         """``log_batch`` within MLflow's limits: 1,000 entries a call, 100 of them parameters."""
-        while metrics or params or tags:
-            batch = metrics[:800], params[:100], tags[:100]
-            self._client.log_batch(run_id, *batch, synchronous=True)
-            metrics, params, tags = metrics[800:], params[100:], tags[100:]
+        while metrics or params:
+            self._client.log_batch(run_id, metrics[:800], params[:100], synchronous=True)
+            metrics, params = metrics[800:], params[100:]
 
 
 def _absolute(uri: str) -> str:
     """The store's URI, independent of the working directory."""
-    scheme = re.match(r"([a-z]+)(\+[a-z0-9]+)?:", uri)
-    if not uri.startswith(_SQLITE) and (scheme is None or scheme[1] not in _SCHEMES):
-        raise OptionError(
-            "uri",
-            f"{_public(uri)!r} is no store that MLflow still writes to; "
-            "use sqlite:///PATH/mlflow.db or http://SERVER",
-        )
     if uri.startswith(_SQLITE):
         return f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).absolute()}"
+    if not re.match(_SCHEME, uri):
+        use = "use sqlite:///PATH/mlflow.db or http://SERVER"
+        raise OptionError("uri", f"{_public(uri)!r} is no store that MLflow still writes to; {use}")
     return uri
 
 
@@ -448,17 +418,17 @@ def _metrics(trial: Trial, begin: int, end: int) -> list[Metric]:
     return points + _points({**trial.metrics, "seconds": trial.seconds}, end, last)
 
 
-def _points(values: Mapping[str, float], time: int, step: int) -> list[Metric]:
-    return [Metric(_safe(name), value, time, step) for name, value in values.items()]
+def _points(values: Mapping[str, float], at: int, step: int) -> list[Metric]:
+    return [Metric(_safe(name), value, at, step) for name, value in values.items()]
 
 
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Key paths and values of a nested mapping."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, value
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _entries(pairs: Iterable[tuple[str, Any]]) -> list[Param]:
