@@ -98,6 +98,9 @@ def loop(strategy: Strategy, trials: int, folder: Path, tracker: MLflow | None) 
         Serial(lambda device: Nothing(), ("cpu",)) as executor,
     ):
         journal.begin({})
+        if tracker is not None:
+            run = RunInfo("overhead", folder, {}, OBJECTIVES, {}, time.time())
+            tracker.start(run, journal.events)
         start = time.perf_counter()
         for event in Search(strategy, executor, Budget(trials), seed=0):
             journal.append(event)
@@ -113,7 +116,6 @@ def evonas_block(uri: str, folder: Path, trials: int) -> tuple[float, float]:
     folder.mkdir()
     start = time.perf_counter()
     tracker = MLflow(uri, "evonas")
-    tracker.start(RunInfo("overhead", folder, {}, OBJECTIVES, {}, time.time()))
     times = loop(RandomSearch(Choices(), OBJECTIVES), trials, folder, tracker)
     tracker.close(Report("finished", "done", {"complete": trials}, times[-1]))
     return (time.perf_counter() - start) / trials, times[-1] / trials

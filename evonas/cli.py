@@ -136,7 +136,7 @@ def _print_outcome(outcome: Any) -> None:
         click.echo(f"  remark       {remark}")
     if report.incumbent is not None:
         _print_incumbent(report)
-    for line in table.text(report.table):
+    for line in table.aligned(table.cells(report.table)) if report.table else ():
         click.echo(f"  {line}")
     click.echo(f"  run folder   {folder}   (report.html, history.jsonl)")
     if (folder / "incumbent" / "network.pt2").exists():
@@ -162,14 +162,15 @@ def _print_incumbent(report: Any) -> None:
 
 
 def _print_front(report: Any) -> None:
+    from evonas.report import table
+
     volume = "" if report.hypervolume is None else f", hypervolume {report.hypervolume:.4g}"
     click.echo(f"  Pareto front of {len(report.front)} trials{volume}:")
     first, *others = report.front
     names = [name for name in first.metrics if all(name in trial.metrics for trial in others)]
-    click.echo("               trial" + "".join(f"  {name:>12}" for name in names))
-    for trial in report.front:
-        cells = (f"  {trial.metrics[name]:>{max(12, len(name))},.6g}" for name in names)
-        click.echo(f"               {trial.number:>5}" + "".join(cells))
+    rows = [[str(t.number), *(f"{t.metrics[n]:,.6g}" for n in names)] for t in report.front]
+    for line in table.aligned([["trial", *names], *rows]):
+        click.echo(f"               {line}")
 
 
 @main.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from evonas.architecture import Architecture
 Direction = Literal["max", "min"]
 Stage = Literal["search", "final", "audit"]
 Curve = tuple[tuple[int, Mapping[str, float]], ...]
+Reporter = Callable[[int, Mapping[str, float]], None]  # step, metrics
 
 
 @dataclass(frozen=True)

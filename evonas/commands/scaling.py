@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -309,7 +309,7 @@ class _Notes(Tracker):
     def note(self, message: str) -> None:
         self._note(message)
 
-    def start(self, run: RunInfo, history: tuple[Trial, ...] = ()) -> None:
+    def start(self, run: RunInfo, events: Sequence[Trial]) -> None:
         pass
 
     def record(self, trial: Trial) -> None:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 from evonas.errors import OptionError
 from evonas.spaces.base import SearchSpace
 from evonas.trial import Limit, Trial
+from evonas.trial import Reporter as Reporter  # part of the contract
 
 if TYPE_CHECKING:
     from evonas.training.checkpoints import WeightReuse
     from evonas.training.data import Data
 
-Reporter = Callable[[int, Mapping[str, float]], None]  # step, metrics
 Ability = TypeVar("Ability")
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evonas.trial import Objective, Trial, TrialState
+from evonas.trial import Objective, Trial
 from evonas.trials import Trials
 
 
-def draw(folder: Path, objectives: Sequence[Objective], events: Sequence[Trial]) -> list[Path]:
+def draw(folder: Path, trials: Trials) -> list[Path]:
     """Draw what there is to draw; returns the files, none without a completed trial."""
-    complete = [t for t in Trials((), events).latest.values() if t.state is TrialState.COMPLETE]
+    objectives = trials.objectives
+    complete = sorted(trials.complete, key=lambda trial: trial.number)
     if not complete:
         return []
     folder.mkdir(exist_ok=True)
@@ -24,7 +25,7 @@ def draw(folder: Path, objectives: Sequence[Objective], events: Sequence[Trial])
     if other.metric != objectives[0].metric and all(other.metric in t.metrics for t in complete):
         path = folder / f"against_{other.metric}.png"
         files.append(_against(path, objectives[0], other, complete))
-    if volumes := Trials(objectives, events).volumes():
+    if volumes := trials.volumes():
         files.append(_volumes(folder / "hypervolume.png", volumes, complete[-1].number))
     return files
 

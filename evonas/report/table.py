@@ -1,4 +1,4 @@
-"""The rows that a strategy ends with, as text, as CSV, and as cells for a page."""
+"""Tables: as text, as CSV, and the rows that a strategy ends with as cells."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ def cells(rows: Rows) -> list[list[str]]:
     return [list(rows[0]), *([_shown(value) for value in row.values()] for row in rows)]
 
 
-def text(rows: Rows) -> list[str]:
-    """Lines with the columns under each other; none without rows."""
-    if not rows:
-        return []
-    shown = cells(rows)
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table with the columns under each other."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
         "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True))
-        for line in shown
+        for line in lines
     ]
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import yaml
 
@@ -34,6 +34,23 @@ from evonas.trial import Objective, Trial
 
 _GROWS = ("budget.", "final.", "audit.", "executor.", "tracking.")  # what a resumed run may change
 _MAIN_PACKAGES = ("torch", "torchvision", "deap", "optuna", "mlflow", "numpy")
+
+
+@runtime_checkable
+class Syncs(Protocol):
+    """A tracker that keeps what it is told somewhere where some of it may be missing."""
+
+    def sync(self, run: RunInfo, events: Sequence[Trial], report: Report | None) -> int:
+        """Send now whatever was missed of a run; returns the number of trials sent.
+
+        Args:
+            run: What ran.
+            events: Its journal.
+            report: Its end; None if it was cut off.
+
+        Raises:
+            PluginError: If the tracker's store cannot be reached.
+        """
 
 
 class Interruption:
@@ -173,7 +190,7 @@ def _execute(
     own = assembly.tracker()
     trackers = (*listeners, *([] if type(own) in map(type, listeners) else [own]))
     for tracker in trackers:
-        tracker.start(info, tuple(journal.events))
+        tracker.start(info, journal.events)
     session = Session(assembly, folder, journal, trackers, stopping)
     strategy = assembly.strategy()
     end: End | TooManyFailures
@@ -282,8 +299,7 @@ def _send(run_dir: Path, header: Mapping[str, Any], events: Sequence[Trial]) -> 
     )
     report = summary.read(run_dir, objectives, events)
     tracker = bind(registry_of(header), "tracker", stored.tracking, "tracking")()
-    sent: int = tracker.sync(info, tuple(events), report)
-    return sent
+    return tracker.sync(info, events, report) if isinstance(tracker, Syncs) else 0
 
 
 def registry_of(header: Mapping[str, Any]) -> Registry:

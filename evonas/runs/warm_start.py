@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from evonas.errors import HistoryError, InvalidArchitecture, RecipeError
 from evonas.recipe import reading
@@ -16,6 +16,18 @@ from evonas.runs.assemble import Assembly
 from evonas.runs.journal import read_journal
 from evonas.trial import Proposal, Trial, TrialState
 from evonas.trials import Trials
+
+
+@runtime_checkable
+class Finds(Protocol):
+    """A tracker that knows runs by ids of its own."""
+
+    def folder(self, run_id: str) -> Path | None:
+        """The run folder of such a run; None if there is none.
+
+        Raises:
+            PluginError: If the tracker's store cannot be reached.
+        """
 
 
 def events(assembly: Assembly) -> list[Trial]:
@@ -91,7 +103,8 @@ def _folder(assembly: Assembly, name: str) -> Path:
     """The run folder: given itself, or known to the tracker by an id."""
     if Path(name).is_dir():
         return Path(name)
-    folder = assembly.tracker().folder(name)
+    tracker = assembly.tracker()
+    folder = tracker.folder(name) if isinstance(tracker, Finds) else None
     if folder is None:
         raise RecipeError(f"start_from: {name} is no run folder, and no run of the tracker")
     return folder

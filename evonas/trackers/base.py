@@ -79,8 +79,13 @@ class Tracker(ABC):
     """Somebody who is told what happens. ``record`` returns at once: slow work is done aside."""
 
     @abstractmethod
-    def start(self, run: RunInfo, history: tuple[Trial, ...] = ()) -> None:
-        """The run begins, or goes on from ``history``.
+    def start(self, run: RunInfo, events: Sequence[Trial]) -> None:
+        """The run begins, or goes on.
+
+        Args:
+            run: What runs.
+            events: Those of the journal. It grows: an event is in it, and on the disk, before it is
+                recorded. To be read alone.
 
         Raises:
             PluginError: If the tracker cannot work at all.
@@ -88,7 +93,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def record(self, trial: Trial) -> None:
-        """An event happened."""
+        """An event happened, of any stage (``Proposal.stage``)."""
 
     @abstractmethod
     def close(self, report: Report) -> None:
@@ -96,23 +101,3 @@ class Tracker(ABC):
 
     def note(self, message: str) -> None:  # noqa: B027  (who tells nobody ignores it)
         """Something that a person wants to know happened; may come before ``start``."""
-
-    def folder(self, run_id: str) -> Path | None:
-        """The run folder of a run that the tracker knows by an id; None if it knows none.
-
-        Raises:
-            PluginError: If the tracker's store cannot be reached.
-        """
-        return None
-
-    def sync(
-        self, run: RunInfo, history: tuple[Trial, ...] = (), report: Report | None = None
-    ) -> int:
-        """Send now whatever was missed of a run; returns the number of trials sent.
-
-        A tracker that keeps nothing has nothing to send.
-
-        Raises:
-            PluginError: If the tracker's store cannot be reached.
-        """
-        return 0

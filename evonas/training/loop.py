@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,10 +25,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from evonas.training.augmentation import Augmentation, cutout, distort, gather, mix
 from evonas.training.data import Batch, Data, Split
 from evonas.training.transfer import stages
+from evonas.trial import Reporter
 
 OptimizerName = Literal["sgd", "adamw"]
 ScheduleName = Literal["cosine", "step", "one_cycle"]
-Reporter = Callable[[int, Mapping[str, float]], None]  # step, metrics
 Forward = Callable[[torch.Tensor], torch.Tensor]
 _WARM_UP = 0.1  # share of all steps
 _RISE = 0.3  # the same, of one_cycle

@@ -36,7 +36,7 @@ class Told(Tracker):
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
 
-    def start(self, run: RunInfo, events: Sequence[Trial] = ()) -> None:
+    def start(self, run: RunInfo, events: Sequence[Trial]) -> None:
         pass
 
     def record(self, trial: Trial) -> None:

@@ -100,7 +100,7 @@ class Crashes(Tracker):
     def __init__(self, events: int = -1, trainings: int = -1) -> None:
         self._events, self._trainings = events, trainings
 
-    def start(self, run: RunInfo, history: Sequence[Trial] = ()) -> None:
+    def start(self, run: RunInfo, events: Sequence[Trial]) -> None:
         pass
 
     def record(self, trial: Trial) -> None:

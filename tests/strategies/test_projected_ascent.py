@@ -255,7 +255,7 @@ def test_a_run_says_in_its_report_what_the_strategy_remarks(
     report = start(given, Registry(), tmp_path / "run").report
     (said,) = report.remarks
     assert said.startswith("projected_ascent: a training's val_accuracy has a standard deviation")
-    assert html.escape(said) in (tmp_path / "run" / "report.html").read_text()
+    assert said in html.unescape((tmp_path / "run" / "report.html").read_text())
     _, events = read_journal(tmp_path / "run")
     known = summary.read(tmp_path / "run", VAL, events)
     assert known is not None

@@ -11,19 +11,23 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from evonas.architecture import Architecture
-from evonas.errors import PluginError, RecipeError
+from evonas.errors import OptionError, PluginError
 from evonas.trackers.base import Report, RunInfo
 from evonas.trackers.mlflow import STATE, MLflow
-from evonas.trial import Objective, Proposal, Trial, TrialState
+from evonas.trial import Objective, Proposal, Stage, Trial, TrialState
 from evonas.trials import Trials
 
 PARENT = "mlflow.parentRunId"
@@ -34,7 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database that holds MLflow's tables only: making one takes seconds."""
     folder = tmp_path_factory.mktemp("made")
     info = RunInfo("made", folder, {}, (Objective("acc"),), {}, time.time())
-    MLflow(f"sqlite:///{folder}/mlflow.db", "other").sync(info)
+    MLflow(f"sqlite:///{folder}/mlflow.db", "other").sync(info, ())
     return folder / "mlflow.db"
 
 
@@ -69,17 +73,29 @@ def trial(number: int, acc: float = 0.5, choices: int = 2, epochs: int = 3) -> T
 
 
 REPORT = Report(
-    "finished", "done", {"complete": 3}, 5.0, trial(1, 0.9), final={"test_accuracy": 0.8}
+    "finished", "done", {"complete": 3}, 30.0, trial(1, 0.9), final={"test_accuracy": 0.8}
 )
 
 
-def log(uri: str, info: RunInfo, trials: list[Trial], report: Report = REPORT) -> MLflow:
+def log(uri: str, info: RunInfo, trials: Iterable[Trial], report: Report = REPORT) -> MLflow:
     tracker = MLflow(uri)
-    tracker.start(info)
-    for each in trials:
-        tracker.record(each)
+    tracker.start(info, journal := [])
+    tell(tracker, journal, trials)
     tracker.close(report)
     return tracker
+
+
+def tell(tracker: MLflow, journal: list[Trial], events: Iterable[Trial]) -> None:
+    """As a run does: first the journal, then the tracker."""
+    for event in events:
+        journal.append(event)
+        tracker.record(event)
+
+
+def forget_last(info: RunInfo) -> None:
+    """As if the mirror had been killed before it wrote down that it sent the last event."""
+    state = json.loads((info.run_dir / STATE).read_text())
+    (info.run_dir / STATE).write_text(json.dumps({**state, "events": state["events"] - 1}))
 
 
 def stored(uri: str) -> tuple[list[Run], dict[int, Run]]:
@@ -171,9 +187,8 @@ def test_the_hypervolume_over_time_is_the_same_live_resumed_and_sent_later(
     log(uri, both, [*ends, better])
     live = curve()
     tracker = MLflow(uri)
-    tracker.start(both, history[:-6])
-    for event in history[-6:]:
-        tracker.record(event)
+    tracker.start(both, journal := list(history[:-6]))
+    tell(tracker, journal, history[-6:])
     tracker.close(REPORT)
     resumed = curve()
     assert MLflow(uri).sync(both, history, REPORT) == 17
@@ -202,8 +217,9 @@ def test_more_than_a_batch_holds(uri: str, info: RunInfo) -> None:
 def test_a_resumed_run_is_one_run(uri: str, info: RunInfo) -> None:
     log(uri, info, [trial(0), trial(1)], Report("interrupted", "", {}, 1.0))
     tracker = MLflow(uri)
-    tracker.start(info, (trial(0), trial(1), trial(2), Trial(3, trial(3).proposal)))
-    tracker.record(trial(3))
+    journal = [trial(0), trial(1), trial(2), Trial(3, trial(3).proposal)]
+    tracker.start(info, journal)
+    tell(tracker, journal, [trial(3)])
     tracker.close(REPORT)
     (parent,), children = stored(uri)
     assert sorted(children) == [0, 1, 2, 3]
@@ -213,7 +229,7 @@ def test_a_resumed_run_is_one_run(uri: str, info: RunInfo) -> None:
 def test_a_trial_left_half_sent_is_completed(uri: str, info: RunInfo) -> None:
     log(uri, info, [])
     (parent,), _ = stored(uri)
-    tags = {PARENT: parent.info.run_id, "evonas.trial": "0"}
+    tags = {PARENT: parent.info.run_id, "evonas.stage": "search", "evonas.trial": "0"}
     MlflowClient(uri).create_run(parent.info.experiment_id, tags=tags)
     assert MLflow(uri).sync(info, (trial(0), trial(1))) == 2
     _, children = stored(uri)
@@ -233,7 +249,7 @@ def test_sync_sends_what_is_missing_and_then_nothing(uri: str, info: RunInfo) ->
 
 @pytest.mark.parametrize("bad", ["./mlruns", "file:///tmp/mlruns", "mlruns", "ftp://host/x"])
 def test_stores_that_mlflow_gave_up_are_refused(bad: str) -> None:
-    with pytest.raises(RecipeError, match=r"tracking\.uri"):
+    with pytest.raises(OptionError, match=r"^uri: "):
         MLflow(bad)
 
 
@@ -268,7 +284,7 @@ def test_nobody_answers(uri: str, info: RunInfo, capsys: pytest.CaptureFixture[s
 def test_a_locked_database_loses_nothing(uri: str, info: RunInfo) -> None:
     log(uri, info, [])
     tracker = MLflow(uri)
-    tracker.start(info)
+    tracker.start(info, journal := [])
     held = threading.Event()
 
     def hold() -> None:
@@ -282,8 +298,7 @@ def test_a_locked_database_loses_nothing(uri: str, info: RunInfo) -> None:
     holder = threading.Thread(target=hold)
     holder.start()
     held.wait()
-    for number in range(5):
-        tracker.record(trial(number))
+    tell(tracker, journal, map(trial, range(5)))
     tracker.close(REPORT)
     holder.join()
     assert sorted(stored(uri)[1]) == [0, 1, 2, 3, 4]
@@ -313,8 +328,8 @@ def test_four_processes_may_be_the_first(tmp_path: Path) -> None:
 def test_a_worse_trial_after_a_resume_is_not_the_best(uri: str, info: RunInfo) -> None:
     log(uri, info, [trial(0, 0.9)], Report("interrupted", "", {}, 1.0))
     tracker = MLflow(uri)
-    tracker.start(info, (trial(0, 0.9),))
-    tracker.record(trial(1, 0.2))
+    tracker.start(info, journal := [trial(0, 0.9)])
+    tell(tracker, journal, [trial(1, 0.2)])
     tracker.close(Report("interrupted", "", {}, 1.0))
     (parent,), _ = stored(uri)
     best = MlflowClient(uri).get_metric_history(parent.info.run_id, "best_acc")
@@ -326,6 +341,7 @@ def test_a_trial_sent_again_has_no_point_twice(uri: str, info: RunInfo) -> None:
     _, children = stored(uri)
     client = MlflowClient(uri)
     client.update_run(children[0].info.run_id, status="RUNNING")  # as if killed just before its end
+    forget_last(info)
     assert MLflow(uri).sync(info, (trial(0),)) == 1
     assert len(client.get_metric_history(children[0].info.run_id, "loss")) == 3
 
@@ -347,16 +363,21 @@ def test_a_refused_trial_does_not_block_the_next(
     log(uri, info, [trial(0)])
     _, children = stored(uri)
     MlflowClient(uri).update_run(children[0].info.run_id, status="RUNNING")
+    forget_last(info)
     changed = Trial(0, Proposal(Architecture("s", {"c0": 99})), TrialState.COMPLETE, {"acc": 1.0})
     tracker = MLflow(uri)
-    tracker.start(info)
-    tracker.record(changed)
-    tracker.record(trial(1))
+    tracker.start(info, journal := [changed])
+    tell(tracker, journal, [trial(1)])
     tracker.close(REPORT)
     (parent,), children = stored(uri)
     assert sorted(children) == [0, 1]
     assert parent.info.status == "FINISHED"
-    assert "MLflow lacks 1 trials" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "MLflow refuses trial-0000" in said
+    assert "MLflow lacks 1 trials" in said
+    assert MLflow(uri).sync(info, journal, REPORT) == 0
+    assert MLflow(uri).sync(info, (trial(0), trial(1)), REPORT) == 1  # it is tried again each time
+    assert MLflow(uri).sync(info, (trial(0), trial(1)), REPORT) == 0
 
 
 def test_a_store_that_was_thrown_away_is_filled_again(uri: str, info: RunInfo) -> None:
@@ -390,8 +411,8 @@ def test_a_server_that_takes_the_call_and_says_nothing(
     with socket.create_server(("127.0.0.1", 0), backlog=16) as silent:
         tracker = MLflow(f"http://me:secret@127.0.0.1:{silent.getsockname()[1]}")
         start = time.monotonic()
-        tracker.start(info)
-        tracker.record(trial(0))
+        tracker.start(info, journal := [])
+        tell(tracker, journal, [trial(0)])
         assert time.monotonic() - start < 8
         tracker.close(REPORT)
         assert time.monotonic() - start < 40
@@ -415,6 +436,192 @@ def test_a_run_that_was_cut_off_does_not_stay_running(uri: str, info: RunInfo) -
     MLflow(uri).sync(info, (trial(0),))
     (parent,), _ = stored(uri)
     assert parent.info.status == "KILLED"
+
+
+class Cut(BaseException):
+    """The process is gone."""
+
+
+CALLS = ("create_experiment", "create_run", "log_batch", "set_terminated", "update_run")
+CALLS += ("search_runs", "log_artifact")
+
+
+def faulty(monkeypatch: pytest.MonkeyPatch, fault: Callable[[int], None], late: bool) -> None:
+    """The mirror meets ``fault(number of the call)`` at each call to the store: late, when the
+    store has carried it out already."""
+    calls = count()
+
+    def meets_fault(name: str) -> Callable[..., Any]:
+        def call(self: MlflowClient, *arguments: Any, **keywords: Any) -> Any:
+            number = next(calls)
+            if not late:
+                fault(number)
+            answer = getattr(MlflowClient, name)(self, *arguments, **keywords)
+            if late:
+                fault(number)
+            return answer
+
+        return call
+
+    client = type("Faulty", (MlflowClient,), {name: meets_fault(name) for name in CALLS})
+    monkeypatch.setattr("evonas.trackers.mlflow.MlflowClient", client)
+
+
+def staged(number: int, stage: Stage, repeat: int = 0) -> Trial:
+    """The end of a training for good of trial 1."""
+    proposal = Proposal(trial(1).architecture, parents=(1,), repeat=repeat, stage=stage)
+    return replace(trial(number, 0.99), proposal=proposal, elapsed=20.0)
+
+
+def journal_of(ends: Iterable[Trial]) -> list[Trial]:
+    return [event for end in ends for event in (Trial(end.number, end.proposal), end)]
+
+
+STAGES = journal_of(
+    [trial(0, 0.5), trial(1, 0.7).failed("no"), staged(0, "final"), staged(0, "audit")]
+)
+
+
+def folder_of(info: RunInfo, name: str) -> RunInfo:
+    """The same run in another folder, whose only file is as old in all of them."""
+    folder = info.run_dir / name
+    folder.mkdir()
+    (folder / "report.html").write_text("x")
+    os.utime(folder / "report.html", (info.started + 50, info.started + 50))
+    return replace(info, run_dir=folder)
+
+
+def content(uri: str, experiment: str) -> list[Any]:
+    """All that a person sees of the runs of an experiment, but for ids and folders."""
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    rows = []
+    for run in client.search_runs([found.experiment_id], max_results=5000):
+        parent = PARENT not in run.data.tags
+        points = [
+            (key, point.step, point.value, point.timestamp)
+            for key in run.data.metrics
+            for point in client.get_metric_history(run.info.run_id, key)
+        ]
+        tags = {k: v for k, v in run.data.tags.items() if k not in (PARENT, "evonas.run_dir")}
+        times = (run.info.start_time, None if parent else run.info.end_time)
+        files = [f.path for f in client.list_artifacts(run.info.run_id)] if parent else []
+        rows.append([run.info.status, *times, tags, run.data.params, sorted(points), files])
+    return sorted(rows, key=str)
+
+
+def test_trainings_for_good_are_runs_of_their_own_names(uri: str, info: RunInfo) -> None:
+    log(uri, info, STAGES)
+    rows = content(uri, "evonas")
+    by_name = {tags["mlflow.runName"]: (tags, points) for _, _, _, tags, _, points, _ in rows}
+    assert len(rows) == 5
+    assert set(by_name) == {"r", "trial-0000", "trial-0001", "final-0000", "audit-0000"}
+    tags, points = by_name["final-0000"]
+    assert (tags["evonas.stage"], tags["evonas.parents"]) == ("final", "1")
+    assert ("loss", 2, 0.5) in {point[:3] for point in points}
+    assert by_name["trial-0000"][0]["evonas.stage"] == "search"
+    best = [point[1:3] for point in by_name["r"][1] if point[0] == "best_acc"]
+    assert best == [(0, 0.5), (3, 0.9)]  # the last is the report's
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_cut_off_anywhere_and_mirrored_again_is_mirrored_once(
+    uri: str, info: RunInfo, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    MLflow(uri, "whole").sync(folder_of(info, "whole"), STAGES, REPORT)
+    expected = content(uri, "whole")
+    for cut in count():
+        experiment = f"cut {cut}"
+        run = folder_of(info, experiment)
+
+        with monkeypatch.context() as patch:
+
+            def fault(number: int, cut: int = cut, patch: pytest.MonkeyPatch = patch) -> None:
+                if number == cut:  # a process that is gone writes nothing down
+                    patch.setattr("evonas.trackers.mlflow._Mirror._remember", lambda self: None)
+                    raise Cut
+
+            faulty(patch, fault, late)
+            try:
+                MLflow(uri, experiment).sync(run, STAGES, REPORT)
+            except Cut:
+                missed = True
+            else:
+                missed = False
+        if not missed:
+            break
+        MLflow(uri, experiment).sync(run, STAGES, REPORT)
+        assert content(uri, experiment) == expected, cut
+        assert MLflow(uri, experiment).sync(run, STAGES, REPORT) == 0
+    assert content(uri, experiment) == expected
+    assert cut > 15
+
+
+def test_answers_that_are_lost_change_nothing(
+    uri: str, info: RunInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(number: int) -> None:
+        if number % 5 == 4:
+            raise MlflowException("the connection was lost")
+
+    MLflow(uri, "whole").sync(folder_of(info, "whole"), STAGES, REPORT)
+    run = folder_of(info, "run")
+    monkeypatch.setattr("evonas.trackers.mlflow._PAUSE", 0.01)
+    faulty(monkeypatch, fault, late=True)
+    tracker = MLflow(uri, "lossy")
+    tracker.start(run, journal := [])
+    tell(tracker, journal, STAGES)
+    tracker.close(REPORT)
+    assert content(uri, "lossy") == content(uri, "whole")
+
+
+def mirror_and_die(uri: str, info: RunInfo, events: list[Trial], calls: int) -> None:
+    def die(number: int) -> None:
+        if number == calls:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.MonkeyPatch.context() as patch:
+        faulty(patch, die, late=True)
+        tracker = MLflow(uri, "killed")
+        tracker.start(info, events)
+        tracker.close(REPORT)
+
+
+def test_a_killed_process_is_made_good(uri: str, info: RunInfo) -> None:
+    MLflow(uri, "whole").sync(folder_of(info, "whole"), STAGES, REPORT)
+    run = folder_of(info, "run")
+    context = multiprocessing.get_context("spawn")
+    for calls in (5, 9):  # when a run was made, and when it had its metrics
+        process = context.Process(target=mirror_and_die, args=(uri, run, STAGES, calls))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    assert MLflow(uri, "killed").sync(run, STAGES, REPORT) > 0
+    assert content(uri, "killed") == content(uri, "whole")
+
+
+def test_only_what_is_in_doubt_is_looked_for(
+    uri: str, info: RunInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searches: list[Any] = []
+    search = MlflowClient.search_runs
+
+    def searching(self: MlflowClient, *arguments: Any, **keywords: Any) -> Any:
+        searches.append(arguments)
+        return search(self, *arguments, **keywords)
+
+    monkeypatch.setattr(MlflowClient, "search_runs", searching)
+    ends = [trial(n) for n in range(6)]
+    log(uri, info, ends[:3], Report("interrupted", "", {}, 1.0))
+    assert len(searches) == 1  # for the parent
+    assert json.loads((info.run_dir / STATE).read_text())["events"] == 3
+    tracker = MLflow(uri)
+    tracker.start(info, journal := ends[:4])
+    tell(tracker, journal, ends[4:])
+    tracker.close(REPORT)
+    assert len(searches) == 2  # and for trial 3, which the first session may have sent
+    assert sorted(stored(uri)[1]) == list(range(6))
 
 
 @pytest.mark.slow
@@ -443,17 +650,14 @@ def test_a_server_that_goes_and_comes_back(info: RunInfo, tmp_path: Path) -> Non
 
     server = serve()
     tracker = MLflow(uri)
-    tracker.start(info)
-    for number in range(3):
-        tracker.record(trial(number))
+    tracker.start(info, journal := [])
+    tell(tracker, journal, map(trial, range(3)))
     time.sleep(2)
     kill(server)
-    for number in range(3, 6):
-        tracker.record(trial(number))
+    tell(tracker, journal, map(trial, range(3, 6)))
     time.sleep(3)
     server = serve()
-    for number in range(6, 9):
-        tracker.record(trial(number))
+    tell(tracker, journal, map(trial, range(6, 9)))
     tracker.close(REPORT)
     try:
         history = tuple(trial(n) for n in range(9))
