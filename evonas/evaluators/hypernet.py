@@ -27,7 +27,7 @@ from evonas.errors import RecipeError, TooManyFailures, at_least
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
 from evonas.evaluators.parts.hypernetwork import Hypernetwork, draw, uniform_weights
 from evonas.evaluators.parts.one_shot import OneShot, calibrate
-from evonas.spaces.darts import DARTS, KINDS, kinds
+from evonas.spaces.darts import DARTS, OPERATIONS_BY_KIND, count_kinds
 from evonas.spaces.parts import cost
 from evonas.spaces.parts.supernet import Supernet
 from evonas.strategies.base import COMPLEXITY, Sampler
@@ -39,7 +39,7 @@ from evonas.trial import Trial
 
 # ``none`` is no choice of the hypernetwork: it would win by being free, and the counts of the
 # three kinds would not sum to the number of edges.
-OPERATIONS = tuple(operation for kind in COMPLEXITY for operation in KINDS[kind])
+NUMBERED = tuple(name for kind in COMPLEXITY for name in OPERATIONS_BY_KIND[kind])
 _HIDDEN = 16
 _LONGEST = 5.0  # gradient, as in DARTS
 _MOMENTA = (0.5, 0.999)  # Adam's, as DARTS has them for architectures
@@ -135,7 +135,7 @@ class Hypernet(Wrapper):
             calibrate(network, self._on_device, seed, self._batch_size, self._batches)
         accuracy = evaluate(network, self._on_device.splits[1], self._on_device.normalize)
         counted = cost.count(self._space, architecture, self._data.task)
-        counts = kinds(architecture)
+        counts = count_kinds(architecture)
         return {
             "val_accuracy": accuracy,
             **counted,
@@ -168,7 +168,7 @@ class Hypernet(Wrapper):
         return self._architecture(self._trained.hypernetwork.choices(weights))
 
     def _architecture(self, numbers: Sequence[int]) -> Architecture:
-        operations = (OPERATIONS[number] for number in numbers)
+        operations = (NUMBERED[number] for number in numbers)
         return self._space.architecture(dict(zip(self._space.domains, operations, strict=True)))
 
     @cached_property
@@ -179,7 +179,7 @@ class Hypernet(Wrapper):
         supernet = supernet.to(self.context.device).to(memory_format=torch.channels_last)
         # On the CPU: it is tiny, and its draws must be known there to build the path.
         rng = torch.Generator().manual_seed(self._seed("hypernetwork"))
-        sizes = [len(KINDS[kind]) for kind in COMPLEXITY]
+        sizes = [len(OPERATIONS_BY_KIND[kind]) for kind in COMPLEXITY]
         trained = _Trained(supernet, Hypernetwork(sizes, self._costs, _HIDDEN, rng))
         optimizers = (
             torch.optim.AdamW(supernet.parameters(), weight_decay=self._decay),
@@ -208,7 +208,7 @@ class Hypernet(Wrapper):
         if path is not None and path.exists():
             times = json.loads(path.read_text())
         else:
-            times = [self._latency(operation) / edges for operation in OPERATIONS]
+            times = [self._latency(operation) / edges for operation in NUMBERED]
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 files.write(path, json.dumps(times).encode())
@@ -222,7 +222,7 @@ class Hypernet(Wrapper):
 
     def _flops(self) -> torch.Tensor:
         """FLOPs of an operation on an edge, over all cells of its kind, (E, O)."""
-        choices = dict.fromkeys(self._space.domains, OPERATIONS[0])
+        choices = dict.fromkeys(self._space.domains, NUMBERED[0])
 
         def flops(**changed: str) -> float:
             architecture = self._space.architecture({**choices, **changed})
@@ -231,7 +231,7 @@ class Hypernet(Wrapper):
         without = flops()
         return torch.tensor(
             [
-                [1 + flops(**{edge: operation}) - without for operation in OPERATIONS]  # none is 0
+                [1 + flops(**{edge: operation}) - without for operation in NUMBERED]  # none is 0
                 for edge in self._space.domains
             ]
         )

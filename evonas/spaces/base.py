@@ -204,27 +204,29 @@ class SearchSpace(ABC):
         )
 
     def mutate(self, parent: Architecture, rng: Random) -> Architecture:
-        """Change one choice; the child differs from its parent, unless the space has one point.
+        """The first of the parent's ``mutants`` that is valid and differs from it.
+
+        Returns:
+            The child; the parent itself where the rules leave it none, as in a space of one point.
+        """
+        children = itertools.islice(self.mutants(parent, rng), _TRIES)
+        return self._first_valid(itertools.chain(children, [parent.choices]), other_than=parent.id)
+
+    def mutants(self, parent: Architecture, rng: Random) -> Iterator[Mapping[str, Value]]:
+        """Choices of random children, valid or not: in each one choice of the parent is changed.
 
         Choices that gain an effect by it are drawn.
         """
-
-        def children() -> Iterator[Mapping[str, Value]]:
-            active = set(self.active(parent.choices))
-            names = [
-                name for name in self.domains if name in active and self.domains[name].size > 1
-            ]
-            for _ in range(_TRIES if names else 0):
-                name = rng.choice(names)
-                value = self.domains[name].mutate(parent.choices[name], rng)
-                child = {**parent.choices, name: value}
-                for gained, domain in self.domains.items():
-                    if gained not in active and self._holds(gained, child):
-                        child[gained] = domain.sample(rng)
-                yield child
-            yield parent.choices
-
-        return self._first_valid(children(), other_than=parent.id)
+        active = set(self.active(parent.choices))
+        names = [name for name in self.domains if name in active and self.domains[name].size > 1]
+        while names:
+            name = rng.choice(names)
+            value = self.domains[name].mutate(parent.choices[name], rng)
+            child = {**parent.choices, name: value}
+            for gained, domain in self.domains.items():
+                if gained not in active and self._holds(gained, child):
+                    child[gained] = domain.sample(rng)
+            yield child
 
     def crossover(self, a: Architecture, b: Architecture, rng: Random) -> Architecture:
         """Take every choice from either parent with equal probability (uniform crossover).

@@ -10,7 +10,7 @@ import pytest
 from evonas.architecture import Architecture
 from evonas.errors import RecipeError
 from evonas.spaces.base import SearchSpace
-from evonas.spaces.darts import DARTS, KINDS
+from evonas.spaces.darts import DARTS, OPERATIONS_BY_KIND
 from evonas.spaces.nasbench201 import NASBench201
 from evonas.spaces.parts.feasible import Feasible
 from evonas.spaces.plain_cnn import PlainCNN
@@ -25,7 +25,7 @@ SPACE = DARTS(4)
 def by_largest(complexity: Sequence[float]) -> Architecture:
     """All of the cheapest kind."""
     kind = ("pooling", "identity", "convolution")[complexity.index(min(complexity))]
-    return SPACE.architecture(dict.fromkeys(SPACE.domains, KINDS[kind][0]))
+    return SPACE.architecture(dict.fromkeys(SPACE.domains, OPERATIONS_BY_KIND[kind][0]))
 
 
 def exhaust(strategy: Hypernet, state: TrialState = TrialState.COMPLETE) -> list[Trial]:
