@@ -33,15 +33,15 @@ import torch
 from scipy.stats import kendalltau
 
 from evonas.architecture import Architecture
-from evonas.datasets.base import Source, load
+from evonas.datasets.base import load
 from evonas.evaluators.base import Context, Evaluator
 from evonas.evaluators.extrapolate import Extrapolate, extrapolate
 from evonas.evaluators.inherit import Inherit
 from evonas.evaluators.reduced import Reduced
-from evonas.evaluators.supernet import SharedWeights
+from evonas.evaluators.supernet import SinglePathOneShot
 from evonas.evaluators.train import Train
 from evonas.evaluators.zero_cost import ZeroCost
-from evonas.spaces.parts import cost
+from evonas.recipe.schema import DatasetSection
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.trial import Proposal, Trial
 
@@ -69,7 +69,7 @@ def strategies(context: Context, epochs: int) -> dict[str, Made]:
         ),
         "extrapolate, a third": (Extrapolate(context, train, share=1 / 3), EXTRAPOLATED),
         "inherit, a third": (Inherit(context, train), accuracy),
-        "supernet": (SharedWeights(context, train, epochs=3 * epochs), accuracy),
+        "supernet": (SinglePathOneShot(context, train, epochs=3 * epochs), accuracy),
     } | {
         proxy: (ZeroCost(context, train, (proxy,), training=False), proxy)  # type: ignore[arg-type]
         for proxy in PROXIES
@@ -94,9 +94,8 @@ def trained(context: Context, architectures: Sequence[Architecture], epochs: int
             start = time.perf_counter()
             scores[label].append(_score(evaluator, metric, trial))
             seconds[label].append(time.perf_counter() - start)
-        inherit.retain(())
         assert context.data is not None
-        counted = cost.count(context.space, architecture, context.data.task, ("params",))
+        counted = context.space.costs(architecture, context.data.task)
         scores["params"].append(counted["params"])
         seconds["params"].append(0.0)
         print(f"  {n + 1} of {len(architectures)}: {scores['full training'][-1]:.3f}", flush=True)
@@ -189,7 +188,7 @@ def main(
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs\n")
     found: dict[str, list[Row]] = {}
     if cifar10 is not None:
-        data = load("npz", Source(cifar10), validation=0.1)
+        data = load(DatasetSection(name="npz", path=cifar10))
         data = data.subset(min(1.0, images / len(data.train)), 0).resized(16)
         space = PlainCNN(3, 64)
         architectures = [space.sample(Random(n)) for n in range(count)]

@@ -35,12 +35,13 @@ from torch import nn
 
 from benchmarks.search_quality import KEY, Figures, Summary, machine, print_row
 from evonas.architecture import Architecture, Categorical
-from evonas.datasets.base import Source, load
+from evonas.datasets.base import load
 from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.evaluators.train import Train
 from evonas.executors.serial import Serial
 from evonas.recipe.registry import Registry
-from evonas.runs.search import Budget, search
+from evonas.recipe.schema import DatasetSection
+from evonas.runs.search import Budget, Search
 from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.nasbench201 import NASBench201
 from evonas.spaces.plain_cnn import PlainCNN
@@ -107,11 +108,9 @@ def follow(problem: Problem, make: MakeStrategy, limit: float, seed: int) -> Pro
     spent, path = 0.0, []
     with Serial(lambda device: problem.evaluator, ("cpu",)) as executor:
         strategy = make(problem.space, OBJECTIVES)
-        for event in search(strategy, executor, Budget(10**6), seed):
+        for event in Search(strategy, executor, Budget(10**6), seed):
             proposal = event.proposal
             if event.state is TrialState.RUNNING:
-                below = () if proposal.resume_from is None else (proposal.resume_from,)
-                problem.evaluator.retain([*below, *(strategy.living() or ())])
                 continue
             fidelities[event.number] = proposal.fidelity
             done = proposal.resume_from if problem.continues else None
@@ -240,7 +239,7 @@ def on_table(path: Path, seeds: int, names: Sequence[str]) -> Figures:
 
 def on_cifar10(path: Path, seeds: int, images: int) -> Figures:
     """Really trained: nine epochs, or one, three and nine."""
-    data = load("npz", Source(path), validation=0.1)
+    data = load(DatasetSection(name="npz", path=path))
     data = data.subset(min(1.0, images / len(data.train)), 0).resized(16)
     space = PlainCNN(3, 32)
 

@@ -46,7 +46,6 @@ from evonas.recipe.registry import Registry
 from evonas.runs.journal import Journal
 from evonas.runs.search import Budget, search
 from evonas.spaces.base import SearchSpace, Task
-from evonas.spaces.parts.feasible import Feasible
 from evonas.strategies.aging_evolution import AgingEvolution
 from evonas.strategies.base import Strategy
 from evonas.strategies.random import RandomSearch
@@ -68,6 +67,9 @@ class Choices(SearchSpace):
 
     def build(self, architecture: Architecture, task: Task) -> nn.Module:
         raise NotImplementedError("nothing is built here")
+
+    def costs(self, architecture: Architecture, task: Task) -> dict[str, float]:
+        return {"params": total(architecture)}
 
 
 def epoch(number: int) -> dict[str, float]:
@@ -142,11 +144,16 @@ def optuna_block(uri: str, trials: int, seed: int) -> float:
 class Lattice(SearchSpace):
     """Eight ordered choices of five, 390,625 points."""
 
+    counted = ("params",)
+
     def __init__(self) -> None:
         self.domains = {f"choice{i}": Integer(0, 4) for i in range(8)}
 
     def build(self, architecture: Architecture, task: Task) -> nn.Module:
         raise NotImplementedError("nothing is built here")
+
+    def costs(self, architecture: Architecture, task: Task) -> dict[str, float]:
+        return {"params": total(architecture)}
 
 
 def total(architecture: Architecture) -> float:
@@ -155,7 +162,7 @@ def total(architecture: Architecture) -> float:
 
 def asks(name: str) -> list[tuple[float, float]]:
     """Median seconds per ask and per pair of tells of a strategy, after each of ``TOLD`` trials."""
-    space = Feasible(Lattice(), {"params": Limit(max=24)}, lambda a: {"params": total(a)})
+    space = Lattice().limited({"params": Limit(max=24)}, Task(1, 8, 8, 2))
     strategy: Strategy = Registry().find("strategy", name)(space, OBJECTIVES)
     medians = []
     count, seconds = 0, deque[tuple[float, float]](maxlen=ASKS)

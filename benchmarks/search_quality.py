@@ -41,7 +41,7 @@ from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.evaluators.tabular import Tabular
 from evonas.executors.serial import Serial
 from evonas.recipe.registry import Registry
-from evonas.runs.search import Budget, search
+from evonas.runs.search import Budget, Search
 from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.nasbench201 import NASBench201
 from evonas.strategies.base import Strategy
@@ -136,7 +136,7 @@ class ShareOfOnes(Evaluator):
 def completed(strategy: Strategy, evaluator: Evaluator, trials: int, seed: int) -> list[Trial]:
     """The completed trials of a search, in order."""
     with Serial(lambda device: evaluator, ("cpu",)) as executor:
-        events = search(strategy, executor, Budget(trials), seed)
+        events = Search(strategy, executor, Budget(trials), seed)
         return [event for event in events if event.state is TrialState.COMPLETE]
 
 

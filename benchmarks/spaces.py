@@ -4,7 +4,7 @@
 
 A point is sampled, mutated and counted (parameters and FLOPs) without being built; the median is
 wanted to be at most 10 ms. Beside it, on every hundredth point, the count on the meta device that a
-space without a ``cost`` of its own gets. Then as many random and as many mutated networks as
+space without ``costs`` of its own gets. Then as many random and as many mutated networks as
 ``--networks`` says are built, run forward and backward on two images, and their parameters and
 FLOPs compared with the count and with torch's FlopCounterMode.
 """
@@ -34,9 +34,7 @@ from evonas.spaces.parts import cost
 
 def built(space: SearchSpace, architecture: Architecture, task: Task) -> dict[str, float]:
     """Costs of the network on the meta device."""
-    with torch.device("meta"):
-        network = space.build(architecture, task)
-    return {name: count(network, task) for name, count in cost.COSTS.items()}
+    return cost.of_built(lambda: space.build(architecture, task), task)
 
 
 def draw(space: SearchSpace, task: Task, points: int) -> tuple[list[float], list[float]]:
@@ -46,7 +44,7 @@ def draw(space: SearchSpace, task: Task, points: int) -> tuple[list[float], list
         rng = Random(n)
         start = time.perf_counter()
         child = space.mutate(space.sample(rng), rng)
-        cost.count(space, child, task)
+        space.costs(child, task)
         seconds.append(time.perf_counter() - start)
         if n % 100 == 0:
             start = time.perf_counter()
@@ -81,7 +79,7 @@ def run(space: SearchSpace, architecture: Architecture, task: Task) -> str:
         network(torch.randn(1, *task.input_shape))
     there = {"params": sum(p.numel() for p in network.parameters())}
     there["flops"] = counter.get_total_flops()
-    counted = cost.count(space, architecture, task)
+    counted = space.costs(architecture, task)
     return "" if counted == there else f"is counted as {counted}, not {there}"
 
 

@@ -27,11 +27,12 @@ import torch
 from scipy.stats import kendalltau, spearmanr
 
 from evonas.architecture import Architecture
-from evonas.datasets.base import Source, load
+from evonas.datasets.base import load
 from evonas.evaluators.base import Context, Evaluator
 from evonas.evaluators.inherit import Inherit
-from evonas.evaluators.supernet import SharedWeights
+from evonas.evaluators.supernet import SinglePathOneShot
 from evonas.evaluators.train import Train
+from evonas.recipe.schema import DatasetSection
 from evonas.spaces.base import SearchSpace
 from evonas.spaces.mbconv import MBConv
 from evonas.spaces.plain_cnn import PlainCNN
@@ -114,7 +115,6 @@ class Bench:
         costs = [self.run(self._inherit, child, share)[1] for share in (1.0, SHARES[-1])]
         scratch, short = costs
         inherited = [self.run(self._inherit, child, share, number)[1] for share in SHARES]
-        self._inherit.retain([n for _, n, _ in self._population])
         changed = (n for n, v in parent.choices.items() if child.choices[n] != v)
         change = ", ".join(f"{n} {parent.choices[n]}→{child.choices[n]}" for n in changed)
         return child, Pair(change, scratch, short, tuple(inherited))
@@ -139,14 +139,14 @@ def main(
 ) -> None:
     """Measure and print; the last line is JSON."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    data = load("npz", Source(cifar10), validation=0.1)
+    data = load(DatasetSection(name="npz", path=cifar10))
     data = data.subset(min(1.0, images / len(data.train)), 0).resized(resolution)
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs,")
     print(f"{name}, {len(data.train)} images of {resolution}×{resolution}, {epochs} epochs\n")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(SPACES[name], data, Path(folder), epochs)
         children, pairs = measure(bench, count)
-        shared = SharedWeights(bench.context, bench.train, epochs=supernet_epochs)
+        shared = SinglePathOneShot(bench.context, bench.train, epochs=supernet_epochs)
         start = time.perf_counter()
         bench.run(shared, children[0], 1.0)
         training = time.perf_counter() - start

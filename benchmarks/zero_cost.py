@@ -36,7 +36,6 @@ from scipy.stats import kendalltau, rankdata
 from evonas.evaluators.parts.proxies import PROXIES, Undefined
 from evonas.spaces.base import Task
 from evonas.spaces.nasbench201 import EDGES, NASBench201
-from evonas.spaces.parts import cost
 from evonas.training.loop import Normalize, seeded
 
 Values = npt.NDArray[np.float64]
@@ -79,7 +78,7 @@ def score(
 ) -> dict[str, float]:
     """Costs and proxies of one cell, -inf where one is undefined; adds up the proxies' time."""
     architecture = SPACE.architecture(choices(cell))
-    scores = cost.count(SPACE, architecture, TASK)
+    scores = SPACE.costs(architecture, TASK)
     with seeded(seed, "cpu"):
         network = SPACE.build(architecture, TASK)
     for name, proxy in PROXIES.items():

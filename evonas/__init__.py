@@ -14,26 +14,43 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evonas.architecture import Architecture, Categorical, Domain, Integer
-    from evonas.errors import EvonasError
+    from evonas.datasets.base import Dataset
+    from evonas.errors import DataError, EvonasError, OptionError
     from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
     from evonas.executors.base import Executor
+    from evonas.recipe.options import (
+        Count,
+        Decay,
+        Natural,
+        NonNegative,
+        Positive,
+        Probability,
+        Share,
+    )
     from evonas.recipe.reading import load
     from evonas.recipe.registry import Registry
+    from evonas.runs.pruning.base import Rule
     from evonas.runs.run import resume
     from evonas.runs.run import start as run
-    from evonas.spaces.base import Cost, SearchSpace, Task
+    from evonas.spaces.base import SearchSpace, Task
     from evonas.spaces.parts.layers import Layer, LayeredSpace
     from evonas.strategies.base import Strategy
     from evonas.trackers.base import Tracker
+    from evonas.training.data import Arrays, Data
     from evonas.trial import Limit, Objective, Proposal, Trial, TrialState
     from evonas.trials import Trials
 
 __version__ = "0.1.0"
 __all__ = [
     "Architecture",
+    "Arrays",
     "Categorical",
     "Context",
-    "Cost",
+    "Count",
+    "Data",
+    "DataError",
+    "Dataset",
+    "Decay",
     "Domain",
     "Evaluator",
     "EvonasError",
@@ -42,11 +59,18 @@ __all__ = [
     "Layer",
     "LayeredSpace",
     "Limit",
+    "Natural",
+    "NonNegative",
     "Objective",
+    "OptionError",
+    "Positive",
+    "Probability",
     "Proposal",
     "Registry",
     "Reporter",
+    "Rule",
     "SearchSpace",
+    "Share",
     "Strategy",
     "Task",
     "Tracker",
@@ -60,16 +84,22 @@ __all__ = [
 ]
 _ROOMS = {
     "architecture": ("Architecture", "Categorical", "Domain", "Integer"),
-    "errors": ("EvonasError",),
+    "datasets.base": ("Dataset",),
+    "errors": ("DataError", "EvonasError", "OptionError"),
     "evaluators.base": ("Context", "Evaluator", "Reporter", "Wrapper"),
     "executors.base": ("Executor",),
+    "recipe.options": (
+        *("Count", "Decay", "Natural", "NonNegative", "Positive", "Probability", "Share"),
+    ),
     "recipe.reading": ("load",),
     "recipe.registry": ("Registry",),
+    "runs.pruning.base": ("Rule",),
     "runs.run": ("resume", "start"),
-    "spaces.base": ("Cost", "SearchSpace", "Task"),
+    "spaces.base": ("SearchSpace", "Task"),
     "spaces.parts.layers": ("Layer", "LayeredSpace"),
     "strategies.base": ("Strategy",),
     "trackers.base": ("Tracker",),
+    "training.data": ("Arrays", "Data"),
     "trial": ("Limit", "Objective", "Proposal", "Trial", "TrialState"),
     "trials": ("Trials",),
 }

@@ -190,7 +190,7 @@ def audit_run(ctx: click.Context, run_dir: Path, trials: int) -> None:
     """Train a sample of RUN_DIR's trials for good: can its ranking be trusted?"""
     from evonas.runs import audit
     from evonas.runs import run as runs
-    from evonas.runs.retraining import Stopped
+    from evonas.runs.session import Stopped
     from evonas.trackers.console import Console
 
     interruption = runs.Interruption()
@@ -227,7 +227,7 @@ def sample(run_dir: Path, complexity: str) -> None:
 @click.argument("kind", required=False)
 @_PLUGINS
 def list_components(kind: str | None, plugins: tuple[Path, ...]) -> None:
-    """List components: space, strategy, evaluator, executor, tracker, or all."""
+    """List components: space, strategy, evaluator, dataset, pruning, executor, tracker, or all."""
     from evonas.commands import catalogue
 
     registry = _registry(plugins)
@@ -305,25 +305,30 @@ def scale(
 @main.command()
 @click.argument("kind")
 @click.argument("name")
+@click.option(
+    "--set", "options", multiple=True, metavar="KEY=VALUE", help="Set an option, as in a recipe."
+)
 @_PLUGINS
 @click.pass_context
-def check(ctx: click.Context, kind: str, name: str, plugins: tuple[Path, ...]) -> None:
-    """Run the public contract kit on a component, for example: check space my_space."""
+def check(
+    ctx: click.Context, kind: str, name: str, options: tuple[str, ...], plugins: tuple[Path, ...]
+) -> None:
+    """Run the public contract kit on a component, for example: check space my_space.
+
+    KIND is any that `evonas list` shows. Of a component with options that must be given:
+    check dataset npz --set path=FILE.npz
+    """
     from evonas.commands import catalogue
 
-    problems = catalogue.check(_registry(plugins), kind, name)
+    problems = catalogue.check(_registry(plugins), kind, name, options)
     for problem in problems:
         click.echo(f"{kind} {name}: {problem}")
     click.echo(f"{kind} {name}: {'FAILED' if problems else 'ok'}")
     ctx.exit(errors.PluginError.exit_code if problems else 0)
 
 
-@main.group()
-def new() -> None:
-    """Write a working component of your own, to be changed."""
-
-
-@new.command("space")
+@main.command()
+@click.argument("kind", type=click.Choice(["space", "strategy", "evaluator", "dataset"]))
 @click.argument("name")
 @click.option(
     "--plugins",
@@ -332,16 +337,17 @@ def new() -> None:
     show_default=True,
     help="Folder to write to.",
 )
-def new_space(name: str, plugins: Path) -> None:
-    """Write the search space NAME and its test."""
+def new(kind: str, name: str, plugins: Path) -> None:
+    """Write a working component NAME of your own and its test, to be changed."""
     from evonas.commands import scaffold
     from evonas.recipe.registry import Registry
 
-    for path in scaffold.new_space(name, plugins, Registry((plugins,))):
+    for path in scaffold.new(kind, name, plugins, Registry((plugins,))):
         click.echo(f"wrote {path}")
     own = "" if plugins == Path("plugins") else f" --plugins {plugins}"
-    click.echo(f"check it with: evonas check space {name}{own}")
-    click.echo(f"try it with:   evonas run recipes/digits_evo.yaml --set space={name}{own}")
+    click.echo(f"check it with: evonas check {kind} {name}{own}")
+    section = "evaluation" if kind == "evaluator" else kind
+    click.echo(f"try it with:   evonas run recipes/digits_evo.yaml --set {section}={name}{own}")
 
 
 @main.command()

@@ -4,31 +4,74 @@ Each function returns a list of problems, empty if there are none::
 
     def test_my_space():
         assert check_space(MySpace()) == []
+
+    def test_my_evaluator():
+        assert check_evaluator(functools.partial(MyEvaluator, epochs=2)) == []
+
+``evonas check KIND NAME`` calls the same functions.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
+import platform
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
 from random import Random
+from statistics import median
 
+import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from evonas import __version__
 from evonas.architecture import Architecture, Categorical, Integer
-from evonas.errors import InvalidArchitecture
-from evonas.evaluators.base import Evaluator, Reporter
-from evonas.executors.base import Executor, Watch, run_trial
-from evonas.runs.search import Budget, search
+from evonas.datasets.base import Dataset
+from evonas.datasets.digits import Digits
+from evonas.errors import (
+    DataError,
+    EvonasError,
+    InfeasibleConstraints,
+    InvalidArchitecture,
+    RecipeError,
+)
+from evonas.evaluators.base import Context, Evaluator, Reporter
+from evonas.executors.base import Executor, MakeEvaluator, Watch, run_trial
+from evonas.recipe.reading import validate
+from evonas.runs.pruning.base import Pruner, Rule
+from evonas.runs.search import Budget, Search
 from evonas.spaces.base import SearchSpace, Task
+from evonas.spaces.darts import DARTS
 from evonas.spaces.parts import cost
-from evonas.strategies.base import Sampler, Strategy
-from evonas.trial import Proposal, Trial, TrialState
+from evonas.spaces.plain_cnn import PlainCNN
+from evonas.strategies.base import Strategy
+from evonas.strategies.hypernet import Sampler
+from evonas.strategies.random import RandomSearch
+from evonas.trackers.base import Report, RunInfo, Tracker
+from evonas.training.checkpoints import Checkpoints, Continued
+from evonas.training.data import Arrays, Images, Labels, split
+from evonas.trial import Limit, Objective, Proposal, Trial, TrialState
+from evonas.trials import Trials
 
 _TIMES = ("seconds", "latency")  # metrics that are measured, and so never twice the same
+_TAKES = ("data", "share", "weights")  # what a wrapper may change for the evaluator inside
+_VALUE = (Objective("value"),)
+_SAME_IMAGES = 0.01  # share of the test images that may be training images by chance
+_AT_ONCE = 1.0  # seconds in which a tracker is told
+_WAIT = 120.0  # seconds in which the smallest trial ends, the start of a process included
+_MUTANTS = 1000  # As many of a parent's mutants are looked through for its child.
+_INSTEAD = {
+    method: f"override {hook}, which yields choices, in place of {method}"
+    for method, hook in {"sample": "draws", "mutate": "mutants", "crossover": "crossovers"}.items()
+}
 _NEW_TENSORS = "make new tensors by x.new_zeros and the like, or register them as buffers"
 TASK = Task(channels=3, height=16, width=16, classes=10)
 
@@ -36,8 +79,9 @@ TASK = Task(channels=3, height=16, width=16, classes=10)
 def check_space(space: SearchSpace, task: Task = TASK, points: int = 8, seed: int = 0) -> list[str]:
     """Check a search space, and say in a sentence what is wrong.
 
-    Domains, conditions and rules; sampling, mutation, crossover, JSON; networks that are built, run
-    forward and backward, on the CPU and, as far as shapes, types and devices go, on a GPU; costs.
+    Domains, conditions and rules; sampling, mutation, crossover, also under a limit; JSON; networks
+    that are built, run forward and backward, on the CPU and, as far as shapes, types and devices
+    go, on a GPU; costs.
 
     Args:
         space: The space.
@@ -56,6 +100,7 @@ def check_space(space: SearchSpace, task: Task = TASK, points: int = 8, seed: in
         if problems:
             return problems
     problems += _check_variation(space, Random(seed))
+    problems += _check_limits(space.unlimited, task, seed)
     problems += _check_extremes(space, task, Random(seed))
     grey = Task(1 if task.channels > 1 else 3, task.height, task.width, task.classes + 1)
     problems += _check_network(space, space.sample(Random(seed)), grey)
@@ -99,6 +144,7 @@ def _check_point(space: SearchSpace, parent: Architecture, rng: Random) -> Itera
         if child.id == parent.id:
             yield f"mutate: the child equals its parent {dict(parent.choices)}"
         yield from _belongs(space, child, "mutate")
+        yield from _check_descent(space, parent, rng.random())
         yield from _belongs(space, space.crossover(parent, child, rng), "crossover")
     yield from _belongs(space, parent, "sample")
 
@@ -111,6 +157,50 @@ def _belongs(space: SearchSpace, architecture: Architecture, method: str) -> Ite
     else:
         if again.id != architecture.id:
             yield f"{method}: gives an architecture that is not canonical; use self.architecture()"
+
+
+def _check_descent(space: SearchSpace, parent: Architecture, seed: float) -> Iterator[str]:
+    """A child is one of its parent's mutants: its trial is recorded so, and may inherit weights."""
+    try:
+        child = space.mutate(parent, Random(seed))
+    except InfeasibleConstraints:  # a parent need not have one within the limits
+        return
+    for choices in itertools.islice(space.mutants(parent, Random(seed)), _MUTANTS):
+        with suppress(InvalidArchitecture):
+            if space.architecture(choices).id == child.id:
+                return
+    if child.id != parent.id:
+        yield f"mutate: gives a child that mutants does not yield; {_INSTEAD['mutate']}"
+
+
+def _check_limits(space: SearchSpace, task: Task, seed: int) -> Iterator[str]:
+    """Under a limit that half of the random points exceed, nothing that is handed out does."""
+    if not space.counted:
+        return
+    name = space.counted[0]
+    points = [space.sample(Random(f"{seed}/{n}")) for n in range(9)]
+    limit = Limit(max=median(space.costs(point, task)[name] for point in points))
+    within = [point for point in points if space.costs(point, task)[name] <= limit.max]
+    limited = space.limited({name: limit}, task)
+    methods: dict[str, Callable[[Random], Architecture]] = {
+        "sample": limited.sample,
+        "mutate": lambda rng: limited.mutate(rng.choice(within), rng),
+        "crossover": lambda rng: limited.crossover(rng.choice(within), rng.choice(within), rng),
+    }
+    for method, draw in methods.items():
+        for n in range(8):
+            try:
+                drawn = draw(Random(f"{seed}/{n}"))
+            except InfeasibleConstraints:  # what the contract wants where nothing is found
+                continue
+            except InvalidArchitecture as error:
+                yield f"{method}: raises under a limit on {name}: {error}; {_INSTEAD[method]}"
+                break
+            if space.costs(drawn, task)[name] > limit.max:
+                yield f"{method}: exceeds a limit on {name}; {_INSTEAD[method]}"
+                break
+    for parent in within:
+        yield from _check_descent(limited, parent, seed)
 
 
 def _check_variation(space: SearchSpace, rng: Random) -> Iterator[str]:
@@ -260,18 +350,19 @@ def _check_gradients(
 def _check_cost(
     space: SearchSpace, architecture: Architecture, task: Task, network: nn.Module
 ) -> Iterator[str]:
-    built = {name: count(network, task) for name, count in cost.COSTS.items()}
     try:
-        told = cost.count(space, architecture, task)
+        told = space.costs(architecture, task)
     # As above: the space's own count, or its network on the meta device.
     except Exception as error:
         said = str(error).partition("\n")[0]
-        yield f"cost: counting raises {type(error).__name__}: {said}; {_NEW_TENSORS}"
+        yield f"costs: counting raises {type(error).__name__}: {said}; {_NEW_TENSORS}"
         return
-    for name, value in built.items():
-        if told[name] != value:
-            choices = dict(architecture.choices)
-            yield f"cost: says {told[name]:,.0f} {name}, the network of {choices} has {value:,.0f}"
+    choices = dict(architecture.choices)
+    for name in space.counted:
+        if name not in told:
+            yield f"costs: gives no {name!r}, which counted names"
+        elif name in cost.COSTS and (value := cost.COSTS[name](network, task)) != told[name]:
+            yield f"costs: says {told[name]:,.0f} {name}, the network of {choices} has {value:,.0f}"
 
 
 class _Grid(SearchSpace):
@@ -290,7 +381,7 @@ class _Sum(Evaluator):
     metrics = ("value",)
 
     def __init__(self) -> None:
-        pass  # it lives in no world
+        super().__init__(Context(_Grid(1, 1), None, "cpu", seed=0))
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         if int(trial.architecture.id, 16) % 7 == 0:
@@ -320,7 +411,9 @@ def sampler_of(space: SearchSpace) -> Sampler:
 def check_strategy(
     make: Callable[[SearchSpace], Strategy], trials: int = 60, seed: int = 0
 ) -> list[str]:
-    """Check a strategy: a fold over events, no repetition, exhaustion, failed and pruned trials.
+    """Check a strategy: a fold over events, no repetition, exhaustion, parents that were tried.
+
+    Some of the trials fail, and some are pruned.
 
     Args:
         make: Makes a fresh strategy for a space; it is told the metric ``value``, to be maximised.
@@ -340,9 +433,9 @@ def check_strategy(
     if len(set(keys)) < len(keys):
         problems.append("ask: the same architecture is proposed twice")
     problems += _check_fidelities(make(space).fidelities, events)
-    small = [
-        e.proposal.key for e in _run(make(_Grid(2, 3)), 50, seed) if e.state is TrialState.RUNNING
-    ]
+    to_the_end = list(_run(make(_Grid(2, 3)), 50, seed))
+    problems += [*_check_parents(events), *_check_parents(to_the_end)]
+    small = [event.proposal.key for event in to_the_end if event.state is TrialState.RUNNING]
     points = {architecture for architecture, *_ in small}
     if len(points) < 9:
         problems.append(f"ask: of a space of 9 points only {len(points)} are proposed")
@@ -371,11 +464,24 @@ def _check_fidelities(declared: Sequence[float], events: Sequence[Trial]) -> Ite
             )
 
 
+def _check_parents(events: Sequence[Trial]) -> Iterator[str]:
+    """Who is named as a parent was tried before, and did not fail."""
+    alive = set()
+    for event in events:
+        if event.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            alive.add(event.number)
+        for parent in set(event.proposal.parents) - alive:
+            yield (
+                f"ask: trial {event.number} names trial {parent} as a parent, which had not ended "
+                "by then, or had failed; parents are told trials that the child was made of"
+            )
+
+
 def _run(
     strategy: Strategy, trials: int, seed: int, history: list[Trial] | tuple[Trial, ...] = ()
 ) -> Iterator[Trial]:
     with _Sums(lambda device: _Sum(), ("cpu",)) as executor:
-        for event in search(strategy, executor, Budget(trials, max_failures=trials), seed, history):
+        for event in Search(strategy, executor, Budget(trials, max_failures=None), seed, history):
             yield Trial(
                 event.number,
                 event.proposal,
@@ -391,13 +497,382 @@ def _keys(events: list[Trial]) -> list[tuple[int, Proposal, TrialState]]:
     return [(e.number, e.proposal, e.state) for e in events]
 
 
-def check_evaluator(evaluator: Evaluator, architecture: Architecture) -> list[str]:
-    """Check an evaluator: promised metrics, finite numbers, the same result for the same trial."""
-    trial = Trial(0, Proposal(architecture))
-    first, second = (run_trial(evaluator, trial) for _ in range(2))
+def check_evaluator(
+    make: Callable[[Context], Evaluator], space: SearchSpace | None = None, seed: int = 0
+) -> list[str]:
+    """Check an evaluator on a few small digits, and say in a sentence what is wrong.
+
+    What it promises, the same result for the same trial also after a resume and without the test
+    split, reports, effort, final trainings, and what it claims to take from its context.
+
+    Args:
+        make: Makes it in a context: its class, or one with options by ``functools.partial``. A
+            training of two epochs is long enough.
+        space: What is evaluated; default: the first of two small spaces that it can be made for.
+        seed: Of the run and the architecture.
+
+    Raises:
+        RecipeError: If it can be made for neither space.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        world = _world(make, space, Path(folder), seed)
+        try:
+            return list(_check_evaluator(make, world))
+        # The evaluator under test is anybody's code: what it raises is the finding.
+        except Exception as error:
+            return [f"{type(error).__name__}: {error}"]
+
+
+def _world(
+    make: Callable[[Context], Evaluator], space: SearchSpace | None, folder: Path, seed: int
+) -> Context:
+    """A small world that the evaluator can be made in."""
+    digits = Digits(seed=seed).read()
+    (images, labels), (test_images, test_labels) = digits.train, digits.test
+    few = Arrays(
+        (images[:200], labels[:200]), (test_images[:50], test_labels[:50]), None, digits.classes
+    )
+    data, weights = split(few, 0.2, seed, "digits"), Checkpoints(folder / "weights", keep_gb=1)
+    first, *others = (space,) if space else (PlainCNN(1, 8), DARTS(2))
+    world = Context(first, data, "cpu", seed, folder, Continued(weights))
+    try:
+        make(world)
+    except RecipeError:
+        if not others:
+            raise
+        world = replace(world, space=others[0])
+        make(world)
+    return world
+
+
+def _check_evaluator(make: Callable[[Context], Evaluator], world: Context) -> Iterator[str]:
+    evaluator = make(world)
+    if problems := list(_check_promises(evaluator)):
+        yield from problems
+        return
+    if not evaluator.prepare(lambda message: None, lambda: False):
+        yield "prepare: says that it was not done, though nobody stopped it; return True"
+    trial = Trial(0, Proposal(world.space.sample(Random(world.seed))))
+    first, again = (run_trial(evaluator, trial) for _ in range(2))
     if first.state is not TrialState.COMPLETE:
-        return [f"evaluate: {first.error}"]
-    timeless = [{k: v for k, v in t.metrics.items() if k not in _TIMES} for t in (first, second)]
-    if timeless[0] != timeless[1]:
-        return [f"evaluate: one trial gives {timeless[0]} and then {timeless[1]}"]
+        yield f"evaluate: {first.error or 'ends the trial as ' + first.state}"
+        return
+    if _timeless(again) != _timeless(first):
+        yield (
+            f"evaluate: one trial gives {_timeless(first)} and then {_timeless(again)}; seed "
+            "whatever is random by the run's seed and the trial's number"
+        )
+        return
+    assert world.data is not None
+    resumed = make(replace(world, data=replace(world.data, test=None)))
+    resumed.prepare(lambda message: None, lambda: False)
+    afresh = run_trial(resumed, trial)
+    if _timeless(afresh) != _timeless(first):
+        yield (
+            f"evaluate: made afresh, and without a test split, it gives {_timeless(afresh)}, not "
+            f"{_timeless(first)}; keep what must last in context.run_dir, and do not look at tests"
+        )
+    yield from _check_reports(evaluator, first)
+    yield from _check_efforts(evaluator, trial)
+    yield from _check_final(evaluator, trial)
+    yield from _check_takes(make, world, evaluator, first)
+
+
+def _check_promises(evaluator: Evaluator) -> Iterator[str]:
+    if not isinstance(getattr(evaluator, "context", None), Context):
+        yield "__init__: call super().__init__(context)"
+    for name in ("metrics", "reports"):
+        names = getattr(evaluator, name, ())
+        if not (isinstance(names, tuple) and all(isinstance(each, str) for each in names)):
+            yield f"{name}: is {names!r}; it must be a tuple of names, such as ('val_accuracy',)"
+    if not getattr(evaluator, "metrics", ()):
+        yield "metrics: promises none, so that no recipe can have an objective; name them"
+    for name in sorted(evaluator.takes - set(_TAKES)):
+        yield f"takes: {name!r} is none of {', '.join(_TAKES)}"
+
+
+def _timeless(trial: Trial) -> Mapping[str, float]:
+    """Metrics that must be the same each time."""
+    return {name: value for name, value in trial.metrics.items() if name not in _TIMES}
+
+
+def _check_reports(evaluator: Evaluator, ended: Trial) -> Iterator[str]:
+    steps = [step for step, _ in ended.curve]
+    if steps != sorted(set(steps)):
+        yield f"report: the steps are {steps}; let them rise, 1, 2, 3, …"
+    for step, metrics in ended.curve:
+        if missing := [name for name in evaluator.reports if name not in metrics]:
+            yield (
+                f"report: step {step} has no number for {', '.join(missing)}, which `reports` "
+                "promises"
+            )
+            return
+    if evaluator.reports and not ended.curve:
+        yield f"report: is never called, though `reports` promises {', '.join(evaluator.reports)}"
+
+
+def _check_efforts(evaluator: Evaluator, trial: Trial) -> Iterator[str]:
+    efforts = [evaluator.effort(fidelity) for fidelity in (0.25, 0.5, 1.0)]
+    if efforts != sorted(efforts):
+        yield f"effort: falls with the fidelity: {efforts} at 0.25, 0.5 and 1"
+    low = run_trial(evaluator, replace(trial, proposal=replace(trial.proposal, fidelity=0.5)))
+    if low.state is not TrialState.COMPLETE:
+        yield f"evaluate: at fidelity 0.5: {low.error or 'ends the trial as ' + low.state}"
+
+
+def _check_final(evaluator: Evaluator, trial: Trial) -> Iterator[str]:
+    """Final trainings of one repeat compare architectures; the winner's weights are tested."""
+    last = replace(trial, proposal=replace(trial.proposal, stage="final"))
+    if not evaluator.finals:
+        last = trial
+    else:
+        ended, other = (run_trial(evaluator, replace(last, number=n)) for n in (0, 1))
+        if ended.state is not TrialState.COMPLETE:
+            yield (
+                f"evaluate: a final training: {ended.error or 'ends the trial as ' + ended.state}; "
+                "set finals = False if there is no fuller training than a trial's"
+            )
+            return
+        if _timeless(ended) != _timeless(other):
+            yield (
+                f"evaluate: final trainings of one repeat give {_timeless(ended)} and "
+                f"{_timeless(other)}; seed them by trial.proposal.repeat, and not by the number"
+            )
+    tested = evaluator.test(last)
+    if not all(math.isfinite(value) for value in tested.values()):
+        yield f"test: gives {dict(tested)}; all must be finite numbers"
+
+
+class _Noted(Continued):
+    """Notes who starts from it and who leaves something."""
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        super().__init__(checkpoints)
+        self.started: list[nn.Module] = []
+        self.ended: list[nn.Module] = []
+
+    def start(self, network: nn.Module, trial: Trial, epochs: int) -> int:
+        self.started.append(network)
+        return super().start(network, trial, epochs)
+
+    def end(self, network: nn.Module, trial: Trial, epochs: int) -> None:
+        self.ended.append(network)
+        super().end(network, trial, epochs)
+
+
+def _check_takes(
+    make: Callable[[Context], Evaluator], world: Context, whole: Evaluator, ended: Trial
+) -> Iterator[str]:
+    """What is claimed to be taken from the context has the effect that a wrapper counts on."""
+    assert world.data is not None
+    assert world.run_dir is not None
+    trial = replace(ended, state=TrialState.RUNNING, metrics={}, curve=())
+    if "data" in whole.takes:
+        data, folder = world.data.subset(0.5, world.seed).resized(6), world.run_dir / "smaller"
+        folder.mkdir()
+        weights = Continued(Checkpoints(folder / "weights", keep_gb=1))
+        small = make(replace(world, data=data, run_dir=folder, weights=weights))
+        small.prepare(lambda message: None, lambda: False)
+        if (error := run_trial(small, trial).error) is not None:
+            yield f"takes: data, but on half of them, at 6 pixels: {error}"
+    if "share" in whole.takes and whole.effort(0.5) < whole.effort(1):  # there is something to cut
+        part = make(replace(world, share=0.5))
+        cut = run_trial(part, trial)
+        if not (part.effort(1) < whole.effort(1) and len(cut.curve) <= len(ended.curve)):
+            yield "takes: share, but context.share = 0.5 shortens neither a trial nor its effort"
+    if "weights" in whole.takes:
+        noted = _Noted(Checkpoints(world.run_dir / "noted", keep_gb=1))
+        run_trial(make(replace(world, weights=noted)), trial)
+        if not noted.started or [*map(id, noted.started)] != [*map(id, noted.ended)]:
+            yield (
+                "takes: weights, but does not call context.weights.start with every network that "
+                "it trains, and context.weights.end with the same one afterwards"
+            )
+
+
+def check_dataset(make: Callable[[], Dataset], size: int | None = None) -> list[str]:
+    """Check a data set, and say in a sentence what is wrong.
+
+    Shapes, types, labels, classes that are missing, test images that are training images, and the
+    same images every time.
+
+    Args:
+        make: Makes it, afresh each time: its class, or one with options by ``functools.partial``.
+        size: What it was told to give, pixels a side; None: nothing.
+
+    Raises:
+        EvonasError: If there is nothing to read where it was told to.
+    """
+    try:
+        arrays, again = make().read(), make().read()
+    except EvonasError:
+        raise
+    # The data set under test is anybody's code: what it raises is the finding.
+    except Exception as error:
+        return [f"read: raises {type(error).__name__}: {error}"]
+    if not isinstance(arrays, Arrays):
+        return [f"read: returns {type(arrays).__name__}, not evonas.Arrays(train, test)"]
+    try:
+        data, same = (split(each, 0.2, 0, "read") for each in (arrays, again))
+    except DataError as error:
+        return [str(error)]
+    problems = []
+    if same.fingerprint != data.fingerprint:
+        problems.append("read: gives other images each time; seed whatever is random, sort files")
+    if size is not None and data.task.input_shape[1:] != (size, size):
+        shape = "×".join(map(str, data.task.input_shape[1:]))
+        problems.append(f"read: was asked for {size}×{size} pixels and gives {shape}")
+    for name in ("train", "test"):
+        labels = set(np.asarray(getattr(arrays, name)[1]).ravel().tolist())
+        absent = [c for label, c in enumerate(data.classes) if label not in labels]
+        if absent:
+            problems.append(f"read: no {name} image is of class {absent[0]!r}; leave it out")
+    if (share := _share_of_known(arrays.train, arrays.test)) > _SAME_IMAGES:
+        problems.append(
+            f"read: {share:.0%} of the test images are training images; a test on those is none"
+        )
+    return problems
+
+
+def _share_of_known(train: tuple[Images, Labels], test: tuple[Images, Labels]) -> float:
+    """How many of the test images are among the training images, to the pixel."""
+    known = {image.tobytes() for image in train[0]}
+    return sum(image.tobytes() in known for image in test[0]) / len(test[0])
+
+
+def check_pruning(make: Callable[[], Rule], trials: int = 40, seed: int = 0) -> list[str]:
+    """Check a pruning rule on curves that rise in straight lines from 0 and never cross.
+
+    Args:
+        make: Makes it, afresh each time: its class, or one with options by ``functools.partial``.
+        trials: Number of curves.
+        seed: Of their ends, which are from 0 to 1.
+    """
+    rng = Random(seed)
+    ends = [rng.random() for _ in range(trials)]
+    try:
+        stops = _stops(make, ends)
+        if _stops(make, ends) != stops:
+            return ["prune: judges the same curves differently; let it depend on them alone"]
+    # The rule under test is anybody's code: what it raises is the finding.
+    except Exception as error:
+        return [f"prune: raises {type(error).__name__}: {error}"]
+    if (step := stops[ends.index(max(ends))]) is not None:
+        return [f"prune: stops the best of {trials} trials at step {step} of {_STEPS}"]
     return []
+
+
+_STEPS = 9  # of a made-up curve
+
+
+def _stops(make: Callable[[], Rule], ends: Sequence[float]) -> list[int | None]:
+    """The step at which each trial is stopped."""
+    pruner, point = Pruner(_VALUE, make()), _Grid(1, 2).sample(Random(0))
+    stops: list[int | None] = []
+    for number, end in enumerate(ends):
+        trial = Trial(number, Proposal(point))
+        pruner.tell(trial)
+        curve = [(step, {"value": end * step / _STEPS}) for step in range(1, _STEPS + 1)]
+        stop = next((step for step, m in curve if pruner.should_stop(number, step, m)), None)
+        stops.append(stop)
+        seen = tuple(curve[:stop])
+        state = TrialState.COMPLETE if stop is None else TrialState.PRUNED
+        pruner.tell(replace(trial, state=state, metrics=seen[-1][1], curve=seen))
+    return stops
+
+
+def _sum(device: str) -> Evaluator:
+    return _Sum()
+
+
+def check_executor(
+    make: Callable[[MakeEvaluator, tuple[str, ...]], Executor], trials: int = 16
+) -> list[str]:
+    """Check an executor: every trial ends as it does here, failed and stopped ones among them.
+
+    Args:
+        make: Makes it of what makes evaluators, and devices: its class, or one with options by
+            ``functools.partial``.
+        trials: How many are run.
+    """
+    space, problems = _Grid(dimensions=5, options=4), []
+    given = [Trial(n, Proposal(space.sample(Random(n)))) for n in range(trials)]
+
+    def watch(trial: Trial) -> Watch:
+        return lambda step, metrics: trial.number % 5 == 0
+
+    with make(_sum, ("cpu",)) as executor:
+        if executor.workers < 1:
+            return [f"workers: is {executor.workers}; at least one trial must run at once"]
+        for n in range(0, trials, executor.workers):
+            some = given[n : n + executor.workers]
+            try:
+                ended = [
+                    future.result(_WAIT)
+                    for future in [executor.submit(trial, watch(trial)) for trial in some]
+                ]
+            # The executor under test is anybody's code: what it raises is the finding.
+            except Exception as error:
+                return [f"submit: trial {n} or after: raises {type(error).__name__}: {error}"]
+            for trial, end in zip(some, ended, strict=True):
+                here = run_trial(_Sum(), trial, watch(trial))
+                if _told(end) != _told(here):
+                    problems.append(
+                        f"submit: trial {trial.number} ends as {_told(end)}, not as {_told(here)}; "
+                        "run it by run_trial with the watch"
+                    )
+    executor.close()  # a second time, which must do no harm
+    return problems
+
+
+def _told(trial: Trial) -> tuple[object, ...]:
+    """What of an ended trial is the same wherever it ran."""
+    reason = (trial.error or "").partition("\n")[0]
+    return trial.number, trial.state.value, dict(trial.metrics), trial.curve, reason
+
+
+_ENVIRONMENT = {  # of the run that a tracker is told
+    "evonas": __version__,
+    "python": platform.python_version(),
+    "torch": torch.__version__,
+    "devices": "cpu",
+}
+
+
+def check_tracker(make: Callable[[], Tracker]) -> list[str]:
+    """Check a tracker: it takes a whole run, resumed once, and never holds it up.
+
+    Args:
+        make: Makes it, afresh each time: its class, or one with options by ``functools.partial``.
+
+    Raises:
+        EvonasError: If it cannot work at all.
+    """
+    events = list(_run(RandomSearch(_Grid(2, 4), _VALUE), trials=8, seed=0))
+    names = {"space": "plain_cnn", "strategy": "random", "evaluation": "train"}
+    recipe = validate({"name": "check", **names, "budget": {"trials": 8}}, "check").dump()
+    problems = []
+    with tempfile.TemporaryDirectory() as folder:
+        for history, rest in ((events[:0], events[:7]), (events[:7], events[7:])):
+            run = RunInfo(
+                "check", Path(folder), recipe, _VALUE, _ENVIRONMENT, time.time(), bool(history)
+            )
+            tracker = make()
+            try:
+                tracker.start(run, tuple(history))
+                tracker.note("half way")
+                for event in rest:
+                    start = time.perf_counter()
+                    tracker.record(event)
+                    if (seconds := time.perf_counter() - start) > _AT_ONCE:
+                        problems.append(
+                            f"record: takes {seconds:.1f} s, and the search waits; do it aside"
+                        )
+                best = Trials(_VALUE, [*history, *rest]).best
+                tracker.close(Report("finished", "the check is over", {}, 1.0, best))
+            except EvonasError:
+                raise
+            # The tracker under test is anybody's code: what it raises is the finding.
+            except Exception as error:
+                return [*problems, f"raises {type(error).__name__}: {error}"]
+    return problems

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
-from evonas.trial import Objective, Stage, Trial, TrialState, dominates, keys
+from evonas.architecture import Architecture
+from evonas.trial import Objective, Proposal, Stage, Trial, TrialState, dominates, keys
 
 _FIRST = 10  # completed trials that give the hypervolume its corner and its units
 _Point = tuple[float, ...]  # one value per objective, larger being better
@@ -40,6 +41,7 @@ class Trials:
         running: Those of trials that have not ended.
         ended: Those of trials that have, in the order in which they did.
         complete: Those of completed trials among them.
+        pruned: Those of pruned trials among them.
         proposed: Keys of all proposals (``Proposal.key``).
     """
 
@@ -54,6 +56,7 @@ class Trials:
         self.running: dict[int, Trial] = {}
         self.ended: list[Trial] = []
         self.complete: list[Trial] = []
+        self.pruned: list[Trial] = []
         self.proposed: set[tuple[str, float, int]] = set()
         self._ranked: list[tuple[_Point, int, Trial]] = []  # rank, the best first, and number
         self._fullest: dict[str, Trial] = {}  # by the architecture's id
@@ -66,24 +69,51 @@ class Trials:
         """Take in an event."""
         if trial.proposal.stage != self.stage:
             return
+        known = self.latest.get(trial.number)
         self.latest[trial.number] = trial
         self.proposed.add(trial.proposal.key)
         if trial.state is TrialState.RUNNING:
+            if known is not None and known.state is not TrialState.RUNNING:
+                self._forget(trial.number)  # it is run again
             self.running[trial.number] = trial
             return
         self.running.pop(trial.number, None)
         self.ended.append(trial)
         if trial.state is TrialState.COMPLETE:
             self._add_complete(trial)
+        elif trial.state is TrialState.PRUNED:
+            self.pruned.append(trial)
 
     def _add_complete(self, trial: Trial) -> None:
         self.complete.append(trial)
         rank = tuple(-value for value in trial.rank(self.objectives))
         insort(self._ranked, (rank, trial.number, trial))
+        self._add_fullest(trial)
+
+    def _add_fullest(self, trial: Trial) -> None:
         known = self._fullest.setdefault(trial.architecture.id, trial)
         # Of repeated trainings the first counts: the best of several would be there for its luck.
         if (-trial.proposal.fidelity, trial.number) < (-known.proposal.fidelity, known.number):
             self._fullest[trial.architecture.id] = trial
+
+    def _forget(self, number: int) -> None:
+        for trials in (self.ended, self.complete, self.pruned):
+            trials[:] = [trial for trial in trials if trial.number != number]
+        self._ranked = [entry for entry in self._ranked if entry[1] != number]
+        self._fullest = {}
+        for _, _, trial in self._ranked:
+            self._add_fullest(trial)
+        self._volume, self._measured, self._volumes = Hypervolume(self.objectives), 0, []
+
+    def exclude(self, architecture: Architecture) -> None:
+        """Count it among what was proposed: somebody else tries it."""
+        self.proposed.add(Proposal(architecture).key)
+
+    def ranked(self) -> Iterator[Trial]:
+        """The ranking, one after another: who wants the first of it need not make all of it."""
+        for _, _, trial in self._ranked:
+            if self._fullest[trial.architecture.id] is trial:
+                yield trial
 
     def ranking(self) -> list[Trial]:
         """Completed trials, the fullest first, then the best; every architecture once.
@@ -91,15 +121,12 @@ class Trials:
         It is there with its fullest trial, and of repeated ones the first. Of equals the earlier
         is first.
         """
-        return [trial for _, _, trial in self._ranked if self._counts(trial)]
+        return list(self.ranked())
 
     @property
     def best(self) -> Trial | None:
         """The first of the ranking; None before a trial completed."""
-        return next((trial for _, _, trial in self._ranked if self._counts(trial)), None)
-
-    def _counts(self, trial: Trial) -> bool:
-        return self._fullest[trial.architecture.id] is trial
+        return next(self.ranked(), None)
 
     def front(self) -> tuple[Trial, ...]:
         """The fullest trials that no other dominates, the best by the first objective first."""

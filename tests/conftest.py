@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+from evonas.architecture import Architecture
+from evonas.spaces.base import SearchSpace, Task
+from evonas.trial import Limit
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # also for the processes tests start
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
@@ -30,6 +35,18 @@ TINY_SPACES: dict[str, dict[str, int]] = {
     "regnet": {"max_depth": 8, "max_width": 64},
     "darts": {"channels": 4},
 }
+
+
+def bounded(
+    space: SearchSpace,
+    limits: Mapping[str, Limit],
+    measure: Callable[[Architecture], Mapping[str, float]],
+) -> SearchSpace:
+    """The space with limits on costs that a test makes up."""
+    counting = copy.copy(space)
+    counting.counted = tuple(limits)
+    counting.costs = lambda architecture, task: measure(architecture)  # type: ignore[method-assign]
+    return counting.limited(limits, Task(1, 8, 8, 2))
 
 
 @pytest.fixture(autouse=True)

@@ -88,7 +88,10 @@ def evolution(population: int, tournament: int) -> str:
         (["objectives.latency=min"], "latency, of: {…}}. Known: val_accuracy, params, flops"),
         (["constraints.latency.max=5"], "constraints.latency: evaluation 'train' gives no such"),
         (["constraints.latncy.max=5"], "Did you mean 'latency'?"),
-        (["strategy={name: nsga2, population_size: 3}"], "population_size: must be at least 4"),
+        (
+            ["strategy={name: nsga2, population_size: 3}"],
+            "population_size: Input should be greater than or equal to 4",
+        ),
         (
             ["evaluation={name: latency, runs: 0, of: {name: train}}"],
             "evaluation.runs: must be at least 1, not 0",
@@ -125,15 +128,24 @@ def evolution(population: int, tournament: int) -> str:
         (["evaluation.learning_rate=0"], "evaluation.learning_rate"),
         (["evaluation.optimizer=adma"], "evaluation.optimizer"),
         (["space.max_depth=0"], "space.max_depth"),
-        ([evolution(2, 3)], "population_size: 2 is smaller than strategy.tournament_size 3"),
-        ([evolution(0, 0)], "strategy.population_size: must be at least 1"),
+        ([evolution(2, 3)], "population_size: 2 is smaller than tournament_size 3"),
+        ([evolution(0, 0)], "strategy.population_size: Input should be greater than or equal to 1"),
         ([evolution(5, 2), "objectives={val_accuracy: max, params: min}"], "takes one, not 2"),
         (["budget.trials=0"], "budget.trials"),
         (["budget.trials=-3"], "budget.trials"),
         (["budget={minutes: 0}"], "budget.minutes"),
         (["budget.trials=null"], "budget: give trials, minutes or both"),
         (["constraints.params={min: 5, max: 3}"], "min 5 is greater than max 3"),
-        (["constraints.parms.max=5"], "Did you mean 'params'?"),
+        (
+            ["constraints.parms.max=5"],
+            "and space 'plain_cnn' counts no such cost. Did you mean 'params'? Known: "
+            "params, flops, val_accuracy",
+        ),
+        (
+            ["space=backbone", "constraints.peak_memory.max=5"],
+            "constraints.peak_memory: evaluation 'train' gives no such metric, and space "
+            "'backbone' counts no such cost. Known: params, flops, val_accuracy",
+        ),
         (["constraints.params={}"], "give min, max or both"),
         (["constraints.params.max=10"], "params at most 10 (nearest found: "),
         (["constraints.flops.min=1e15"], "flops at least 1,000,000,000,000,000 (nearest found: "),

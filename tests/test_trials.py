@@ -107,3 +107,15 @@ def test_it_is_measured_only_where_the_front_moves() -> None:
         measured += told is not fold
         fold = told
     assert measured < 60
+
+
+def test_a_trial_that_is_run_again_counts_with_its_last_end_alone() -> None:
+    events = [ended(number, accuracy=number / 10, params=5.0) for number in range(12)]
+    again = replace(events[11], state=TrialState.RUNNING, metrics={})
+    trials = Trials(TWO, [*events, again])
+    assert trials.best == events[10]
+    assert (list(trials.running), len(trials.complete), len(trials.ended)) == ([11], 11, 11)
+    assert trials.volumes() == Trials(TWO, events[:11]).volumes()
+    trials.add(ended(11, accuracy=2.0, params=5.0))
+    assert trials.best == trials.latest[11]
+    assert len(trials.complete) == 12

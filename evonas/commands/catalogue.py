@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from evonas import testing
 from evonas.architecture import Architecture
 from evonas.errors import RecipeError, UnknownComponent
-from evonas.recipe import options
+from evonas.recipe import options, reading
+from evonas.recipe.options import bind
 from evonas.recipe.registry import KINDS, Registry
-from evonas.recipe.schema import Component
-from evonas.runs.assemble import maker
+from evonas.recipe.schema import Component, DatasetSection
 from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.parts import cost
 from evonas.trial import Objective
@@ -121,7 +123,6 @@ def _describe(space: SearchSpace) -> str:
 
 
 def _layers(space: SearchSpace, architecture: Architecture, task: Task) -> str:
-    counted = cost.count(space, architecture, task)
     with torch.device("meta"):
         network = space.build(architecture, task).eval()
     field = cost.receptive_field(network, task)
@@ -146,30 +147,81 @@ def _layers(space: SearchSpace, architecture: Architecture, task: Task) -> str:
             choices,
             f"{'layer':<28} {'type':<20} {'output':<14} {'parameters':>10}",
             *rows,
-            f"parameters {counted['params']:,.0f}",
-            f"FLOPs      {counted['flops']:,.0f} ({counted['flops'] / 2:,.0f} multiply-adds)",
+            *(_line(name, value) for name, value in space.costs(architecture, task).items()),
             f"receptive field {field} pixels",
         ]
     )
 
 
-def check(registry: Registry, kind: str, name: str) -> list[str]:
+def _line(name: str, value: float) -> str:
+    """A cost as a person reads it."""
+    label = {"params": "parameters", "flops": "FLOPs"}.get(name, name)
+    half = f" ({value / 2:,.0f} multiply-adds)" if name == "flops" else ""
+    return f"{label:<10} {value:,.0f}{half}"
+
+
+def check(registry: Registry, kind: str, name: str, overrides: Sequence[str] = ()) -> list[str]:
     """What the contract kit finds wrong with a component.
 
+    Args:
+        registry: Where it comes from.
+        kind: Its kind, singular or plural.
+        name: What recipes call it.
+        overrides: Options, ``KEY=VALUE``, the key as in a recipe or without its section.
+
     Raises:
-        RecipeError: For kinds that cannot be checked without a recipe.
+        EvonasError: If there is none, or its options are wrong or not enough.
     """
-    match kind_of(kind):
+    kind = kind_of(kind)
+    key = _SECTIONS.get(kind, kind)
+    own = [o if o.startswith(f"{key}.") else f"{key}.{o}" for o in overrides]
+    cls = registry.find(kind, name)
+    with tempfile.TemporaryDirectory() as folder:
+        content = reading.apply({key: {"name": name, **_sparing(cls, folder)}}, own)[key]
+        return _check(registry, kind, key, content)
+
+
+def _check(registry: Registry, kind: str, key: str, content: Mapping[str, Any]) -> list[str]:
+    model = DatasetSection if kind == "dataset" else Component
+    try:
+        make = bind(registry, kind, model.model_validate(content), key)
+    except ValidationError as error:
+        raise RecipeError(reading.explain(error, model, f"{key}.")) from error
+    match kind:
         case "space":
-            return testing.check_space(make_space(registry, name))
+            return testing.check_space(make())
         case "strategy":
-            make = maker(registry, "strategy", Component(name=name), "strategy")
             objectives = (Objective("value"),)
-            samples = registry.find("strategy", name).samples
+            samples = make.asks_for("sampler")
             return testing.check_strategy(
                 lambda space: make(
                     space, objectives, *([testing.sampler_of(space)] if samples else ())
                 )
             )
-        case other:
-            raise RecipeError(f"check {other}: the kit checks spaces and strategies by name")
+        case "evaluator":
+            return testing.check_evaluator(make)
+        case "dataset":
+            return testing.check_dataset(make, make.options.get("size"))
+        case "pruning":
+            return testing.check_pruning(make)
+        case "executor":
+            return testing.check_executor(make)
+        case _:
+            return testing.check_tracker(make)
+
+
+_SECTIONS = {"evaluator": "evaluation", "tracker": "tracking"}  # whose kind has another name
+_EPOCHS = 2  # fewer could not be cut in half
+
+
+def _sparing(cls: type[Any], folder: str) -> dict[str, Any]:
+    """Options that make trainings short and leave nothing behind, if there are such options."""
+    parameters = inspect.signature(cls).parameters
+    chosen: dict[str, Any] = {}
+    if "epochs" in parameters and isinstance(parameters["epochs"].default, int):
+        chosen["epochs"] = _EPOCHS
+    if "of" in parameters:
+        chosen["of"] = {"name": "train", "epochs": _EPOCHS}
+    if "uri" in parameters:
+        chosen["uri"] = f"sqlite:///{folder}/mlflow.db"
+    return chosen

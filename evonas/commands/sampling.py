@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from evonas.errors import HistoryError, RecipeError, TooManyFailures
+from evonas.evaluators.base import ability
 from evonas.executors.base import run_trial
 from evonas.recipe import reading
 from evonas.runs import run
-from evonas.runs.assemble import assemble
+from evonas.runs.assemble import Samples, assemble
 from evonas.runs.journal import read_journal
-from evonas.strategies.base import COMPLEXITY
+from evonas.strategies.hypernet import COMPLEXITY
 from evonas.trial import Proposal, Trial
 
 _ROUNDING = 0.02  # .33, .33, .33 sum to .99
@@ -56,15 +57,15 @@ def sample(run_dir: Path, complexity: str, note: Callable[[str], None]) -> list[
     stored = reading.load(run_dir / reading.FILE)
     assembly = assemble(stored, run.registry_of(header), run_dir)
     evaluator = assembly.evaluator
-    sampler = evaluator.sampler()
-    if sampler is None:
+    source = ability(evaluator, Samples)  # type: ignore[type-abstract]
+    if source is None:
         name = stored.evaluation.name
         raise HistoryError(f"{run_dir}: its evaluation {name!r} learns no sampler; hypernet does")
     if header["data"] != assembly.fingerprint:
         raise HistoryError(f"{run_dir}: the data set is not the one that the run began with")
     if not evaluator.prepare(note, lambda: True):
         raise HistoryError(f"{run_dir} is not trained yet; go on with: evonas resume {run_dir}")
-    architecture = sampler(weights)
+    architecture = source.sampler()(weights)
     ended = run_trial(evaluator, Trial(0, Proposal(architecture)))
     if ended.error is not None:
         raise TooManyFailures(ended.error)

@@ -7,16 +7,17 @@ from pathlib import Path
 
 from evonas.commands import templates
 from evonas.errors import RecipeError, StorageError
-from evonas.recipe.registry import Registry
+from evonas.recipe.registry import KINDS, Registry
 
 _TEMPLATES = Path(templates.__file__).parent
 
 
-def new_space(name: str, folder: Path, registry: Registry) -> list[Path]:
-    """Write ``spaces/NAME.py`` and ``tests/test_NAME.py`` into a plugins folder.
+def new(kind: str, name: str, folder: Path, registry: Registry) -> list[Path]:
+    """Write a component, such as ``spaces/NAME.py``, and ``tests/test_NAME.py``.
 
     Args:
-        name: Of the space: a lower-case Python name, as it will stand in recipes.
+        kind: ``space``, ``strategy``, ``evaluator`` or ``dataset``.
+        name: Of the component: a lower-case Python name, as it will stand in recipes.
         folder: The plugins folder; it is made if it is not there.
         registry: The known components: the name must be none of theirs.
 
@@ -28,25 +29,27 @@ def new_space(name: str, folder: Path, registry: Registry) -> list[Path]:
         StorageError: If a file is there already, or the disk does not take it.
     """
     if not name.isidentifier() or name != name.lower() or keyword.iskeyword(name):
-        raise RecipeError(f"new space {name}: must be a lower-case Python name, such as my_space")
-    if origins := registry.origins("space").get(name):
-        raise RecipeError(f"new space {name}: there is one of that name: {origins[0]}")
+        raise RecipeError(f"new {kind} {name}: must be a lower-case Python name, such as my_{kind}")
+    if origins := registry.origins(kind).get(name):
+        raise RecipeError(f"new {kind} {name}: there is one of that name: {origins[0]}")
+    component, test = f"my_{kind}.py", f"test_my_{kind}.py"
     texts = {
-        folder / place / f"{template.replace('my_space', name)}.py": _TEMPLATES / f"{template}.py"
-        for place, template in (("spaces", "my_space"), ("tests", "test_my_space"))
+        folder / KINDS[kind].folder / f"{name}.py": _TEMPLATES / component,
+        folder / "tests" / f"test_{name}.py": _TEMPLATES / test,
     }
     for path in texts:
         if path.exists():
             raise StorageError(f"{path}: is there already")
     for path, template in texts.items():
-        _write(path, _renamed(template.read_text(), name))
+        _write(path, _renamed(template.read_text(), kind, name))
     return list(texts)
 
 
-def _renamed(text: str, name: str) -> str:
+def _renamed(text: str, kind: str, name: str) -> str:
     camel = "".join(part.capitalize() for part in name.split("_"))
     title = name.replace("_", " ").upper()
-    return text.replace("MySpace", camel).replace("my_space", name).replace("MY SPACE", title)
+    text = text.replace(f"My{kind.capitalize()}", camel).replace(f"my_{kind}", name)
+    return text.replace(f"MY {kind.upper()}", title)
 
 
 def _write(path: Path, text: str) -> None:

@@ -21,12 +21,13 @@ from evonas.errors import HistoryError, InvalidArchitecture, RecipeError, Storag
 from evonas.executors.base import run_trial
 from evonas.recipe import reading
 from evonas.recipe.registry import Registry
-from evonas.runs import ending, incumbents
-from evonas.runs.assemble import Assembly, EvaluatorFactory, assemble
-from evonas.runs.journal import read_journal
+from evonas.runs import export, final
+from evonas.runs.assemble import Assembly, Parts, assemble
+from evonas.runs.journal import Journal, read_journal
 from evonas.runs.run import registry_of
+from evonas.runs.session import Session
 from evonas.spaces.base import SearchSpace, Task
-from evonas.spaces.parts import cost
+from evonas.trackers.base import Report, RunInfo, Tracker
 from evonas.trial import Proposal, Trial, TrialState
 
 _LARGEST = 10.0  # φ, a thousand times the FLOPs
@@ -173,14 +174,14 @@ def source(registry: Registry, reference: str, shape: str, classes: int) -> Sour
         space, architecture = catalogue.find_point(registry, reference)
         return Source(space, architecture, catalogue.parse_task(shape, classes), registry)
     header, _ = read_journal(folder)
-    found = folder / incumbents.FOLDER / "architecture.json"
+    found = folder / export.FOLDER / "architecture.json"
     if not found.exists():
         raise HistoryError(f"{folder} has no incumbent yet; evonas resume {folder} goes on")
     described = json.loads(found.read_text())
     if "task" not in described:
         raise HistoryError(f"{folder} was a run without images: there is nothing to build")
     registry = registry_of(header)
-    space = EvaluatorFactory(reading.load(folder / reading.FILE), registry, folder).space
+    space = Parts(reading.load(folder / reading.FILE), registry).space()
     architecture = Architecture.from_json(described)
     return Source(space, architecture, Task(**described["task"]), registry, folder)
 
@@ -199,7 +200,7 @@ def scale(given: Source, factors: Factors) -> Scaled:
         max(1, round(side * factors.resolution)) for side in (given.task.height, given.task.width)
     )
     task = replace(given.task, height=height, width=width)
-    counted = cost.count(given.space, larger, task)
+    counted = given.space.costs(larger, task)
     return Scaled(factors, larger, task, counted["params"], counted["flops"])
 
 
@@ -267,9 +268,9 @@ def check_trainable(given: Source, folder: Path) -> None:
 def train(
     given: Source, scaled: Scaled, folder: Path, note: Callable[[str], None]
 ) -> dict[str, float]:
-    """Train a scaled network for good on the run's images, test it once, and keep it.
+    """Train a scaled network in full on the run's images, test it once, and keep it.
 
-    Writes ``incumbent/`` as a run does.
+    Writes ``incumbent/`` as a run does, and a journal of the training.
 
     Args:
         given: A run's incumbent.
@@ -287,16 +288,36 @@ def train(
     except OSError as error:
         raise StorageError(f"{folder}: {error.strerror}") from error
     trial = Trial(0, Proposal(scaled.architecture), TrialState.COMPLETE)
-    retraining = ending.retraining_of(assembly, folder, note, lambda: False)
-    terms = incumbents.Terms(1, assembly.recipe.final.seeds, assembly.recipe.final.flip)
-    evaluator, objectives = assembly.evaluator, assembly.objectives
-    try:
-        _, metrics = incumbents.conclude(
-            evaluator, objectives, [trial], retraining, terms, folder, note
-        )
-    except incumbents.AllFailed as error:
-        raise HistoryError(f"scale: the training failed: {error}") from error
+    section = assembly.recipe.final
+    terms = final.Terms(1, section.seeds, section.flip)
+    with Journal(folder) as journal:
+        journal.begin({"scaled_from": str(given.run_dir), "recipe": assembly.recipe.digest})
+        session = Session(assembly, folder, journal, (_Notes(note),), lambda: False)
+        try:
+            _, metrics = final.conclude(session, [trial], terms)
+        except final.AllFailed as error:
+            raise HistoryError(f"scale: the training failed: {error}") from error
     return metrics
+
+
+class _Notes(Tracker):
+    """Passes on what a person wants to know, and nothing else."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note
+
+    def note(self, message: str) -> None:
+        self._note(message)
+
+    def start(self, run: RunInfo, history: tuple[Trial, ...] = ()) -> None:
+        pass
+
+    def record(self, trial: Trial) -> None:
+        if trial.state is TrialState.RUNNING:
+            self._note(f"training the network, seed {trial.proposal.repeat}")
+
+    def close(self, report: Report) -> None:
+        pass
 
 
 def _run_of(given: Source) -> Path:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from evonas.architecture import Architecture
+from evonas.errors import OptionError
 from evonas.spaces.base import SearchSpace
-from evonas.strategies.base import Sampler
-from evonas.trial import Curve, Limit, Trial
+from evonas.trial import Limit, Trial
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from evonas.training.checkpoints import Weights
+    from evonas.training.checkpoints import WeightReuse
     from evonas.training.data import Data
 
 Reporter = Callable[[int, Mapping[str, float]], None]  # step, metrics
+Ability = TypeVar("Ability")
 
 
 @dataclass(frozen=True)
@@ -33,11 +31,13 @@ class Context:
         seed: Seed of the run; trial ``n`` is trained with a seed derived from it and ``n``.
         run_dir: The run folder, for what an evaluator keeps between trials; None outside of a run.
             It exists when a trial is evaluated, not when an evaluator is made.
-        weights: What training starts from and leaves; None: random weights, and nothing.
+        weights: What a trial's training starts from and leaves, and where final trainings leave
+            their networks; None: random weights, and nothing.
         share: Share of a trial's training after which it is cut off, in the middle of the schedule
-            of its learning rate; a training for good is never cut off.
-        limits: Of metrics that are known only when they were measured. Who gives such a metric
-            ends the trial by ``hold`` if it is outside.
+            of its learning rate; a final training is never cut off.
+        limits: The recipe's. They are held against every trial's metrics without an evaluator's
+            doing; one that knows a metric before it trains may spare the training by ``hold``.
+        flip: Whether the test split is scored on images and their mirror images together.
     """
 
     space: SearchSpace
@@ -45,9 +45,10 @@ class Context:
     device: str
     seed: int
     run_dir: Path | None = None
-    weights: Weights | None = None
+    weights: WeightReuse | None = None
     share: float = 1.0
     limits: Mapping[str, Limit] = field(default_factory=dict)
+    flip: bool = False
 
 
 class Infeasible(Exception):
@@ -69,33 +70,26 @@ def hold(limits: Mapping[str, Limit], metrics: Mapping[str, float]) -> None:
         raise Infeasible({**metrics, "violation": violation})
 
 
-@dataclass(frozen=True)
-class Retrained:
-    """An architecture trained for good.
-
-    Attributes:
-        metrics: Of the validation split, never of the test split.
-        curve: What was reported on the way.
-        network: The trained network on the CPU, for images (N, C, H, W) in 0…255; None if the
-            evaluator trains nothing.
-    """
-
-    metrics: Mapping[str, float]
-    curve: Curve = ()
-    network: nn.Module | None = field(default=None, compare=False)
-
-
 class Evaluator(ABC):
     """An evaluation strategy: how good is an architecture?
+
+    A subclass sets ``metrics`` and writes ``evaluate``; if that trains networks that are worth
+    keeping, ``test``. All else has defaults.
 
     Attributes:
         metrics: Names of the metrics that ``evaluate`` promises; recipes are checked against them
             before any trial.
         reports: Names of the metrics that every call of ``report`` has; what pruning can go by.
+        takes: Names of the context's attributes that a wrapper may change to an effect: ``data``,
+            ``share``, ``weights``. A wrapper refuses an evaluator that would ignore the change.
+        finals: Whether a trial of the stage ``final`` or ``audit`` is trained more fully than one
+            of the search. If not, there are none: the search's figures are the final ones.
     """
 
     metrics: tuple[str, ...]
     reports: tuple[str, ...] = ()
+    takes: frozenset[str] = frozenset()
+    finals: bool = False
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -105,7 +99,11 @@ class Evaluator(ABC):
         """Evaluate an architecture on the validation split.
 
         Args:
-            trial: What to evaluate, and with how much effort (``trial.proposal.fidelity``).
+            trial: What to evaluate, with how much effort (``trial.proposal.fidelity``), and what
+                for: if ``trial.proposal.stage`` is not ``search``, from scratch, with all that the
+                recipe gives to the winner, and a seed that depends on ``trial.proposal.repeat``
+                alone, so that those of one repeat compare architectures. At the stage ``final`` the
+                weights are left in ``context.weights.checkpoints``.
             report: To be called with (step, metrics) on the way, usually once per epoch.
 
         Returns:
@@ -132,86 +130,92 @@ class Evaluator(ABC):
         """
         return True
 
-    def sampler(self) -> Sampler | None:
-        """What gives an architecture for every trade-off, if this evaluation learns that."""
-        return None
-
     def effort(self, fidelity: float) -> float:
         """What a trial of a fidelity costs, in any unit; the same for all if it has no effect."""
         return fidelity
 
-    def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
-        """Train an architecture from scratch at full effort, and score it on the validation split.
+    def test(self, trial: Trial) -> Mapping[str, float]:
+        """Score a winner on the test split; the run's winner alone is brought here.
 
         Args:
-            trial: Its architecture is what is trained.
-            seed: Of this training; those of one seed compare architectures, those of several
-                measure the noise.
-            report: As in ``evaluate``.
-
-        Returns:
-            None if there is no fuller training than a trial's.
-        """
-        return None
-
-    def network(self, architecture: Architecture) -> nn.Module | None:
-        """A network of the form that ``retrain`` gives, to load stored weights into; or None."""
-        return None
-
-    def test(self, architecture: Architecture, network: nn.Module | None) -> Mapping[str, float]:
-        """Score a retrained network on the test split; the run's winner alone is brought here.
-
-        Args:
-            architecture: The winner.
-            network: As ``retrain`` gave it.
+            trial: Of the stage ``final``, whose weights are in ``context.weights.checkpoints``; if
+                ``finals`` is False, of the search.
 
         Returns:
             Metrics, such as ``test_accuracy``; empty if there is no test split.
+
+        Raises:
+            BadWeights: If the weights are lost or damaged; it is then trained again.
         """
         return {}
 
-    def retain(self, trials: Sequence[int]) -> None:  # noqa: B027  (who keeps nothing ignores it)
-        """Free what is kept for trials but these, given in order of importance."""
-
 
 class Wrapper(Evaluator):
-    """An evaluator round another, which trains for good and keeps things as the inner one does.
+    """An evaluator round another, which trains finals as the inner one does.
 
     Constructors of wrappers take ``of``, a function from Context to the evaluator they wrap.
 
+    Args:
+        context: The world of this one.
+        inner: The wrapped evaluator, made in the changed world.
+
     Attributes:
         inner: The wrapped evaluator.
+        trainer: What final trainings and tests are left to: the inner evaluator, or one like it in
+            an unchanged world.
+        changes: Names of the context's attributes that it changes for the inner one.
+
+    Raises:
+        OptionError: If the inner evaluator would ignore a change.
     """
+
+    changes: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, context: Context, inner: Evaluator) -> None:
         super().__init__(context)
-        self.inner = inner
+        self.inner = self.trainer = inner
         self.metrics, self.reports = inner.metrics, inner.reports
+        self.takes, self.finals = inner.takes - self.changes, inner.finals
+        for name in sorted(self.changes - inner.takes):
+            change = _CHANGES.get(name, name)
+            raise OptionError(
+                "of", f"{_name(inner)} ignores the {change} that {_name(self)} gives it"
+            )
+
+    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
+        """A trial of the search is scored; a final training is the trainer's."""
+        if trial.proposal.stage != "search":
+            return self.trainer.evaluate(trial, report)
+        return self.score(trial, report)
+
+    def score(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
+        """``evaluate`` a trial of the search; by default as the inner evaluator does."""
+        return self.inner.evaluate(trial, report)
 
     def prepare(self, note: Callable[[str], None], stopping: Callable[[], bool]) -> bool:
         """The inner evaluator's."""
         return self.inner.prepare(note, stopping)
 
-    def sampler(self) -> Sampler | None:
-        """The inner evaluator's."""
-        return self.inner.sampler()
-
     def effort(self, fidelity: float) -> float:
         """The inner evaluator's."""
         return self.inner.effort(fidelity)
 
-    def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
-        """The inner evaluator's."""
-        return self.inner.retrain(trial, seed, report)
+    def test(self, trial: Trial) -> Mapping[str, float]:
+        """The trainer's."""
+        return self.trainer.test(trial)
 
-    def network(self, architecture: Architecture) -> nn.Module | None:
-        """The inner evaluator's."""
-        return self.inner.network(architecture)
 
-    def test(self, architecture: Architecture, network: nn.Module | None) -> Mapping[str, float]:
-        """The inner evaluator's."""
-        return self.inner.test(architecture, network)
+_CHANGES = {"data": "smaller data", "share": "share of a training", "weights": "weights"}
 
-    def retain(self, trials: Sequence[int]) -> None:
-        """The inner evaluator's."""
-        self.inner.retain(trials)
+
+def _name(evaluator: Evaluator) -> str:
+    """How recipes call it."""
+    return type(evaluator).__module__.rpartition(".")[2]
+
+
+def ability(evaluator: Evaluator, protocol: type[Ability]) -> Ability | None:
+    """The evaluator, or the first one that it wraps, that has what a runtime protocol asks for."""
+    layer: Evaluator | None = evaluator
+    while layer is not None and not isinstance(layer, protocol):
+        layer = layer.inner if isinstance(layer, Wrapper) else None
+    return layer

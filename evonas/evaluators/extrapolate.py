@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from evonas.errors import RecipeError
+from evonas.errors import OptionError
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
+from evonas.recipe.options import Share
 from evonas.trial import Trial
 
 Model = Literal["last", "exponential", "power"]
@@ -117,24 +118,25 @@ class Extrapolate(Wrapper):
         metric: What to extrapolate.
     """
 
+    changes = frozenset({"share"})
+
     def __init__(
         self,
         context: Context,
         of: Callable[[Context], Evaluator],
-        share: float = 0.25,
+        share: Share = 0.25,
         metric: str = "val_accuracy",
     ) -> None:
-        if not 0 < share <= 1:
-            raise RecipeError(f"evaluation.share: must be in (0, 1], not {share}")
         super().__init__(context, of(replace(context, share=share)))
-        if metric not in self.inner.metrics:
-            known = ", ".join(self.inner.metrics)
-            raise RecipeError(f"evaluation.metric: must be one of {known}, not {metric!r}")
+        reported = [name for name in self.inner.metrics if name in self.inner.reports]
+        if metric not in reported:
+            known = ", ".join(reported) or "none: nothing is reported on the way"
+            raise OptionError("metric", f"must be one of {known}, not {metric!r}")
         self._metric = metric
         self._extrapolated = f"{metric}_extrapolated"
         self.metrics = (*self.inner.metrics, self._extrapolated, "fit_error", "fit_model")
 
-    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
+    def score(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """The inner evaluator's metrics after a share of the effort, and where the curve leads."""
         curve: dict[int, float] = {}
 

@@ -9,12 +9,9 @@ architecture.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
-import zlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -23,18 +20,18 @@ from torch.nn import functional as F
 
 from evonas import files
 from evonas.architecture import Architecture
-from evonas.errors import RecipeError, TooManyFailures, at_least
-from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
+from evonas.errors import OptionError, TooManyFailures
+from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.evaluators.parts.hypernetwork import Hypernetwork, draw, uniform_weights
-from evonas.evaluators.parts.one_shot import OneShot, calibrate
+from evonas.evaluators.parts.one_shot import SharedWeights
+from evonas.recipe.options import Count, Decay, Positive
 from evonas.spaces.darts import DARTS, OPERATIONS_BY_KIND, count_kinds
-from evonas.spaces.parts import cost
 from evonas.spaces.parts.supernet import Supernet
-from evonas.strategies.base import COMPLEXITY, Sampler
+from evonas.strategies.hypernet import COMPLEXITY, Sampler
 from evonas.training.augmentation import Augmentation
 from evonas.training.checkpoints import FOLDER
 from evonas.training.latency import latency
-from evonas.training.loop import Diverged, OnDevice, augmented, evaluate, schedule, seeded
+from evonas.training.loop import Diverged, bfloat16, schedule, seeded
 from evonas.trial import Trial
 
 # ``none`` is no choice of the hypernetwork: it would win by being free, and the counts of the
@@ -54,15 +51,15 @@ class _Trained(NamedTuple):
     hypernetwork: Hypernetwork
 
 
-class Hypernet(Wrapper):
-    """Score architectures with the weights learnt beside a hypernetwork; retrain as ``of`` does.
+class Hypernet(SharedWeights):
+    """Score architectures with the weights learnt beside a hypernetwork; train finals as ``of``.
 
     Both are trained before the first trial, and kept in the run folder; a training that was cut
     off goes on after its last whole epoch. The fidelity of a trial has no effect.
 
     Args:
         context: The world; its data are needed, and the space ``darts``.
-        of: What trains an architecture for good.
+        of: What trains finals.
         epochs: Of the joint training.
         batch_size: Images a step, which draws one S and trains one path.
         learning_rate: Of the weights: the peak of warm-up and cosine; AdamW, because sums without
@@ -85,66 +82,39 @@ class Hypernet(Wrapper):
         self,
         context: Context,
         of: Callable[[Context], Evaluator],
-        epochs: int = 8,
-        batch_size: int = 128,
-        learning_rate: float = 0.01,
-        weight_decay: float = 5e-4,
-        hypernet_rate: float = 0.01,
-        warm_up: float = 0.3,
-        kappa: float = 3.0,
+        epochs: Count = 8,
+        batch_size: Count = 128,
+        learning_rate: Positive = 0.01,
+        weight_decay: Decay = 5e-4,
+        hypernet_rate: Positive = 0.01,
+        warm_up: Decay = 0.3,
+        kappa: Positive = 3.0,
         prices: Literal["flops", "latency"] = "flops",
-        temperature: float = 1.0,
-        final_temperature: float = 0.2,
+        temperature: Positive = 1.0,
+        final_temperature: Positive = 0.2,
         augmentation: Augmentation = "standard",
-        calibration_batches: int = 8,
+        calibration_batches: Count = 8,
     ) -> None:
-        super().__init__(context, of(context))
-        self.metrics, self.reports = ("val_accuracy", "params", "flops", *COMPLEXITY), ()
-        if context.data is None:
-            raise RecipeError("evaluation.name: hypernet needs a dataset section")
+        super().__init__(
+            context, of(context), epochs, batch_size, augmentation, calibration_batches
+        )
         if not isinstance(context.space, DARTS):
-            raise RecipeError(
-                f"evaluation.name: hypernet needs the space 'darts', not {context.space.name!r}"
+            raise OptionError(
+                "name", f"hypernet needs the space 'darts', not {context.space.name!r}"
             )
-        at_least("evaluation", 1, epochs=epochs, batch_size=batch_size)
-        at_least("evaluation", 1, calibration_batches=calibration_batches)
-        rates = {"learning_rate": learning_rate, "hypernet_rate": hypernet_rate, "kappa": kappa}
-        ends = {"temperature": temperature, "final_temperature": final_temperature}
-        for name, value in {**rates, **ends}.items():
-            if value <= 0:
-                raise RecipeError(f"evaluation.{name}: must be positive, not {value}")
-        for name, share in {"weight_decay": weight_decay, "warm_up": warm_up}.items():
-            if not 0 <= share < 1:
-                raise RecipeError(f"evaluation.{name}: must be in [0, 1), not {share}")
-        self._space, self._data, self._epochs = context.space, context.data, epochs
-        self._on_device = OnDevice(context.data, context.device)
-        self._batch_size = min(batch_size, len(context.data.train))
+        self.metrics = (*self.metrics, *COMPLEXITY)
+        self._space = context.space
         self._rates, self._decay, self._kappa = (learning_rate, hypernet_rate), weight_decay, kappa
         self._prices = prices
         self._warm_up, self._temperatures = warm_up, (temperature, final_temperature)
-        self._augmentation, self._batches = augmentation, calibration_batches
         self._note: Callable[[str], None] = lambda message: None
         self._stopping: Callable[[], bool] = lambda: False
 
-    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
-        """Score the architecture with the shared weights; count its costs and operations."""
-        architecture, device = trial.architecture, self.context.device
-        supernet, seed = self._trained.supernet, self._seed("calibration")
-        with seeded(seed, device):
-            network = supernet.extract(architecture).to(device)
-            calibrate(network, self._on_device, seed, self._batch_size, self._batches)
-        accuracy = evaluate(network, self._on_device.splits[1], self._on_device.normalize)
-        counted = cost.count(self._space, architecture, self._data.task)
-        counts = count_kinds(architecture)
-        return {
-            "val_accuracy": accuracy,
-            **counted,
-            **{kind: float(counts[kind]) for kind in COMPLEXITY},
-        }
-
-    def effort(self, fidelity: float) -> float:
-        """The same whatever the fidelity."""
-        return 1.0
+    def score(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
+        """Accuracy with the shared weights, costs, and the number of operations of each kind."""
+        counts = count_kinds(trial.architecture)
+        metrics = super().score(trial, report)
+        return {**metrics, **{kind: float(counts[kind]) for kind in COMPLEXITY}}
 
     def prepare(self, note: Callable[[str], None], stopping: Callable[[], bool]) -> bool:
         """Train, or load what was trained."""
@@ -174,9 +144,7 @@ class Hypernet(Wrapper):
     @cached_property
     def _trained(self) -> _Trained:
         """From the run folder, or trained now while others wait for it."""
-        with seeded(self._seed("initial"), self.context.device):
-            supernet = self._space.build_supernet(self._data.task)
-        supernet = supernet.to(self.context.device).to(memory_format=torch.channels_last)
+        supernet = self._initial_supernet()
         # On the CPU: it is tiny, and its draws must be known there to build the path.
         rng = torch.Generator().manual_seed(self._seed("hypernetwork"))
         sizes = [len(OPERATIONS_BY_KIND[kind]) for kind in COMPLEXITY]
@@ -185,13 +153,20 @@ class Hypernet(Wrapper):
             torch.optim.AdamW(supernet.parameters(), weight_decay=self._decay),
             torch.optim.Adam(trained.hypernetwork.parameters(), betas=_MOMENTA),
         )
-        both, folder = nn.ModuleDict(trained._asdict()), self.context.run_dir
-        OneShot(both, optimizers, self._digest).train(
-            self._epochs,
-            lambda epoch: self._train_epoch(trained, optimizers, epoch),
-            None if folder is None else folder / FOLDER / "hypernet.safetensors",
+        self._train(
+            nn.ModuleDict(trained._asdict()),
+            optimizers,
+            self._digest(
+                options=[*self._rates, self._decay, self._kappa],
+                schedule=[self._warm_up, *self._temperatures],
+                prices=self._costs.tolist(),
+            ),
+            partial(self._train_epoch, trained, optimizers),
         )
         return trained
+
+    def _trained_supernet(self) -> Supernet:
+        return self._trained.supernet
 
     @cached_property
     def _costs(self) -> torch.Tensor:
@@ -226,7 +201,7 @@ class Hypernet(Wrapper):
 
         def flops(**changed: str) -> float:
             architecture = self._space.architecture({**choices, **changed})
-            return cost.count(self._space, architecture, self._data.task)["flops"]
+            return self._space.costs(architecture, self._data.task)["flops"]
 
         without = flops()
         return torch.tensor(
@@ -242,36 +217,26 @@ class Hypernet(Wrapper):
         """One epoch, a pure function of the state before it."""
         if self._stopping():
             raise _Stopped
-        train, normalize = self._on_device.splits[0], self._on_device.normalize
-        device, seed = train.labels.device, self._seed(f"epoch {epoch}")
-        rng = torch.Generator(device).manual_seed(seed)
-        dice = torch.Generator().manual_seed(seed)
-        steps = len(train) // self._batch_size
-        order = torch.randperm(len(train), device=device, generator=rng)[: steps * self._batch_size]
-        total = torch.zeros((), device=device)
-        trained.supernet.train()
-        with seeded(seed, self.context.device):
-            for step, batch in enumerate(train.batches(order, self._batch_size)):
-                progress = (epoch * steps + step) / (self._epochs * steps)
-                learnt = max(0.0, (progress - self._warm_up) / (1 - self._warm_up))
-                peaks = self._rates[0], self._rates[1] * (progress >= self._warm_up)
-                for optimizer, peak, share in zip(
-                    optimizers, peaks, (progress, learnt), strict=True
-                ):
-                    optimizer.param_groups[0]["lr"] = peak * schedule(share)
-                    optimizer.zero_grad(set_to_none=True)
-                images = augmented(batch, normalize, self._augmentation, rng)
-                task, price = self._losses(trained, images, batch[2], learnt, dice)
-                torch.autograd.backward([task, self._kappa * price])
-                for part in trained:
-                    nn.utils.clip_grad_norm_(part.parameters(), _LONGEST)
-                for optimizer in optimizers:
-                    optimizer.step()
-                total += task.detach()
-        mean_loss = total.item() / steps
-        if not math.isfinite(mean_loss):
-            raise Diverged(f"the hypernet's loss is {mean_loss} after epoch {epoch + 1}")
-        self._note(f"hypernet: epoch {epoch + 1} of {self._epochs}, loss {mean_loss:.4f}")
+        dice = torch.Generator().manual_seed(self._seed(f"dice {epoch}"))
+
+        def step(
+            progress: float, number: int, images: torch.Tensor, labels: torch.Tensor
+        ) -> torch.Tensor:
+            learnt = max(0.0, (progress - self._warm_up) / (1 - self._warm_up))
+            peaks = self._rates[0], self._rates[1] * (progress >= self._warm_up)
+            for optimizer, peak, share in zip(optimizers, peaks, (progress, learnt), strict=True):
+                optimizer.param_groups[0]["lr"] = peak * schedule(share)
+                optimizer.zero_grad(set_to_none=True)
+            task, price = self._losses(trained, images, labels, learnt, dice)
+            torch.autograd.backward([task, self._kappa * price])
+            for part in trained:
+                nn.utils.clip_grad_norm_(part.parameters(), _LONGEST)
+            for optimizer in optimizers:
+                optimizer.step()
+            return task.detach()
+
+        loss = self._epoch(trained.supernet, epoch, step)
+        self._note(f"hypernet: epoch {epoch + 1} of {self._epochs}, loss {loss:.4f}")
 
     def _losses(
         self,
@@ -296,28 +261,7 @@ class Hypernet(Wrapper):
             for choice, names in self._space.modules(path).items()
             for name in names
         }
-        brain = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=brain):
+        with bfloat16(device):
             logits = trained.supernet(images, path, by_module)
             task = F.cross_entropy(logits, labels)
         return task, trained.hypernetwork.cost(weights, log_probabilities)
-
-    @cached_property
-    def _digest(self) -> str:
-        """Hash of all that the training depends on."""
-        with torch.device("meta"):
-            empty = self._space.build_supernet(self._data.task)
-        settings = {
-            "version": 1,
-            "seed": self.context.seed,
-            "options": [self._epochs, self._batch_size, *self._rates, self._decay, self._kappa],
-            "schedule": [self._warm_up, *self._temperatures],
-            "augmentation": self._augmentation,
-            "data": [self._data.fingerprint, *self._data.train.images.shape],
-            "shapes": {name: list(p.shape) for name, p in empty.named_parameters()},
-            "costs": self._costs.tolist(),
-        }
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-    def _seed(self, purpose: str) -> int:
-        return zlib.crc32(f"{self.context.seed}/hypernet/{purpose}".encode())

@@ -8,16 +8,17 @@ far the ranking holds. Measured figures: docs/results.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from torch import nn
 
 from evonas.architecture import Architecture
-from evonas.errors import RecipeError
+from evonas.errors import OptionError
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
+from evonas.recipe.options import Positive, Share
 from evonas.spaces.base import SearchSpace
-from evonas.training.checkpoints import FOLDER, Checkpoints, Continued, Weights
+from evonas.training.checkpoints import FOLDER, Checkpoints, Continued, WeightReuse
 from evonas.training.inheritance import rename, transplant
 from evonas.trial import Trial
 
@@ -26,45 +27,45 @@ class Inherit(Wrapper):
     """Start every child from its parent's weights.
 
     A trial without parents, or whose parent's weights are lost, is trained from scratch at the
-    full number of epochs. Weights are kept for the trials that the strategy may still breed from.
-    The metric ``inherited`` is the share of the parameters that came from the parent.
+    full number of epochs. The metric ``inherited`` is the share of the parameters that came from
+    the parent.
 
     Args:
         context: The world.
         of: The evaluator to wrap; it must train.
-        epochs: Share of the inner evaluator's epochs that a child trains for, 0…1.
-        keep_gb: Most that the weights may take on the disk, in gigabytes.
+        epochs: Share of the inner evaluator's epochs that a child trains for.
+        keep_gb: Most that the weights may take on the disk, in gigabytes; those that were not used
+            for longest go first.
     """
+
+    changes = frozenset({"weights"})
 
     def __init__(
         self,
         context: Context,
         of: Callable[[Context], Evaluator],
-        epochs: float = 1 / 3,
-        keep_gb: float = 2.0,
+        epochs: Share = 1 / 3,
+        keep_gb: Positive = 2.0,
     ) -> None:
-        if not 0 < epochs <= 1:
-            raise RecipeError(f"evaluation.epochs: must be in (0, 1], not {epochs}")
-        if not keep_gb > 0:
-            raise RecipeError(f"evaluation.keep_gb: must be positive, not {keep_gb}")
         if context.run_dir is None:
-            raise RecipeError("evaluation.name: inherit needs a run folder to keep weights in")
+            raise OptionError("name", "inherit needs a run folder to keep weights in")
         checkpoints = Checkpoints(context.run_dir / FOLDER, keep_gb)
         self._weights = _FromParent(context.space, checkpoints, epochs)
         super().__init__(context, of(replace(context, weights=self._weights)))
         self.metrics = (*self.inner.metrics, "inherited")
 
-    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
+    def score(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """The inner evaluator's metrics, trained from the parent's weights."""
         metrics = self.inner.evaluate(trial, report)
         return {**metrics, "inherited": self._weights.inherited}
 
 
-class _FromParent(Weights):
+class _FromParent(WeightReuse):
     """Weights of the parent, or of the trial's own lower rung."""
 
     def __init__(self, space: SearchSpace, checkpoints: Checkpoints, share: float) -> None:
-        self._space, self._checkpoints, self._share = space, checkpoints, share
+        super().__init__(checkpoints)
+        self._space, self._share = space, share
         self._continued = Continued(checkpoints)
         self.inherited = 0.0  # by the last started network
 
@@ -72,16 +73,15 @@ class _FromParent(Weights):
         self.inherited = 0.0
         if trial.proposal.resume_from is not None:
             return self._continued.start(network, trial, epochs)
-        for parent in trial.proposal.parents[:1]:
-            if (found := self._checkpoints.load(parent)) is not None:
-                old = Architecture(self._space.name, found.choices)
-                moved = self._space.relatives(trial.architecture, old)
-                self.inherited = transplant(network, rename(found.weights, moved))
-                return max(1, round(epochs * self._share))
-        return epochs
+        parents = trial.proposal.parents
+        parent = self.checkpoints.load(parents[0]) if parents else None
+        self.checkpoints.make_room(trial.number)
+        if parent is None:
+            return epochs
+        old = Architecture(self._space.name, parent.choices)
+        moved = self._space.relatives(trial.architecture, old)
+        self.inherited = transplant(network, rename(parent.weights, moved))
+        return max(1, round(epochs * self._share))
 
     def end(self, network: nn.Module, trial: Trial, epochs: int) -> None:
-        self._checkpoints.save(trial, network, epochs)
-
-    def retain(self, trials: Sequence[int]) -> None:
-        self._checkpoints.retain(trials)
+        self.checkpoints.save(trial, network, epochs)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from evonas.architecture import Architecture
-from evonas.errors import RecipeError, at_least
-from evonas.evaluators.base import Context, Evaluator, Reporter, Retrained, Wrapper, hold
-from evonas.spaces.parts import cost
+from evonas.errors import OptionError
+from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper, hold
+from evonas.recipe.options import Count, Natural
 from evonas.training import latency
 from evonas.training.loop import seeded
 from evonas.trial import Trial
@@ -33,33 +32,24 @@ class Latency(Wrapper):
         self,
         context: Context,
         of: Callable[[Context], Evaluator],
-        batch_size: int = 1,
-        runs: int = 30,
-        warmup: int = 10,
+        batch_size: Count = 1,
+        runs: Count = 30,
+        warmup: Natural = 10,
     ) -> None:
         if context.data is None:
-            raise RecipeError("evaluation.name: latency needs a dataset section")
-        at_least("evaluation", 1, batch_size=batch_size, runs=runs)
-        at_least("evaluation", 0, warmup=warmup)
+            raise OptionError("name", "latency needs a dataset section")
         super().__init__(context, of(context))
         self.metrics = tuple(dict.fromkeys((*self.inner.metrics, "latency")))
         self._task = context.data.task
         self._batch_size, self._runs, self._warmup = batch_size, runs, warmup
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
-        """The inner evaluator's metrics and the latency; over the limit, nothing is trained."""
+        """The inner evaluator's metrics and the latency, of finals too."""
         measured = self._measure(trial.architecture)
-        if self.context.limits:
-            counted = cost.count(self.context.space, trial.architecture, self._task)
+        if self.context.limits and trial.proposal.stage == "search":  # before anything is trained
+            counted = self.context.space.costs(trial.architecture, self._task)
             hold(self.context.limits, {**measured, **counted})
         return {**self.inner.evaluate(trial, report), **measured}
-
-    def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
-        """The inner evaluator's, and the latency."""
-        done = self.inner.retrain(trial, seed, report)
-        if done is None:
-            return None
-        return replace(done, metrics={**done.metrics, **self._measure(trial.architecture)})
 
     def _measure(self, architecture: Architecture) -> dict[str, float]:
         device = self.context.device

@@ -6,15 +6,14 @@ not of its reduced stand-in; the final training is not reduced at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from evonas.architecture import Architecture
-from evonas.errors import InvalidArchitecture, RecipeError, at_least
+from evonas.errors import InvalidArchitecture, OptionError
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
+from evonas.recipe.options import Count, Share
 from evonas.spaces.base import SearchSpace
-from evonas.spaces.parts import cost
-from evonas.strategies.base import Sampler
 from evonas.trial import Trial
 
 
@@ -30,55 +29,43 @@ class Reduced(Wrapper):
         depth: Factor on every choice that the space declares as depth.
     """
 
+    changes = frozenset({"data"})
+
     def __init__(
         self,
         context: Context,
         of: Callable[[Context], Evaluator],
-        data: float = 1.0,
-        resolution: int | None = None,
-        width: float = 1.0,
-        depth: float = 1.0,
+        data: Share = 1.0,
+        resolution: Count | None = None,
+        width: Share = 1.0,
+        depth: Share = 1.0,
     ) -> None:
         if context.data is None:
-            raise RecipeError("evaluation.name: reduced needs a dataset section")
-        for name, value in (("data", data), ("width", width), ("depth", depth)):
-            if not 0 < value <= 1:
-                raise RecipeError(f"evaluation.{name}: must be in (0, 1], not {value}")
-        at_least("evaluation", 1, resolution=resolution)
-        super().__init__(context, of(context))
-        if "latency" in self.metrics:
-            raise RecipeError(
-                "evaluation.of: latency is to be that of the whole network; write it the other way "
-                "round: {name: latency, of: {name: reduced, of: …}}"
-            )
-        self._task = context.data.task
+            raise OptionError("name", "reduced needs a dataset section")
         smaller = context.data.subset(data, context.seed)
         if resolution is not None:
             smaller = smaller.resized(resolution)
-        self._small = of(replace(context, data=smaller))
+        super().__init__(context, of(replace(context, data=smaller)))
+        if "latency" in self.metrics:
+            raise OptionError(
+                "of",
+                "latency is to be that of the whole network; write it the other way round: "
+                "{name: latency, of: {name: reduced, of: …}}",
+            )
+        self.trainer = of(context)
+        self.takes = self.inner.takes  # its own data are made of those that it is given
+        self._task = context.data.task
         self._scale = {name: v for name, v in (("width", width), ("depth", depth)) if v != 1}
         _require_roles(context.space, self._scale)
 
-    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
+    def score(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """The inner evaluator's metrics in the smaller world, with the costs of the full one."""
         reduced = trial
         if self._scale:
             small = self.context.space.scaled(trial.architecture, **self._scale)
             reduced = replace(trial, proposal=replace(trial.proposal, architecture=small))
-        metrics = self._small.evaluate(reduced, report)
-        return {**metrics, **cost.count(self.context.space, trial.architecture, self._task)}
-
-    def prepare(self, note: Callable[[str], None], stopping: Callable[[], bool]) -> bool:
-        """In the smaller world."""
-        return self._small.prepare(note, stopping)
-
-    def sampler(self) -> Sampler | None:
-        """Learnt in the smaller world."""
-        return self._small.sampler()
-
-    def retain(self, trials: Sequence[int]) -> None:
-        """In the smaller world."""
-        self._small.retain(trials)
+        metrics = self.inner.evaluate(reduced, report)
+        return {**metrics, **self.context.space.costs(trial.architecture, self._task)}
 
 
 def _require_roles(space: SearchSpace, scale: Mapping[str, float]) -> None:
@@ -87,4 +74,4 @@ def _require_roles(space: SearchSpace, scale: Mapping[str, float]) -> None:
         try:
             space.scaled(some, **{name: factor})
         except InvalidArchitecture as error:
-            raise RecipeError(f"evaluation.{name}: {error}") from error
+            raise OptionError(name, str(error)) from error

@@ -11,15 +11,11 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from evonas.architecture import Architecture
-from evonas.errors import DataError, RecipeError
-from evonas.evaluators.base import Context, Evaluator, Reporter, Retrained, hold
+from evonas.errors import DataError, OptionError
+from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.trial import Trial
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class Tabular(Evaluator):
@@ -49,17 +45,16 @@ class Tabular(Evaluator):
         super().__init__(context)
         self._path, self._template, self._key = path, template, key
         self._columns, self._full, self._final = columns, full or {}, final or {}
-        self.metrics = tuple(columns)
+        self.metrics, self.finals = tuple(columns), bool(full)
         if not columns:
-            raise RecipeError("evaluation.columns: name at least one metric")
+            raise OptionError("columns", "name at least one metric")
         some = {name: domain.values()[0] for name, domain in context.space.domains.items()}
         try:
             template.format_map(some)
         except (LookupError, ValueError, TypeError, AttributeError) as error:
             known = ", ".join(some)
-            raise RecipeError(
-                f"evaluation.template: {error!r} in {template!r}; choices are {known}"
-            ) from error
+            reason = f"{error!r} in {template!r}; choices are {known}"
+            raise OptionError("template", reason) from error
         first = next(iter(self._rows.values()), None)
         if first is None:
             raise DataError(f"{path}: the table has no rows")
@@ -70,22 +65,17 @@ class Tabular(Evaluator):
                 raise DataError(f"{path}: no column {column!r}; there are {', '.join(first)}")
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
-        """The row's columns; a missing row fails the trial, one outside the limits ends it."""
-        metrics = self._look_up(trial.architecture, self._columns)
-        hold(self.context.limits, metrics)
-        return metrics
+        """The row's columns, of finals those of ``full``; a missing row fails the trial."""
+        columns = self._columns if trial.proposal.stage == "search" else self._full
+        return self._look_up(trial.architecture, columns)
 
     def effort(self, fidelity: float) -> float:
         """A look-up, whatever the fidelity."""
         return 1.0
 
-    def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
-        """The row's ``full`` columns, if any are named."""
-        return Retrained(self._look_up(trial.architecture, self._full)) if self._full else None
-
-    def test(self, architecture: Architecture, network: nn.Module | None) -> Mapping[str, float]:
+    def test(self, trial: Trial) -> Mapping[str, float]:
         """The winner's ``final`` columns."""
-        return self._look_up(architecture, self._final)
+        return self._look_up(trial.architecture, self._final)
 
     def _look_up(self, architecture: Architecture, columns: Mapping[str, str]) -> dict[str, float]:
         key = self._template.format_map(dict(architecture.choices))

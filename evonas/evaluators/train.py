@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import copy
-import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
-import torch
 from torch import nn
 
-from evonas.architecture import Architecture
-from evonas.errors import RecipeError, at_least
-from evonas.evaluators.base import Context, Evaluator, Reporter, Retrained
-from evonas.spaces.parts import cost
+from evonas.errors import OptionError
+from evonas.evaluators.base import Context, Evaluator, Reporter
+from evonas.recipe.options import Count, Decay, Natural, NonNegative, Positive, Share
 from evonas.training import transfer
 from evonas.training.augmentation import Augmentation
-from evonas.training.checkpoints import Weights
-from evonas.training.loop import OnDevice, ScheduleName, Settings, evaluate, fit, seeded
+from evonas.training.checkpoints import BadWeights
+from evonas.training.loop import (
+    Mirrored,
+    OnDevice,
+    ScheduleName,
+    Settings,
+    evaluate,
+    fit,
+    score_names,
+    seeded,
+)
 from evonas.trial import Trial
 
 _LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3}
@@ -54,64 +59,50 @@ class Train(Evaluator):
             alone. It needs a C++ compiler (CPU) or Triton (CUDA).
     """
 
-    metrics = ("val_accuracy", "params", "flops")
-    reports = ("train_loss", "val_accuracy")
+    takes = frozenset({"data", "share", "weights"})
+    finals = True
 
     def __init__(
         self,
         context: Context,
-        epochs: int = 10,
-        final_epochs: int | None = None,
-        batch_size: int = 128,
+        epochs: Count = 10,
+        final_epochs: Count | None = None,
+        batch_size: Count = 128,
         optimizer: Literal["sgd", "adamw"] = "sgd",
-        learning_rate: float | None = None,
-        weight_decay: float = 5e-4,
-        label_smoothing: float = 0.1,
+        learning_rate: Positive | None = None,
+        weight_decay: Decay = 5e-4,
+        label_smoothing: Decay = 0.1,
         augmentation: Augmentation = "standard",
         schedule: ScheduleName = "cosine",
-        cutout: int = 0,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
-        ema: float = 0.0,
+        cutout: Natural = 0,
+        mixup: NonNegative = 0.0,
+        cutmix: NonNegative = 0.0,
+        ema: Decay = 0.0,
         init: str | None = None,
-        freeze: int = 0,
-        stage_decay: float = 1.0,
+        freeze: Natural = 0,
+        stage_decay: Share = 1.0,
         compile: bool = False,
     ) -> None:
         super().__init__(context)
         if context.data is None:
-            raise RecipeError("evaluation.name: train needs a dataset section")
-        at_least("evaluation", 1, epochs=epochs, final_epochs=final_epochs, batch_size=batch_size)
-        rate = _LEARNING_RATES[optimizer] if learning_rate is None else learning_rate
-        if rate <= 0:
-            raise RecipeError(f"evaluation.learning_rate: must be positive, not {rate}")
-        for name, share in (
-            ("weight_decay", weight_decay),
-            ("label_smoothing", label_smoothing),
-            ("ema", ema),
-        ):
-            if not 0 <= share < 1:
-                raise RecipeError(f"evaluation.{name}: must be in [0, 1), not {share}")
-        at_least("evaluation", 0, mixup=mixup, cutmix=cutmix)
-        side = min(context.data.task.height, context.data.task.width)
-        if not 0 <= cutout <= side:
-            raise RecipeError(
-                f"evaluation.cutout: must be from 0 to the images' {side} pixels, not {cutout}"
+            raise OptionError("name", "train needs a dataset section")
+        task = context.data.task
+        if cutout > (side := min(task.height, task.width)):
+            raise OptionError(
+                "cutout", f"must be from 0 to the images' {side} pixels, not {cutout}"
             )
-        if not 0 < stage_decay <= 1:
-            raise RecipeError(f"evaluation.stage_decay: must be in (0, 1], not {stage_decay}")
-        if freeze < 0 or (freeze and init is None):
-            raise RecipeError(f"evaluation.freeze: must be 0, or with init more, not {freeze}")
-        self._init = None if init is None else transfer.read(init)
-        self._freeze = freeze
+        if freeze and init is None:
+            raise OptionError("freeze", f"must be 0, or with init more, not {freeze}")
         self._data = context.data
         self._on_device = OnDevice(context.data, context.device)
+        self._init = None if init is None else transfer.read(init)
+        self._freeze = freeze
         self._final_epochs = final_epochs or epochs
         self._settings = Settings(
             epochs=epochs,
             batch_size=batch_size,
             optimizer=optimizer,
-            learning_rate=rate,
+            learning_rate=learning_rate or _LEARNING_RATES[optimizer],
             weight_decay=weight_decay,
             label_smoothing=label_smoothing,
             augmentation=augmentation,
@@ -123,84 +114,79 @@ class Train(Evaluator):
             compile=compile,
             stage_decay=stage_decay,
         )
+        scores = tuple(f"val_{name}" for name in score_names(task.classes))
+        self.metrics = (*scores, *context.space.counted)
+        self.reports = ("train_loss", *scores)
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
-        """Train for ``fidelity`` times ``epochs`` epochs, at least one, or the context's share."""
-        epochs = self._epochs(trial.proposal.fidelity)
-        seed, weights = f"{self.context.seed}/{trial.number}", self.context.weights
-        _, accuracy = self._train(trial, epochs, seed, report, weights, self.context.share)
-        counted = cost.count(self.context.space, trial.architecture, self._data.task)
-        return {"val_accuracy": accuracy, **counted}
+        """Train for ``fidelity`` times ``epochs`` epochs, at least one; finals ``final_epochs``."""
+        if trial.proposal.stage == "search":
+            scores = self._search(trial, report)
+        else:
+            scores = self._final(trial, report)
+        return {**scores, **self.context.space.costs(trial.architecture, self._data.task)}
 
     def effort(self, fidelity: float) -> float:
         """Epochs."""
         return max(1, round(self._epochs(fidelity) * self.context.share))
 
-    def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
-        """Train for ``final_epochs``."""
-        start = time.perf_counter()
-        curve: list[tuple[int, Mapping[str, float]]] = []
-
-        def both(step: int, metrics: Mapping[str, float]) -> None:
-            curve.append((step, metrics))
-            report(step, metrics)
-
-        network, accuracy = self._train(
-            trial, self._final_epochs, f"{self.context.seed}/retrain/{seed}", both, None
-        )
-        counted = cost.count(self.context.space, trial.architecture, self._data.task)
-        metrics = {"val_accuracy": accuracy, **counted, "seconds": time.perf_counter() - start}
-        whole = nn.Sequential(copy.deepcopy(self._on_device.normalize), network).cpu()
-        return Retrained(metrics, tuple(curve), whole)
-
-    def network(self, architecture: Architecture) -> nn.Module | None:
-        """Normalisation and network in a row."""
-        network = self.context.space.build(architecture, self._data.task)
-        return nn.Sequential(copy.deepcopy(self._on_device.normalize), network).cpu()
-
-    def test(self, architecture: Architecture, network: nn.Module | None) -> Mapping[str, float]:
+    def test(self, trial: Trial) -> Mapping[str, float]:
         """Accuracy on the test split, if there is one."""
-        if self._data.test is None or network is None:
+        if self._data.test is None:
             return {}
-        device = self.context.device
-        network.to(memory_format=torch.channels_last).to(device)
-        test = self._data.test.to(device)
-        return {"test_accuracy": evaluate(network, test, nn.Identity())}
-
-    def retain(self, trials: Sequence[int]) -> None:
-        """Weights that no later trial will start from are deleted."""
-        if self.context.weights is not None:
-            self.context.weights.retain(trials)
+        if self.context.weights is None:
+            raise BadWeights("no final training left its weights")
+        device, checkpoints = self.context.device, self.context.weights.checkpoints
+        network = self.context.space.build(trial.architecture, self._data.task)
+        final = checkpoints.read(trial.number, trial.architecture.id, trial.proposal.stage)
+        network.load_state_dict(dict(final.weights))
+        network = Mirrored(network) if self.context.flip else network
+        network.to(device)
+        scores = evaluate(network, self._data.test.to(device), self._on_device.normalize)
+        return {f"test_{name}": value for name, value in scores.items()}
 
     def _epochs(self, fidelity: float) -> int:
         return max(1, round(self._settings.epochs * fidelity))
 
-    def _train(
-        self,
-        trial: Trial,
-        epochs: int,
-        seed: str,
-        report: Reporter,
-        weights: Weights | None,
-        share: float = 1.0,
-    ) -> tuple[nn.Module, float]:
-        architecture, device = trial.architecture, self.context.device
-        number = zlib.crc32(seed.encode())
+    def _search(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
+        """From what the context's weights give, and cut off at its share."""
+        asked, reuse = self._epochs(trial.proposal.fidelity), self.context.weights
+        seed = zlib.crc32(f"{self.context.seed}/{trial.number}".encode())
+        with seeded(seed, self.context.device):
+            network = self._initial(trial)
+            left = asked if reuse is None else reuse.start(network, trial, asked)
+            stop = max(1, round(left * self.context.share))
+
+            def report_total(step: int, metrics: Mapping[str, float]) -> None:
+                report(step + asked - left, metrics)
+
+            scores = self._fit(network, left, seed, report_total, stop)
+        if reuse is not None:
+            reuse.end(network, trial, asked - left + stop)
+        return scores
+
+    def _final(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
+        """From scratch, by the seed of the repeat alone; the winner may be among them."""
+        seed = zlib.crc32(f"{self.context.seed}/retrain/{trial.proposal.repeat}".encode())
+        with seeded(seed, self.context.device):
+            network = self._initial(trial)
+            scores = self._fit(network, self._final_epochs, seed, report)
+        if trial.proposal.stage == "final" and self.context.weights is not None:
+            self.context.weights.checkpoints.save(trial, network, self._final_epochs)
+        return scores
+
+    def _initial(self, trial: Trial) -> nn.Module:
+        """The network with random weights, or those of ``init``, on the device."""
+        network = self.context.space.build(trial.architecture, self._data.task)
+        network = network.to(self.context.device)
+        if self._init is not None:
+            transfer.begin(network, self._init)
+        transfer.freeze(network, self._freeze)
+        return network
+
+    def _fit(
+        self, network: nn.Module, epochs: int, seed: int, report: Reporter, stop: int | None = None
+    ) -> Mapping[str, float]:
         train, val = self._on_device.splits
-        normalize = self._on_device.normalize
-        with seeded(number, device):
-            network = self.context.space.build(architecture, self._data.task).to(device)
-            if self._init is not None:
-                transfer.begin(network, self._init)
-            transfer.freeze(network, self._freeze)
-            left = epochs if weights is None else weights.start(network, trial, epochs)
-
-            def counted(step: int, metrics: Mapping[str, float]) -> None:
-                report(step + epochs - left, metrics)
-
-            settings = replace(self._settings, epochs=left)
-            stop = max(1, round(left * share))
-            accuracy = fit(network, train, val, normalize, settings, number, counted, stop)
-        if weights is not None:
-            weights.end(network, trial, epochs - left + stop)
-        return network, accuracy
+        settings = replace(self._settings, epochs=epochs)
+        return fit(network, train, val, self._on_device.normalize, settings, seed, report, stop)

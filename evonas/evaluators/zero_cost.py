@@ -5,14 +5,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 
-from evonas.errors import RecipeError, at_least
+from evonas.errors import OptionError
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
 from evonas.evaluators.parts.proxies import PROXIES
-from evonas.spaces.parts import cost
 from evonas.training.loop import Normalize, seeded
 from evonas.trial import Trial
 
@@ -38,30 +38,29 @@ class ZeroCost(Wrapper):
         context: Context,
         of: Callable[[Context], Evaluator],
         proxies: tuple[ProxyName, ...] = ("synflow", "snip", "grad_norm", "jacob_cov", "naswot"),
-        batch_size: int = 64,
+        batch_size: Annotated[int, Field(ge=2)] = 64,
         training: bool = True,
     ) -> None:
         if context.data is None:
-            raise RecipeError("evaluation.name: zero_cost needs a dataset section")
+            raise OptionError("name", "zero_cost needs a dataset section")
         if not proxies or len(set(proxies)) < len(proxies):
-            raise RecipeError(
-                "evaluation.proxies: must be one or more different names, not "
-                f"[{', '.join(proxies)}]"
+            raise OptionError(
+                "proxies", f"must be one or more different names, not [{', '.join(proxies)}]"
             )
-        at_least("evaluation", 2, batch_size=batch_size)
         super().__init__(context, of(context))
         self._data, self._proxies = context.data, proxies
         self._batch_size, self._training = batch_size, training
-        others = self.inner.metrics if training else tuple(cost.COSTS)
+        others = self.inner.metrics if training else context.space.counted
         self.metrics = tuple(dict.fromkeys((*others, *proxies)))
-        self.reports = self.inner.reports if training else ()
+        if not training:  # what is trained, or not at all, it scores without the inner evaluator
+            self.reports, self.takes = (), frozenset({"data"})
 
-    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
+    def score(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """The proxies, and the inner evaluator's metrics or the costs."""
         scores = self._scores(trial)  # before a training that a failure would waste
         if self._training:
             return {**self.inner.evaluate(trial, report), **scores}
-        return {**cost.count(self.context.space, trial.architecture, self._data.task), **scores}
+        return {**self.context.space.costs(trial.architecture, self._data.task), **scores}
 
     def effort(self, fidelity: float) -> float:
         """The inner evaluator's; without training the same whatever the fidelity."""

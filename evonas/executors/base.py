@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
-from evonas.evaluators.base import Evaluator, Infeasible
+from evonas.evaluators.base import Evaluator, Infeasible, hold
 from evonas.trial import Trial, TrialState
 
 MakeEvaluator = Callable[[str], Evaluator]  # device → evaluator; picklable
@@ -68,7 +68,8 @@ def run_trial(evaluator: Evaluator, trial: Trial, watch: Watch | None = None) ->
     """Evaluate a trial; whatever it raises, or a metric that is not finite, makes it FAILED.
 
     What it reports becomes its curve, but for numbers that are not finite: no journal holds them.
-    A limit that it finds broken (``Infeasible``) makes it PRUNED.
+    Limits are held here, against the metrics of every trial of the search, whatever the evaluator:
+    a broken one makes the trial PRUNED. Finals are not held to them: noise is measured anew.
     When ``watch`` says stop, the trial is PRUNED whatever the evaluator still does, with the
     metrics that it reported last.
     """
@@ -87,7 +88,10 @@ def run_trial(evaluator: Evaluator, trial: Trial, watch: Watch | None = None) ->
     start = time.perf_counter()
     try:
         result = evaluator.evaluate(trial, report)
-        metrics = _checked(result, evaluator.metrics)
+        searched = trial.proposal.stage == "search"
+        metrics = _checked(result, evaluator.metrics if searched else ())
+        if searched:
+            hold(evaluator.context.limits, metrics)
     except _Stop:
         ended = trial
     except Infeasible as broken:

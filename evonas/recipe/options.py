@@ -12,6 +12,7 @@ import inspect
 import typing
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,8 +26,9 @@ from pydantic import (
     create_model,
 )
 
-from evonas.errors import PluginError, RecipeError
+from evonas.errors import OptionError, PluginError, RecipeError
 from evonas.recipe.reading import explain
+from evonas.recipe.registry import Registry, blamed
 from evonas.recipe.schema import Component, refuse_bool
 
 Count = Annotated[int, Field(ge=1)]  # 1, 2, 3, …
@@ -40,13 +42,77 @@ Decay = Annotated[float, Field(ge=0, lt=1)]  # less than 1, or nothing would eve
 _HANDED_OVER = {"self", "space", "objectives", "sampler", "context", "make_evaluator", "devices"}
 
 
-def check(cls: type[Any], options: Mapping[str, Any], section: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Part:
+    """A component that a recipe names, with its options checked: calling it makes one.
+
+    Attributes:
+        name: What the recipe calls it.
+        cls: Its class.
+        options: Of the constructor; a component that it wraps (``of``) is a ``Part`` itself.
+        path: Of its section in the recipe, such as ``evaluation.of``.
+    """
+
+    name: str
+    cls: type[Any]
+    options: Mapping[str, Any]
+    path: str
+
+    def __call__(self, *handed_over: Any) -> Any:
+        """Make one of what evonas hands over.
+
+        Raises:
+            RecipeError: If the constructor refuses an option.
+            PluginError: Whatever else a plugin's constructor raises.
+        """
+        with blamed(self.cls, "cannot be made"):
+            try:
+                return self.cls(*handed_over, **self.options)
+            except OptionError as error:  # it does not know where in the recipe it stands
+                raise RecipeError(f"{self.path}.{error}") from error
+
+    def asks_for(self, argument: str) -> bool:
+        """Whether the constructor has an argument of that name."""
+        return argument in inspect.signature(self.cls).parameters
+
+    def dump(self) -> dict[str, Any]:
+        """The section with every default filled in."""
+        inner = {k: v.dump() if isinstance(v, Part) else v for k, v in self.options.items()}
+        return {"name": self.name, **inner}
+
+
+def bind(registry: Registry, kind: str, section: Component, path: str) -> Part:
+    """Find a component and check its options, and those of what it wraps (``of``).
+
+    Args:
+        registry: Where it is looked for.
+        kind: Of the component.
+        section: The recipe's; its own keys, such as ``executor.device``, are passed over.
+        path: Of the section, for error messages.
+
+    Raises:
+        EvonasError: If there is no such component, or its options are wrong.
+    """
+    cls = registry.find(kind, section.name)
+    options = check(cls, section.options, path, section.shared)
+    if isinstance(inner := options.get("of"), Component):
+        options["of"] = bind(registry, kind, inner, f"{path}.of")
+    return Part(section.name, cls, options, path)
+
+
+def check(
+    cls: type[Any],
+    options: Mapping[str, Any],
+    section: str,
+    shared: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Validate options and fill in the defaults.
 
     Args:
         cls: The component's class.
         options: What the recipe says.
         section: Its key path, for error messages.
+        shared: Keys of the section itself: the constructor gets what it asks for and is not None.
 
     Returns:
         Keyword arguments for the constructor. A wrapped component (``of``) stays a ``Component``.
@@ -55,11 +121,12 @@ def check(cls: type[Any], options: Mapping[str, Any], section: str) -> dict[str,
         RecipeError: Unknown option, missing one, or wrong type.
         PluginError: The constructor's annotations cannot be read, or are no types of options.
     """
-    model = _model(cls)
+    model, shared = _model(cls), shared or {}
+    asked = {n: v for n, v in shared.items() if n in model.model_fields and v is not None}
     try:
-        checked = model.model_validate(dict(options))
+        checked = model.model_validate({**asked, **options})
     except ValidationError as error:
-        raise RecipeError(explain(error, model, f"{section}.")) from error
+        raise RecipeError(explain(error, model, f"{section}.", shared)) from error
     values = {name: getattr(checked, name) for name in model.model_fields}
     return {n: v.absolute() if isinstance(v, Path) else v for n, v in values.items()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,12 +12,15 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from evonas.errors import RecipeError, did_you_mean
-from evonas.recipe.schema import Cost, Recipe
+from evonas.recipe.schema import DatasetSection, Recipe
 
 FILE = "recipe.yaml"  # its name in a run folder
 _MAX_BYTES = 1_000_000
 _MAX_ALIASES = 16
-_OWN = {"executor": {"device"}}  # keys that are the section's, whatever component it names
+_OWN = {  # keys that are the section's, whatever component it names
+    "executor": {"device"},
+    "dataset": DatasetSection.model_fields.keys(),
+}
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -78,7 +81,7 @@ def apply(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
                 raise RecipeError(f"--set {override!r}: {'.'.join(path[: depth + 1])} has no keys")
             section[part] = inner
             section = inner
-        renamed = path[-1] == "name" and len(path) > 1 and path[0] != "dataset"
+        renamed = path[-1] == "name" and len(path) > 1
         if renamed and section.get("name") != value:
             for name in section.keys() - _OWN.get(path[0], set()):
                 del section[name]
@@ -86,25 +89,33 @@ def apply(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     return content
 
 
-def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
-    """All mistakes of a pydantic error in one line: key path, what is wrong, nearest name."""
-    return "; ".join(_explain_one(item, model, prefix) for item in error.errors())
+def explain(
+    error: ValidationError, model: type[BaseModel], prefix: str = "", also: Iterable[str] = ()
+) -> str:
+    """All mistakes of a pydantic error in one line: key path, what is wrong, nearest name.
+
+    Args:
+        error: What pydantic says.
+        model: What refused.
+        prefix: Put before every key path.
+        also: Keys that are right at the top, and none of the model's.
+    """
+    return "; ".join(_explain_one(item, model, prefix, also) for item in error.errors())
 
 
-def _explain_one(item: Any, model: type[BaseModel], prefix: str) -> str:
+def _explain_one(item: Any, model: type[BaseModel], prefix: str, also: Iterable[str]) -> str:
     location = [part for part in item["loc"] if part != "[key]"]
     path = prefix + ".".join(_shown(str(part)) for part in location)
     match item["type"]:
         case "extra_forbidden":
             known = _fields(model, location[:-1])
+            known += sorted(set(also) - set(known)) if len(location) == 1 else []
             hint = did_you_mean(str(location[-1]), known)
             return f"{path}: unknown key{hint} Known: {', '.join(known) or 'none'}"
         case "missing":
             return f"{path}: is missing"
         case "literal_error":
-            options = [str(o) for o in get_args(Cost)] if "[key]" in item["loc"] else []
-            hint = did_you_mean(str(item["input"]), options).removesuffix(".")
-            return f"{path}: {item['msg']}, not {item['input']!r}{hint}"
+            return f"{path}: {item['msg']}, not {item['input']!r}"
         case "value_error":
             return f"{path or 'recipe'}: {item['ctx']['error']}"
         case _:

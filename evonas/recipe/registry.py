@@ -12,13 +12,14 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from evonas.errors import PluginError, UnknownComponent
+from evonas.errors import EvonasError, PluginError, UnknownComponent
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,26 @@ class Kind:
     """A kind of component.
 
     Attributes:
-        folder: Of the built-in ones in ``evonas``, of a plugin's, and the entry points' group.
-        contract: The class that ``base.py`` in that folder defines.
+        folder: Of a plugin, and the entry points' group.
+        contract: The class that ``base.py`` in its room defines.
+        noun: What a person calls it, if not as the command line does.
+        room: Where in ``evonas`` the built-in ones are, if not in ``folder``.
     """
 
     folder: str
     contract: str
+    noun: str = ""
+    room: str = ""
+
+    @property
+    def package(self) -> str:
+        """Of the built-in ones."""
+        return f"evonas.{self.room or self.folder}"
 
     def load_contract(self) -> type[Any]:
         """The class, imported now: rooms above this one define it."""
         contract: type[Any] = getattr(
-            importlib.import_module(f"evonas.{self.folder}.base"), self.contract
+            importlib.import_module(f"{self.package}.base"), self.contract
         )
         return contract
 
@@ -45,6 +55,8 @@ KINDS: Mapping[str, Kind] = {
     "space": Kind("spaces", "SearchSpace"),
     "strategy": Kind("strategies", "Strategy"),
     "evaluator": Kind("evaluators", "Evaluator"),
+    "dataset": Kind("datasets", "Dataset", noun="data set"),
+    "pruning": Kind("pruning", "Rule", noun="pruning rule", room="runs.pruning"),
     "executor": Kind("executors", "Executor"),
     "tracker": Kind("trackers", "Tracker"),
 }
@@ -64,7 +76,7 @@ class Registry:
         """Every known name of a kind and where it comes from; imports nothing."""
         folder_name = KINDS[kind].folder
         found: dict[str, list[str]] = {}
-        package = importlib.import_module(f"evonas.{folder_name}")
+        package = importlib.import_module(KINDS[kind].package)
         for module in pkgutil.iter_modules(package.__path__):
             if module.name != "base" and not module.ispkg:
                 found.setdefault(module.name, []).append("built-in")
@@ -88,16 +100,16 @@ class Registry:
         """
         if ":" in name:
             return self._from_reference(kind, name, f"{kind} {name!r}")
-        origins = self.origins(kind)
+        origins, noun = self.origins(kind), KINDS[kind].noun or kind
         if name not in origins:
-            raise UnknownComponent(kind, name, origins)
+            raise UnknownComponent(noun, name, origins)
         if len(origins[name]) > 1:
-            raise PluginError(f"{kind} {name!r} is there twice: {' and '.join(origins[name])}")
+            raise PluginError(f"{noun} {name!r} is there twice: {' and '.join(origins[name])}")
         origin = origins[name][0]
         if origin.startswith("entry point "):
             return self._from_reference(kind, origin.removeprefix("entry point "), origin)
         if origin == "built-in":
-            module = importlib.import_module(f"evonas.{KINDS[kind].folder}.{name}")
+            module = importlib.import_module(f"{KINDS[kind].package}.{name}")
         else:
             module = _load(f"evonas_plugins.{KINDS[kind].folder}.{name}", Path(origin))
         return _only_class(kind, module, origin)
@@ -113,6 +125,27 @@ class Registry:
         if not (isinstance(found, type) and issubclass(found, contract)):
             raise PluginError(f"{origin}: not a {contract.__name__}")
         return found
+
+
+@contextmanager
+def blamed(cls: type[Any], doing: str) -> Iterator[None]:
+    """Whatever a plugin's class raises is PluginError, and names it; our own bugs stay bugs.
+
+    Args:
+        cls: Whose code runs.
+        doing: What fails then, such as ``cannot be made``.
+    """
+    try:
+        yield
+    except EvonasError:
+        raise
+    # The class may be anybody's code.
+    except Exception as error:
+        if cls.__module__.startswith("evonas."):
+            raise
+        raise PluginError(
+            f"{cls.__module__}:{cls.__name__} {doing}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _load(name: str, path: Path) -> ModuleType:

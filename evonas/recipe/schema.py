@@ -24,9 +24,6 @@ def refuse_bool(value: Any) -> Any:
     return value
 
 
-Cost = Literal["params", "flops", "latency"]
-
-
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -51,8 +48,13 @@ class Component(_Model):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Everything but the name."""
+        """Everything but the section's own keys."""
         return dict(self.model_extra or {})
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Those of the section's own keys that a component may ask for by name."""
+        return {}
 
 
 class ExecutorSection(Component):
@@ -68,24 +70,23 @@ class TrackingSection(Component):
     name: str = "mlflow"
 
 
-class DatasetSection(_Model):
-    """The images: see ``evonas.datasets``."""
+class DatasetSection(Component):
+    """The images: these keys are for every source, further ones are the source's own options."""
 
-    name: str
     path: Path = Path("data")
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
     test: Annotated[float, Field(gt=0, lt=1)] = 0.2
     size: Annotated[int, Field(ge=4, le=1024)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+    @property
+    def shared(self) -> dict[str, Any]:
+        """All."""
+        return self.model_dump(include=DatasetSection.model_fields.keys() - {"name"})
 
 
 class LimitSection(_Model):
-    """Bounds of a cost, both included."""
+    """Bounds of a cost or a metric, both included."""
 
     min: Annotated[float, Field(ge=0)] | None = None
     max: Annotated[float, Field(gt=0)] | None = None
@@ -144,7 +145,7 @@ class Recipe(_Model):
     objectives: Annotated[dict[str, Literal["max", "min"]], Field(min_length=1)] = {
         "val_accuracy": "max"
     }
-    constraints: dict[Cost, LimitSection] = {}
+    constraints: dict[str, LimitSection] = {}
     pruning: Component | None = None
     budget: BudgetSection
     start_from: list[str] = []

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from evonas.architecture import Architecture
-from evonas.datasets.base import LOADERS, Source, load
-from evonas.errors import EvonasError, OptionError, PluginError, RecipeError, did_you_mean
-from evonas.evaluators.base import Context, Evaluator
-from evonas.executors.base import Executor, MakeEvaluator
+from evonas.datasets import base as datasets
+from evonas.errors import PluginError, RecipeError, did_you_mean
+from evonas.evaluators.base import Context, Evaluator, ability
+from evonas.executors.base import Executor
 from evonas.executors.serial import Serial
-from evonas.recipe import options, reading
+from evonas.recipe import reading
+from evonas.recipe.options import Part, bind
 from evonas.recipe.registry import Registry
-from evonas.recipe.schema import Component, Recipe
-from evonas.runs.pruning import RULES, Pruner
+from evonas.recipe.schema import Recipe
+from evonas.runs.pruning.base import Pruner
 from evonas.runs.search import Budget
 from evonas.spaces.base import SearchSpace
-from evonas.spaces.parts import cost
-from evonas.spaces.parts.feasible import Feasible
-from evonas.strategies.base import Sampler, Strategy
+from evonas.strategies.base import Strategy
+from evonas.strategies.hypernet import Sampler
 from evonas.trackers.base import Tracker
 from evonas.training import devices
 from evonas.training.checkpoints import FOLDER as WEIGHTS
@@ -32,7 +31,86 @@ from evonas.training.checkpoints import RUNGS_GB, Checkpoints, Continued
 from evonas.training.data import Data
 from evonas.trial import Limit, Objective
 
-_MEASURED = ("latency",)  # limited costs that are known only when a trial runs
+
+@runtime_checkable
+class Samples(Protocol):
+    """An evaluator that learns an architecture for every trade-off."""
+
+    def sampler(self) -> Sampler:
+        """What gives it."""
+
+
+class Parts:
+    """The components that a recipe names, each found and its options checked once, when asked for.
+
+    Only recipe and registry travel to a worker, which finds them again.
+
+    Args:
+        recipe: The recipe.
+        registry: Where its components come from.
+    """
+
+    def __init__(self, recipe: Recipe, registry: Registry) -> None:
+        self.recipe, self.registry = recipe, registry
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"recipe": self.recipe, "registry": self.registry}
+
+    @cached_property
+    def space(self) -> Part:
+        """Makes the search space of nothing."""
+        return bind(self.registry, "space", self.recipe.space, "space")
+
+    @cached_property
+    def strategy(self) -> Part:
+        """Makes a strategy of space, objectives and, if it asks for one, a sampler."""
+        return bind(self.registry, "strategy", self.recipe.strategy, "strategy")
+
+    @cached_property
+    def evaluator(self) -> Part:
+        """Makes an evaluator of a context."""
+        return bind(self.registry, "evaluator", self.recipe.evaluation, "evaluation")
+
+    @cached_property
+    def executor(self) -> Part:
+        """Makes an executor of what makes evaluators, and devices."""
+        return bind(self.registry, "executor", self.recipe.executor, "executor")
+
+    @cached_property
+    def tracker(self) -> Part:
+        """Makes a tracker of nothing."""
+        return bind(self.registry, "tracker", self.recipe.tracking, "tracking")
+
+    @cached_property
+    def rule(self) -> Part | None:
+        """Makes a pruning rule of nothing; None if no trial is to be stopped."""
+        section = self.recipe.pruning
+        return None if section is None else bind(self.registry, "pruning", section, "pruning")
+
+    @cached_property
+    def dataset(self) -> Part | None:
+        """Makes a data set of nothing; None if the recipe has none."""
+        section = self.recipe.dataset
+        return None if section is None else bind(self.registry, "dataset", section, "dataset")
+
+    def resolved(self) -> Recipe:
+        """The recipe with every default filled in and every path absolute."""
+        content = self.recipe.dump()
+        if self.recipe.dataset is not None:  # whether its component asks for the path or not
+            content["dataset"]["path"] = self.recipe.dataset.path.absolute()
+        for key, part in {
+            "space": self.space,
+            "strategy": self.strategy,
+            "evaluation": self.evaluator,
+            "executor": self.executor,
+            "tracking": self.tracker,
+            "pruning": self.rule,
+            "dataset": self.dataset,
+        }.items():
+            if part is not None:
+                content[key].update(part.dump())
+        content["start_from"] = [_absolute(name) for name in self.recipe.start_from]
+        return reading.validate(_plain(content), "recipe")
 
 
 @dataclass(frozen=True)
@@ -42,25 +120,34 @@ class EvaluatorFactory:
     Only recipe and registry travel to a worker; it loads space and data for itself.
     """
 
-    recipe: Recipe
-    registry: Registry
+    parts: Parts
     run_dir: Path
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"parts": self.parts, "run_dir": self.run_dir}
 
     def __call__(self, device: str) -> Evaluator:
         """The evaluator for a device, one for all who ask: it keeps the data on the device."""
         if device not in self._made:
-            weights = Continued(Checkpoints(self.run_dir / WEIGHTS, RUNGS_GB))
+            recipe = self.parts.recipe
             context = Context(
-                self.space,
-                self.data,
-                device,
-                self.recipe.seed,
-                self.run_dir,
-                weights,
-                limits=_limits(self.recipe, _MEASURED),
+                space=self.space,
+                data=self.data,
+                device=device,
+                seed=recipe.seed,
+                run_dir=self.run_dir,
+                weights=Continued(Checkpoints(self.run_dir / WEIGHTS, RUNGS_GB)),
+                limits=_limits(recipe),
+                flip=recipe.final.flip,
             )
-            make = maker(self.registry, "evaluator", self.recipe.evaluation, "evaluation")
-            self._made[device] = make(context)
+            evaluator = self.parts.evaluator(context)
+            if not isinstance(getattr(evaluator, "context", None), Context):
+                cls = type(evaluator)
+                raise PluginError(
+                    f"{cls.__module__}:{cls.__name__}: __init__ must call "
+                    "super().__init__(context), and has not"
+                )
+            self._made[device] = evaluator
         return self._made[device]
 
     @cached_property
@@ -70,28 +157,14 @@ class EvaluatorFactory:
     @cached_property
     def data(self) -> Data | None:
         """The data set, loaded on first use."""
-        section = self.recipe.dataset
-        if section is None:
-            return None
-        if section.name not in LOADERS:
-            known = sorted(LOADERS)
-            hint = did_you_mean(section.name, known)
-            raise RecipeError(
-                f"dataset.name: unknown data set {section.name!r}{hint} Known: {', '.join(known)}"
-            )
-        source = Source(section.path, section.size, section.test, section.seed)
-        return load(section.name, source, section.validation)
+        part, section = self.parts.dataset, self.parts.recipe.dataset
+        return None if part is None or section is None else datasets.load(section, part)
 
     @cached_property
     def space(self) -> SearchSpace:
-        """The search space, unconstrained."""
-        section = self.recipe.space
-        cls = self.registry.find("space", section.name)
-        space: SearchSpace = _make(cls, **options.check(cls, section.options, "space"))
+        """The search space, without the recipe's limits."""
+        space: SearchSpace = self.parts.space()
         return space
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"recipe": self.recipe, "registry": self.registry, "run_dir": self.run_dir}
 
 
 @dataclass(frozen=True)
@@ -100,94 +173,91 @@ class Assembly:
 
     Attributes:
         recipe: The resolved recipe: every default filled in, every path absolute.
-        registry: Where its components come from.
-        space: What the strategy searches: the constrained space.
+        parts: Its components.
+        space: What the strategy searches: the space within the limits.
         objectives: What to optimise.
         budget: When to stop.
-        evaluator: The parent's own: it runs the serial trials and the final training.
+        evaluator: The parent's own: it runs the serial trials and tests the winner.
         devices: Where to compute.
         fingerprint: Of the data; None without any.
+        make_evaluator: Makes the evaluator for a device.
     """
 
     recipe: Recipe
-    registry: Registry
+    parts: Parts
     space: SearchSpace
     objectives: tuple[Objective, ...]
     budget: Budget
     evaluator: Evaluator
     devices: tuple[str, ...]
     fingerprint: str | None
-    make_evaluator: MakeEvaluator
+    make_evaluator: EvaluatorFactory
 
     def strategy(self) -> Strategy:
         """A fresh strategy."""
-        make = maker(self.registry, "strategy", self.recipe.strategy, "strategy")
+        part = self.parts.strategy
         handed_over: list[Any] = [self.space, self.objectives]
-        if self.registry.find("strategy", self.recipe.strategy.name).samples:
+        if part.asks_for("sampler"):
             handed_over.append(self._sampler())
-        strategy: Strategy = make(*handed_over)
+        strategy: Strategy = part(*handed_over)
         return strategy
 
     def _sampler(self) -> Sampler:
-        sampler = self.evaluator.sampler()
-        if sampler is None:
+        source = ability(self.evaluator, Samples)  # type: ignore[type-abstract]
+        if source is None:
             raise RecipeError(
                 f"strategy.name: {self.recipe.strategy.name} asks a sampler, which evaluation "
                 f"{self.recipe.evaluation.name!r} does not learn; take evaluation hypernet"
             )
-        return sampler
+        return source.sampler()
 
     def executor(self) -> Executor:
         """A fresh executor, to be closed by the caller."""
-        return self._executor(self.make_evaluator, ("device",))
+        executor: Executor = self.parts.executor(self.make_evaluator, self.devices)
+        return executor
 
-    def retraining_executor(self, retrainer: MakeEvaluator, trainings: int) -> Executor:
-        """A fresh executor for so many trainings for good, to be closed by the caller."""
+    def final_executor(self, trainings: int) -> Executor:
+        """A fresh executor for so many final trainings, to be closed by the caller."""
         if trainings == 1:  # here, with all cores and the data that are loaded already
-            return Serial(retrainer, self.devices)
-        # Without the time limit, which is for trials: a training for good takes far longer.
-        return self._executor(retrainer, ("device", "timeout"))
-
-    def _executor(self, make_evaluator: MakeEvaluator, own: tuple[str, ...]) -> Executor:
-        section = self.recipe.executor
-        cls, arguments = _checked(self.registry, "executor", section, "executor", own)
-        executor: Executor = _make(cls, make_evaluator, self.devices, **arguments)
+            return Serial(self.make_evaluator, self.devices)
+        part = self.parts.executor
+        # Without the time limit, which is for trials: a final training takes far longer.
+        untimed = replace(part, options={k: v for k, v in part.options.items() if k != "timeout"})
+        executor: Executor = untimed(self.make_evaluator, self.devices)
         return executor
 
     def pruner(self) -> Pruner | None:
         """A fresh pruner; None if the recipe wants no trial stopped."""
-        section = self.recipe.pruning
-        if section is None:
-            return None
-        cls, arguments = _rule(section)
-        return Pruner(self.objectives, cls(**arguments))
+        rule = self.parts.rule
+        return None if rule is None else Pruner(self.objectives, rule())
 
-    @property
-    def acceptance(self) -> float | None:
-        """Share of random architectures that met the constraints so far; None without any."""
-        return self.space.acceptance if isinstance(self.space, Feasible) else None
+    def tracker(self) -> Tracker:
+        """A fresh tracker."""
+        tracker: Tracker = self.parts.tracker()
+        return tracker
 
 
-def assemble(given: Recipe, registry: Registry, run_dir: Path) -> Assembly:
+def assemble(recipe: Recipe, registry: Registry, run_dir: Path) -> Assembly:
     """Build and check everything, so that no mistake shows up after the first trial.
 
     Args:
-        given: The recipe.
+        recipe: As a person wrote it.
         registry: Where its components come from.
         run_dir: The run folder; it need not exist, and nothing is written.
 
     Raises:
         EvonasError: In one line, whatever is wrong with recipe, data, plugins or devices.
     """
-    resolved = _resolve(given, registry)
-    factory = EvaluatorFactory(resolved, registry, run_dir)
+    parts = Parts(recipe, registry)
+    resolved = parts.recipe = parts.resolved()
+    factory = EvaluatorFactory(parts, run_dir)
     chosen = devices.choose(resolved.executor.device, devices.available())
     evaluator = factory(chosen[0])
-    objectives = _objectives(resolved, evaluator)
+    objectives = _objectives(resolved, factory.space, evaluator)
     assembly = Assembly(
         recipe=resolved,
-        registry=registry,
-        space=_constrained(factory),
+        parts=parts,
+        space=_limited(factory),
         objectives=objectives,
         budget=_budget(resolved),
         evaluator=evaluator,
@@ -206,7 +276,7 @@ def assemble(given: Recipe, registry: Registry, run_dir: Path) -> Assembly:
             f"on the way, only {', '.join(evaluator.reports) or 'nothing'}"
         )
     _check_efforts(resolved, strategy, evaluator)
-    tracker_of(resolved, registry)
+    assembly.tracker()
     assembly.executor().close()
     assembly.space.sample(Random(f"{resolved.seed}/feasible"))
     return assembly
@@ -224,105 +294,9 @@ def _check_efforts(resolved: Recipe, strategy: Strategy, evaluator: Evaluator) -
             )
 
 
-def tracker_of(given: Recipe, registry: Registry) -> Tracker:
-    """A fresh tracker for a recipe; nothing else of the recipe is looked at."""
-    cls, arguments = _checked(registry, "tracker", given.tracking, "tracking")
-    tracker: Tracker = _make(cls, **arguments)
-    return tracker
-
-
-def _checked(
-    registry: Registry, kind: str, section: Component, path: str, own: tuple[str, ...] = ()
-) -> tuple[type[Any], dict[str, Any]]:
-    """A component's class and its checked options; ``own`` are the section's, not the class's."""
-    cls = registry.find(kind, section.name)
-    return cls, options.check(cls, {k: v for k, v in section.options.items() if k not in own}, path)
-
-
-def _make(cls: type[Any], *handed_over: Any, **arguments: Any) -> Any:
-    """Construct a component; what a plugin's constructor raises is the plugin's fault."""
-    try:
-        return cls(*handed_over, **arguments)
-    except EvonasError:
-        raise
-    # A constructor may be anybody's code; our own bugs stay bugs.
-    except Exception as error:
-        if cls.__module__.startswith("evonas."):
-            raise
-        raise PluginError(
-            f"{cls.__module__}:{cls.__name__} cannot be made: {type(error).__name__}: {error}"
-        ) from error
-
-
-def maker(registry: Registry, kind: str, section: Component, path: str) -> Callable[..., Any]:
-    """What makes a component of what is handed over to it; it wraps (``of``) one of its own kind.
-
-    Raises:
-        EvonasError: If its options, or those of what it wraps, are wrong.
-    """
-    cls, arguments = _checked(registry, kind, section, path)
-    if isinstance(inner := arguments.get("of"), Component):
-        arguments["of"] = maker(registry, kind, inner, f"{path}.of")
-
-    def make(*handed_over: Any) -> Any:
-        try:
-            return _make(cls, *handed_over, **arguments)
-        except OptionError as error:  # a constructor does not know where in the recipe it stands
-            raise RecipeError(f"{path}.{error}") from error
-        except RecipeError as error:
-            raise RecipeError(_located(str(error), path)) from error
-
-    return make
-
-
-def _located(message: str, path: str) -> str:
-    """A constructor names its options after the section; a wrapped one has them further down."""
-    section = path.partition(".")[0]
-    if message.startswith(f"{path}."):
-        return message
-    return message.replace(f"{section}.", f"{path}.")
-
-
-def _resolve(given: Recipe, registry: Registry) -> Recipe:
-    """The recipe with every default filled in and every path absolute."""
-    data = given.dump()
-    sections = {
-        "space": ("space", given.space),
-        "strategy": ("strategy", given.strategy),
-        "evaluation": ("evaluator", given.evaluation),
-        "executor": ("executor", given.executor),
-        "tracking": ("tracker", given.tracking),
-    }
-    for key, (kind, section) in sections.items():
-        data[key].update(_with_defaults(registry, kind, section, key))
-    if given.pruning is not None:
-        data["pruning"].update(_rule(given.pruning)[1])
-    if given.dataset is not None:
-        data["dataset"]["path"] = str(given.dataset.path.absolute())
-    data["start_from"] = [_absolute(name) for name in given.start_from]
-    return reading.validate(_plain(data), "recipe")
-
-
 def _absolute(name: str) -> str:
     """A run folder wherever we are; what is none is an id."""
     return str(Path(name).absolute()) if Path(name).is_dir() else name
-
-
-def _rule(section: Component) -> tuple[type[Any], dict[str, Any]]:
-    """The class of a pruning rule and its checked options."""
-    if section.name not in RULES:
-        hint = did_you_mean(section.name, RULES)
-        raise RecipeError(
-            f"pruning.name: unknown rule {section.name!r}{hint} Known: {', '.join(RULES)}"
-        )
-    return RULES[section.name], options.check(RULES[section.name], section.options, "pruning")
-
-
-def _with_defaults(registry: Registry, kind: str, section: Component, path: str) -> dict[str, Any]:
-    _, arguments = _checked(registry, kind, section, path)
-    if isinstance(inner := arguments.get("of"), Component):
-        arguments["of"] = _with_defaults(registry, kind, inner, f"{path}.of")
-    return {"name": section.name, **arguments}
 
 
 def _plain(value: Any) -> Any:
@@ -334,45 +308,41 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 
-def _objectives(resolved: Recipe, evaluator: Evaluator) -> tuple[Objective, ...]:
-    wanted: dict[str, Iterable[str]] = {
-        "objectives": resolved.objectives,
-        "constraints": _limits(resolved, _MEASURED),
-    }
-    for section, metrics in wanted.items():
-        for metric in metrics:
-            if metric in evaluator.metrics:
-                continue
-            hint = did_you_mean(metric, evaluator.metrics)
-            if metric in _MEASURED:
-                hint = f". To measure it: evaluation: {{name: {metric}, of: {{…}}}}."
-            raise RecipeError(
-                f"{section}.{metric}: evaluation {resolved.evaluation.name!r} gives no such "
-                f"metric{hint} Known: {', '.join(evaluator.metrics)}"
-            )
+def _objectives(
+    resolved: Recipe, space: SearchSpace, evaluator: Evaluator
+) -> tuple[Objective, ...]:
+    lacking = f"evaluation {resolved.evaluation.name!r} gives no such metric"
+    _check_names("objectives", resolved.objectives, evaluator.metrics, lacking)
+    lacking += f", and space {space.name!r} counts no such cost"
+    known = tuple(dict.fromkeys((*space.counted, *evaluator.metrics)))
+    _check_names("constraints", resolved.constraints, known, lacking)
     return tuple(Objective(metric, way) for metric, way in resolved.objectives.items())
 
 
-def _constrained(factory: EvaluatorFactory) -> SearchSpace:
-    limits, space = _limits(factory.recipe, tuple(cost.COSTS)), factory.space
+def _check_names(section: str, names: Iterable[str], known: tuple[str, ...], lacking: str) -> None:
+    for name in names:
+        if name not in known:
+            hint = did_you_mean(name, [*known, "latency"])
+            if name == "latency":
+                hint = ". To measure it: evaluation: {name: latency, of: {…}}."
+            raise RecipeError(f"{section}.{name}: {lacking}{hint} Known: {', '.join(known)}")
+
+
+def _limited(factory: EvaluatorFactory) -> SearchSpace:
+    """The space within the limits of what it can count; the others are held when measured."""
+    space = factory.space
+    limits = {k: v for k, v in _limits(factory.parts.recipe).items() if k in space.counted}
     if not limits:
         return space
     if factory.data is None:
         raise RecipeError("constraints: counting needs a dataset section, for the input's shape")
-    task, names = factory.data.task, tuple(limits)
-
-    def measure(architecture: Architecture) -> Mapping[str, float]:
-        return cost.count(space, architecture, task, names)
-
-    return Feasible(space, limits, measure)
+    return space.limited(limits, factory.data.task)
 
 
-def _limits(resolved: Recipe, names: tuple[str, ...]) -> dict[str, Limit]:
-    """The recipe's limits of these costs."""
+def _limits(resolved: Recipe) -> dict[str, Limit]:
     return {
         name: Limit(**section.model_dump(exclude_none=True))
         for name, section in resolved.constraints.items()
-        if name in names
     }
 
 

@@ -1,4 +1,4 @@
-"""How far the cheap scores of a search can be trusted: a sample of its trials, trained for good.
+"""How far the cheap scores of a search can be trusted: a sample of its trials, trained in full.
 
 Kendall's tau and Spearman's rho between the search's scores and those of full trainings, with
 percentile bootstrap intervals (Efron and Tibshirani, 1993). Of 12-epoch scores on NAS-Bench-201
@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evonas import files
-from evonas.runs.retraining import Retraining, criterion
-from evonas.trial import Objective, Trial, TrialState
+from evonas.runs.final import criterion
+from evonas.runs.session import Session
+from evonas.trial import Proposal, Trial, TrialState
 
 Values = NDArray[np.float64]
 
@@ -69,56 +70,72 @@ class Audit:
     sentence: str
 
 
-def audit(
-    objectives: Sequence[Objective],
-    ranking: Sequence[Trial],
-    retraining: Retraining,
-    trials: int,
-    seed: int,
-    run_dir: Path,
-) -> Audit | None:
-    """Train a sample of the ranking for good, compare, and write ``audit.json``.
+def audit(session: Session, ranking: Sequence[Trial], trials: int) -> Audit | None:
+    """Train a sample of the ranking in full, compare, and write ``audit.json``.
 
     Args:
-        objectives: The first is what the search ranked by.
-        ranking: Completed trials, the fullest first, then the best; those of one fidelity are
-            compared.
-        retraining: Trains them.
+        session: The run's; what is in its journal is not trained again.
+        ranking: Completed trials of the search, the fullest first, then the best; those of one
+            fidelity are compared.
         trials: Size of the sample.
-        seed: Of the sample and the bootstrap.
-        run_dir: The run folder.
 
     Returns:
         None if there is nothing to compare: the evaluator has no fuller training than a trial's, or
         fewer than four of the sample succeeded.
 
     Raises:
-        retraining.Stopped: If the user wants to stop.
+        Stopped: If the user wants to stop.
         StorageError: If the disk does not take the results.
     """
-    ranking = _comparable(ranking)
+    session.note("auditing the search: training a sample of its trials for good")
+    done = _audited(session, _comparable(ranking), trials)
+    if done is None:
+        session.note("nothing to audit: too few trials, or no fuller training")
+        return None
+    files.store(session.folder / FILE, json.dumps(asdict(done), indent=2))
+    session.note(done.sentence)
+    return done
+
+
+def _audited(session: Session, ranking: Sequence[Trial], trials: int) -> Audit | None:
+    objectives, seed = session.assembly.objectives, session.assembly.recipe.seed
+    if not session.assembly.evaluator.finals:
+        return None
     chosen = sample(len(ranking), trials, Random(f"{seed}/audit"))
-    results = retraining.run([ranking[i] for i in chosen], (0,), weights=False)
+    full = _trained(session, [ranking[place] for place in chosen])
     rows: list[Row] = []
     keys: list[tuple[float, float]] = []
     seconds: list[tuple[float, float]] = []
     for place in chosen:
-        trial, full = ranking[place], results[ranking[place].number, 0]
-        by = criterion(objectives, full.metrics)
-        if full.state is not TrialState.COMPLETE or by is None:
+        trial = ranking[place]
+        training = full.get(trial.architecture.id)
+        by = criterion(objectives, training.metrics) if training else None
+        if training is None or by is None:
             continue
-        keys.append((objectives[0].key(trial.metrics), by.key(full.metrics)))
+        keys.append((objectives[0].key(trial.metrics), by.key(training.metrics)))
         score = trial.metrics[objectives[0].metric]
-        rows.append(Row(trial.number, place + 1, score, full.metrics[by.metric]))
-        seconds.append((trial.seconds, full.seconds))
+        rows.append(Row(trial.number, place + 1, score, training.metrics[by.metric]))
+        seconds.append((trial.seconds, training.seconds))
     if len(rows) < LEAST:
         return None
-    found = _compare([score for score, _ in keys], [full for _, full in keys], seed)
+    found = _compare([score for score, _ in keys], [key for _, key in keys], seed)
     found["seconds_search"] = fmean(s for s, _ in seconds)
     found["seconds_full"] = fmean(f for _, f in seconds)
-    done = Audit(tuple(rows), found, sentence(found, len(rows)))
-    files.store(run_dir / FILE, json.dumps(asdict(done), indent=2))
-    return done
+    return Audit(tuple(rows), found, sentence(found, len(rows)))
+
+
+def _trained(session: Session, trials: Sequence[Trial]) -> dict[str, Trial]:
+    """Completed full trainings of one seed by architecture; those of the final stage count, too."""
+    finals = session.trials("final").latest.values()
+    known = {trial.architecture.id: trial for trial in finals if trial.proposal.repeat == 0}
+    missing = [
+        Proposal(trial.architecture, parents=(trial.number,), stage="audit")
+        for trial in trials
+        if trial.architecture.id not in known
+    ]
+    audited = session.train(missing) if missing else []
+    known |= {trial.architecture.id: trial for trial in audited}
+    return {key: trial for key, trial in known.items() if trial.state is TrialState.COMPLETE}
 
 
 def _comparable(ranking: Sequence[Trial]) -> list[Trial]:

@@ -22,7 +22,7 @@ from evonas.errors import HistoryError, RunInUse, StorageError
 from evonas.trial import Trial
 
 JOURNAL = "history.jsonl"
-FORMAT = 1
+FORMAT = 2
 
 
 class Journal:

@@ -1,4 +1,4 @@
-"""One run from start to end: search, history, trackers, final training, report."""
+"""One run from start to end: search, final trainings, audit, report; begun, resumed, looked at."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,19 +19,18 @@ import yaml
 
 from evonas import __version__, files
 from evonas.errors import HistoryError, RunInUse, StorageError, TooManyFailures
-from evonas.executors.base import Executor
 from evonas.recipe import reading
+from evonas.recipe.options import bind
 from evonas.recipe.registry import Registry
 from evonas.recipe.schema import Recipe
 from evonas.report import page
-from evonas.runs import audit, ending, warm_start
-from evonas.runs.assemble import Assembly, assemble, tracker_of
+from evonas.runs import audit, final, summary, warm_start
+from evonas.runs.assemble import Assembly, assemble
 from evonas.runs.journal import JOURNAL, Journal, read_journal
-from evonas.runs.search import End, search
-from evonas.strategies.base import Strategy
-from evonas.trackers.base import Report, RunInfo, Tracker, note_all
-from evonas.trial import Objective, Trial, TrialState
-from evonas.trials import Trials
+from evonas.runs.search import End
+from evonas.runs.session import Session, Stopped
+from evonas.trackers.base import Report, RunInfo, Tracker
+from evonas.trial import Objective, Trial
 
 _GROWS = ("budget.", "final.", "audit.", "executor.", "tracking.")  # what a resumed run may change
 _MAIN_PACKAGES = ("torch", "torchvision", "deap", "optuna", "mlflow", "numpy")
@@ -117,7 +115,8 @@ def start(
                 "taken": len(taken),
             }
         )
-        _take(journal, taken)
+        for event in taken:
+            journal.append(event)
         return _execute(assembly, folder, journal, listeners, stopping)
 
 
@@ -144,14 +143,10 @@ def resume(
     with _journal(run_dir, listeners) as journal:
         _check(journal, run_dir, assembly)
         if len(journal.events) < journal.header.get("taken", 0):  # it was killed on the way
-            _take(journal, warm_start.events(assembly)[len(journal.events) :])
+            for event in warm_start.events(assembly)[len(journal.events) :]:
+                journal.append(event)
         _store(assembly, run_dir)
         return _execute(assembly, run_dir, journal, listeners, stopping)
-
-
-def _take(journal: Journal, events: Sequence[Trial]) -> None:
-    for event in events:
-        journal.append(event)
 
 
 def _store(assembly: Assembly, folder: Path) -> None:
@@ -175,35 +170,20 @@ def _execute(
         journal.header["started"],
         resumed=any(trial.origin is None for trial in journal.events),
     )
-    own = tracker_of(assembly.recipe, assembly.registry)
+    own = assembly.tracker()
     trackers = (*listeners, *([] if type(own) in map(type, listeners) else [own]))
     for tracker in trackers:
         tracker.start(info, tuple(journal.events))
-    end: End | TooManyFailures = End.STOPPED
+    session = Session(assembly, folder, journal, trackers, stopping)
     strategy = assembly.strategy()
-    wanted = _Wanted(strategy, assembly.objectives, journal.events)
-
-    def followed(executor: Executor) -> Iterator[Trial]:
-        nonlocal end
-        earlier = tuple(journal.events)
-        seed, budget = assembly.recipe.seed, assembly.budget
-        pruner = assembly.pruner()
-        end = yield from search(strategy, executor, budget, seed, earlier, stopping, pruner)
-
+    end: End | TooManyFailures
     try:
-        assembly.evaluator.prepare(partial(note_all, trackers), stopping)
-        with assembly.executor() as executor:
-            for trial in followed(executor):
-                wanted.tell(trial)
-                if trial.state is TrialState.RUNNING:
-                    # Before it is written down: so a killed run, resumed, frees what it would have.
-                    assembly.evaluator.retain(wanted.trials())
-                journal.append(trial)
-                for tracker in trackers:
-                    tracker.record(trial)
+        prepared = assembly.evaluator.prepare(session.note, stopping)
+        end = session.search(strategy) if prepared else End.STOPPED
     except TooManyFailures as error:
         end = error
-    report = ending.conclude(assembly, folder, journal.events, end, trackers, stopping, strategy)
+    status, reason = _conclude(session, end)
+    report = summary.write(session, status, reason, strategy)
     for tracker in trackers:
         tracker.close(report)
     if isinstance(end, TooManyFailures):
@@ -211,43 +191,33 @@ def _execute(
     return Outcome(folder, report)
 
 
-class _Wanted:
-    """The trials whose leftovers may still be wanted: a fold over events."""
+def _conclude(session: Session, end: End | TooManyFailures) -> tuple[str, str]:
+    """Train the best in full and audit the search, unless that was done before.
 
-    def __init__(
-        self, strategy: Strategy, objectives: Sequence[Objective], events: Sequence[Trial]
-    ) -> None:
-        self._strategy, self._objectives = strategy, objectives[:1]
-        self._running: dict[int, Trial] = {}
-        self._best: Trial | None = None
-        self._count = 0
-        for trial in events:
-            self.tell(trial)
+    After an interruption nothing is trained.
 
-    def tell(self, trial: Trial) -> None:
-        """Take in an event."""
-        self._count = max(self._count, trial.number + 1)
-        if trial.state is TrialState.RUNNING:
-            self._running[trial.number] = trial
-            return
-        self._running.pop(trial.number, None)
-        by = self._objectives
-        if trial.state is TrialState.COMPLETE and (
-            self._best is None or trial.rank(by) > self._best.rank(by)
-        ):
-            self._best = trial
-
-    def trials(self) -> list[int]:
-        """The most important first: what running trials need, the best, what may be needed."""
-        needed: list[int] = []
-        for number, trial in self._running.items():
-            rung = trial.proposal.resume_from
-            needed += [number, *trial.proposal.parents, *([] if rung is None else [rung])]
-        if self._best is not None:
-            needed.append(self._best.number)
-        living = self._strategy.living()
-        others = reversed(range(self._count)) if living is None else living
-        return list(dict.fromkeys([*needed, *others]))
+    Returns:
+        The run's status, and why it ended.
+    """
+    ranking, recipe = session.trials().ranking(), session.assembly.recipe
+    reason = str(end).splitlines()[0]
+    if isinstance(end, TooManyFailures):
+        return "failed", reason
+    if end is End.STOPPED:
+        return "interrupted", reason
+    if not ranking:
+        return "finished", reason
+    session.note("the search is over; training the best for good")
+    terms = final.Terms(recipe.final.top, recipe.final.seeds, recipe.final.flip)
+    try:
+        final.conclude(session, ranking, terms, retry=summary.status(session.folder) == "failed")
+        if recipe.audit is not None:
+            audit.audit(session, ranking, recipe.audit.trials)
+    except final.AllFailed as error:
+        return "failed", f"the final training failed: {error}".splitlines()[0]
+    except Stopped:
+        return "interrupted", str(End.STOPPED)
+    return "finished", reason
 
 
 def examine(
@@ -256,7 +226,7 @@ def examine(
     listeners: Sequence[Tracker] = (),
     stopping: Callable[[], bool] = lambda: False,
 ) -> audit.Audit | None:
-    """Audit a run that is over: train a sample of its trials for good, and compare.
+    """Audit a run that is over: train a sample of its trials in full, and compare.
 
     Args:
         run_dir: The run folder.
@@ -270,19 +240,18 @@ def examine(
     Raises:
         HistoryError: If the folder holds no run, or none with enough completed trials.
         RunInUse: If the run is still going on.
-        retraining.Stopped: If the user wants to stop; asking again goes on.
+        Stopped: If the user wants to stop; asking again goes on.
     """
-    note = partial(note_all, listeners)
     header, _ = read_journal(run_dir)
     assembly = assemble(reading.load(run_dir / reading.FILE), registry_of(header), run_dir)
     with _journal(run_dir, listeners) as journal:
         _check(journal, run_dir, assembly)
-        ranking = Trials(assembly.objectives, journal.events).ranking()
+        session = Session(assembly, run_dir, journal, tuple(listeners), stopping)
+        ranking = session.trials().ranking()
         if len(ranking) < audit.LEAST:
             raise HistoryError(f"{run_dir}: {len(ranking)} completed trials are too few to audit")
-        retraining = ending.retraining_of(assembly, run_dir, note, stopping)
-        done = ending.audited(assembly, run_dir, ranking, retraining, trials, note)
-        report = ending.known(run_dir, assembly.objectives, journal.events)
+        done = audit.audit(session, ranking, trials)
+        report = summary.read(run_dir, assembly.objectives, journal.events)
         if done is not None and report is not None:
             name, objectives = assembly.recipe.name, assembly.objectives
             page.write(run_dir, name, objectives, journal.events, report)
@@ -311,8 +280,10 @@ def _send(run_dir: Path, header: Mapping[str, Any], events: Sequence[Trial]) -> 
     info = RunInfo(
         stored.name, run_dir, stored.dump(), objectives, environment(()), header["started"]
     )
-    report = ending.known(run_dir, objectives, events)
-    return tracker_of(stored, registry_of(header)).sync(info, tuple(events), report)
+    report = summary.read(run_dir, objectives, events)
+    tracker = bind(registry_of(header), "tracker", stored.tracking, "tracking")()
+    sent: int = tracker.sync(info, tuple(events), report)
+    return sent
 
 
 def registry_of(header: Mapping[str, Any]) -> Registry:
@@ -357,7 +328,8 @@ def _journal(folder: Path, listeners: Sequence[Tracker]) -> Iterator[Journal]:
     with Journal(folder) as journal:
         if journal.dropped:
             dropped = f"{journal.path}: dropped a torn last line of {journal.dropped} bytes"
-            note_all(listeners, dropped)
+            for listener in listeners:
+                listener.note(dropped)
         yield journal
 
 

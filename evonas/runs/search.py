@@ -1,23 +1,21 @@
-"""The ask, evaluate, tell loop: a generator of trial events."""
+"""The ask, evaluate, tell loop: iterating over a search gives its trial events."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from evonas.errors import TooManyFailures
 from evonas.executors.base import Executor
 from evonas.strategies.base import Strategy
-from evonas.trial import Trial, TrialState
-
-if TYPE_CHECKING:  # it imports optuna, which few searches need
-    from evonas.runs.pruning import Pruner
+from evonas.trial import Stage, Trial, TrialState
+from evonas.trials import Trials
 
 _POLL = 0.2  # seconds between looks at ``stopping`` while trials run
 
@@ -29,12 +27,12 @@ class Budget:
     Attributes:
         trials: Number of trials, failed and pruned ones included, those of other runs not.
         seconds: Seconds of search over all sessions; running trials are finished.
-        max_failures: Give up after so many failures in a row.
+        max_failures: Give up after so many failures in a row; None: never.
     """
 
     trials: int | None = None
     seconds: float | None = None
-    max_failures: int = 10
+    max_failures: int | None = 10
 
     def spent(self, trials: int, elapsed: float) -> bool:
         """Whether no further trial may start."""
@@ -51,91 +49,121 @@ class End(StrEnum):
     STOPPED = "interrupted; the run can be resumed"
 
 
-def search(
-    strategy: Strategy,
-    executor: Executor,
-    budget: Budget,
-    seed: int,
-    history: Sequence[Trial] = (),
-    stopping: Callable[[], bool] = lambda: False,
-    pruner: Pruner | None = None,
-) -> Generator[Trial, None, End]:
+class Watcher(Protocol):
+    """Who sees what running trials report, and may stop them: a fold over the same events."""
+
+    def tell(self, trial: Trial) -> None:
+        """Take in an event."""
+
+    def should_stop(self, number: int, step: int, metrics: Mapping[str, float]) -> bool:
+        """Whether a running trial that reported this should end as PRUNED."""
+
+
+class Search:
     """Search until the budget is spent, or the strategy asks for nothing while nothing runs.
 
-    Every proposal is yielded as RUNNING before it is submitted, and again when it ended; who
-    consumes the events writes them down. Trial ``n`` is asked for with a generator seeded by
-    ``seed`` and ``n``, so a serial search is a pure function of its arguments.
+    Iterating gives every proposal as RUNNING before it is submitted, and again when it ended. Who
+    iterates writes the events down, and only then are strategy and watcher told: what they know is
+    what the journal holds. Trial ``n`` is asked for with a generator seeded by ``seed`` and ``n``,
+    so a serial search is a pure function of its arguments.
 
     Args:
-        strategy: A fresh strategy; it is told the history first.
+        strategy: A fresh strategy; it is told the events of before first.
         executor: Where the trials run; the caller closes it.
         budget: When to stop.
         seed: Seed of the run.
-        history: Events of an earlier session. Trials that were RUNNING are submitted again.
+        events: Of earlier sessions; those of other stages are passed over. Trials that were RUNNING
+            are submitted again.
         stopping: Asked before every proposal; when True, what runs is finished and the search ends.
-        pruner: A fresh one, told what the strategy is told; it ends hopeless trials.
+        watcher: A fresh one, if somebody wants to see what trials report on the way.
+        stage: Of the proposals, which are numbered within it.
+        elapsed: Seconds of earlier sessions; default: what the stage's events say.
 
-    Yields:
-        Trial events in the order in which the strategy is told.
-
-    Returns:
-        Why the search ended.
-
-    Raises:
-        TooManyFailures: After ``budget.max_failures`` failed trials in a row.
+    Attributes:
+        end: Why the search ended; set when the iteration is over.
     """
 
-    def tell_pruner(trial: Trial) -> None:
-        if pruner is not None:
-            pruner.tell(trial)
+    def __init__(
+        self,
+        strategy: Strategy,
+        executor: Executor,
+        budget: Budget,
+        seed: int,
+        events: Sequence[Trial] = (),
+        stopping: Callable[[], bool] = lambda: False,
+        watcher: Watcher | None = None,
+        stage: Stage = "search",
+        elapsed: float | None = None,
+    ) -> None:
+        self._strategy, self._executor, self._budget = strategy, executor, budget
+        self._seed, self._stopping, self._watcher = seed, stopping, watcher
+        self._trials = Trials(stage=stage)
+        self._running: dict[Future[Trial], int] = {}
+        earlier = [event for event in events if event.proposal.stage == stage]
+        for event in earlier:
+            self._tell(event)
+        if elapsed is None:
+            elapsed = max((event.elapsed for event in earlier), default=0.0)
+        self._start = time.monotonic() - elapsed
+        self._from_other_runs = sum(t.origin is not None for t in self._trials.latest.values())
+        self.end = End.STOPPED
 
-    def submit(trial: Trial) -> Future[Trial]:
-        watch = partial(pruner.should_stop, trial.number) if pruner is not None else None
-        return executor.submit(trial, watch)
+    def __iter__(self) -> Iterator[Trial]:
+        """Run it.
 
-    latest: dict[int, Trial] = {}
-    for told in history:
-        strategy.tell(told)
-        tell_pruner(told)
-        latest[told.number] = told
-    start = time.monotonic() - max((trial.elapsed for trial in history), default=0.0)
-    running: dict[Future[Trial], int] = {}
-    for left in latest.values():
-        if left.state is TrialState.RUNNING:
-            running[submit(left)] = left.number
-    given = sum(trial.origin is not None for trial in latest.values())
-    count, failures = len(latest), 0
+        Raises:
+            TooManyFailures: After ``budget.max_failures`` failed trials in a row.
+        """
+        for trial in list(self._trials.running.values()):
+            self._submit(trial)
+        failures = 0
+        while True:
+            asked: Trial | End | None = None
+            while len(self._running) < self._executor.workers:
+                asked = self._ask()
+                if isinstance(asked, End):
+                    break
+                yield asked
+                self._tell(asked)
+                self._submit(asked)
+            if not self._running:
+                assert isinstance(asked, End), "a worker is free, so the strategy was asked"
+                self.end = asked
+                return
+            for ended in self._ended():
+                yield ended
+                self._tell(ended)
+                failures = failures + 1 if ended.state is TrialState.FAILED else 0
+                if failures == self._budget.max_failures:
+                    raise TooManyFailures(
+                        f"{failures} trials in a row failed; the last one: {ended.error}"
+                    )
 
-    def asked() -> Trial | End:
-        if stopping():
+    def _ask(self) -> Trial | End:
+        if self._stopping():
             return End.STOPPED
-        if budget.spent(count - given, time.monotonic() - start):
+        number, elapsed = len(self._trials.latest), self._elapsed()
+        if self._budget.spent(number - self._from_other_runs, elapsed):
             return End.BUDGET
-        proposal = strategy.ask(Random(f"{seed}/{count}"))
-        if proposal is None:
-            return End.EXHAUSTED
-        return Trial(count, proposal, elapsed=time.monotonic() - start)
+        proposal = self._strategy.ask(Random(f"{self._seed}/{number}"))
+        return End.EXHAUSTED if proposal is None else Trial(number, proposal, elapsed=elapsed)
 
-    while True:
-        trial: Trial | End | None = None
-        while len(running) < executor.workers and isinstance(trial := asked(), Trial):
-            count += 1
-            strategy.tell(trial)
-            yield trial
-            tell_pruner(trial)
-            running[submit(trial)] = trial.number
-        if not running:
-            assert isinstance(trial, End), "a worker is free, so the strategy was asked"
-            return trial
-        done, _ = wait(running, timeout=_POLL, return_when=FIRST_COMPLETED)
-        for future in sorted(done, key=running.__getitem__):
-            del running[future]
-            ended = replace(future.result(), elapsed=time.monotonic() - start)
-            strategy.tell(ended)
-            yield ended
-            tell_pruner(ended)
-            failures = failures + 1 if ended.state is TrialState.FAILED else 0
-            if failures >= budget.max_failures:
-                raise TooManyFailures(
-                    f"{failures} trials in a row failed; the last one: {ended.error}"
-                )
+    def _submit(self, trial: Trial) -> None:
+        watch = partial(self._watcher.should_stop, trial.number) if self._watcher else None
+        self._running[self._executor.submit(trial, watch)] = trial.number
+
+    def _ended(self) -> Iterator[Trial]:
+        """Trials that have ended meanwhile, in order of number; none after a short wait."""
+        done, _ = wait(self._running, timeout=_POLL, return_when=FIRST_COMPLETED)
+        for future in sorted(done, key=self._running.__getitem__):
+            del self._running[future]
+            yield replace(future.result(), elapsed=self._elapsed())
+
+    def _tell(self, trial: Trial) -> None:
+        self._trials.add(trial)
+        self._strategy.tell(trial)
+        if self._watcher is not None:
+            self._watcher.tell(trial)
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._start

@@ -12,7 +12,7 @@ from typing import Any
 
 from evonas.errors import HistoryError, InvalidArchitecture, RecipeError
 from evonas.recipe import reading
-from evonas.runs.assemble import Assembly, tracker_of
+from evonas.runs.assemble import Assembly
 from evonas.runs.journal import read_journal
 from evonas.trial import Proposal, Trial, TrialState
 from evonas.trials import Trials
@@ -91,7 +91,7 @@ def _folder(assembly: Assembly, name: str) -> Path:
     """The run folder: given itself, or known to the tracker by an id."""
     if Path(name).is_dir():
         return Path(name)
-    folder = tracker_of(assembly.recipe, assembly.registry).folder(name)
+    folder = assembly.tracker().folder(name)
     if folder is None:
         raise RecipeError(f"start_from: {name} is no run folder, and no run of the tracker")
     return folder

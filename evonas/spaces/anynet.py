@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Literal, NamedTuple
 
@@ -148,14 +148,14 @@ class AnyNet(LayeredSpace):
             settled[name] = least_group_width(self.domains[name].values(), sharing)
         return settled
 
-    def sample(self, rng: Random) -> Architecture:
-        """Draw an architecture; what must ascend is drawn by itself until it does."""
-        choices = {name: domain.sample(rng) for name, domain in self.domains.items()}
-        for kind in self._ascending:
-            names = [f"{kind}{i}" for i in _STAGES]
-            while not _ascends(kind)(choices):
-                choices |= {name: self.domains[name].sample(rng) for name in names}
-        return self.architecture(choices)
+    def draws(self, rng: Random) -> Iterator[Mapping[str, Value]]:
+        """Random choices; what must ascend is drawn by itself until it does."""
+        for choices in map(dict, super().draws(rng)):
+            for kind in self._ascending:
+                names = [f"{kind}{i}" for i in _STAGES]
+                while not _ascends(kind)(choices):
+                    choices |= {name: self.domains[name].sample(rng) for name in names}
+            yield choices
 
     def size(self) -> int:
         """Exactly, of the choices: those of a kind that ascend are multisets of four."""

@@ -6,7 +6,7 @@ modules keep the names that torchvision and timm gave them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from evonas.architecture import Architecture, Categorical, Integer, Value
 from evonas.errors import InvalidArchitecture, RecipeError, did_you_mean
-from evonas.spaces.base import Cost, SearchSpace, Task
+from evonas.spaces.base import SearchSpace, Task
 
 _TOLD_APART = 224  # pixels, at which stages are
 _STEP = 32
@@ -112,7 +112,7 @@ class Backbone(SearchSpace):
         head = _head(stage.channels, hidden, float(choices["dropout"]), task.classes)
         return _Cut(network, names, int(choices["resolution"]), head)
 
-    def cost(self, architecture: Architecture, task: Task) -> Cost:
+    def costs(self, architecture: Architecture, task: Task) -> Mapping[str, float]:
         """Count it: the kept parts once per resolution, the head by hand."""
         choices = architecture.choices
         resolution, inputs = int(choices["resolution"]), 0
@@ -126,7 +126,7 @@ class Backbone(SearchSpace):
             params += (inputs + 1) * outputs
             flops += 2 * inputs * outputs
             inputs = outputs
-        return Cost(params, flops)
+        return {"params": float(params), "flops": float(flops)}
 
 
 @dataclass(frozen=True)

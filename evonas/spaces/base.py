@@ -1,29 +1,37 @@
 """The contract of a search space: named domains, and ``build``.
 
 A space is a set of named domains and one method that builds a network. Everything else is derived
-from the domains and may be overridden; see ``plugins/spaces`` for two worked examples.
+from the domains and may be overridden; see ``plugins/spaces`` for worked examples.
+
+What is random has a hook, which yields choices and checks nothing: ``draws`` for ``sample``,
+``mutants`` for ``mutate``, ``crossovers`` for ``crossover``. The methods take the first that keeps
+rules and limits. Override the hook and not the method, and whatever the space is limited to holds.
+``evonas.testing.check_space`` tells whether a space keeps this contract.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from evonas import errors
 from evonas.architecture import Architecture, Domain, Integer, Value, check_choices
-from evonas.errors import InvalidArchitecture
+from evonas.errors import InvalidArchitecture, RecipeError, did_you_mean
+from evonas.spaces.parts.limits import TRIES, Limits
+from evonas.trial import Limit
 
 if TYPE_CHECKING:
     from torch import nn
 
     from evonas.spaces.parts.supernet import Supernet
 
-_TRIES = 1000
+_TRIES = 1000  # Candidates before a space is taken to have none that keeps its rules.
 
 Condition = Callable[[Mapping[str, Any]], bool]
 
@@ -56,6 +64,10 @@ class Cost(NamedTuple):
     params: int
     flops: int
 
+    def named(self) -> dict[str, float]:
+        """As ``SearchSpace.costs`` gives them."""
+        return {name: float(value) for name, value in self._asdict().items()}
+
 
 def divisible(value: float, divisor: int = 8) -> int:
     """Round to the nearest multiple, but never to less than nine tenths; at least one divisor.
@@ -86,6 +98,8 @@ class SearchSpace(ABC):
             ``{"the second stage is no narrower": lambda c: c["width1"] <= c["width2"]}``.
         points: Reference architectures by name, as choices; ``evonas show SPACE/NAME`` prints them.
             They are to be built, so their numbers may exceed what is searched.
+        counted: Names of the costs that ``costs`` gives: those that may be limited.
+        limits: What the space is limited to, made by ``limited``; None without limits.
     """
 
     name: ClassVar[str]
@@ -93,6 +107,8 @@ class SearchSpace(ABC):
     conditions: Mapping[str, Condition] = {}
     rules: Mapping[str, Condition] = {}
     points: Mapping[str, Mapping[str, Value]] = {}
+    counted: tuple[str, ...] = ("params", "flops")
+    limits: Limits | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -111,19 +127,58 @@ class SearchSpace(ABC):
             (N, classes).
         """
 
-    def cost(self, architecture: Architecture, task: Task) -> Cost | None:
-        """Count parameters and FLOPs without building, if the space can; default: it cannot.
+    def costs(self, architecture: Architecture, task: Task) -> Mapping[str, float]:
+        """What the network costs, by the names in ``counted``, without allocating it.
 
-        What it offers must equal the count of the built network, which takes a hundred times as
-        long. A ``LayeredSpace`` has it for nothing: ``spaces/layers.py``.
+        The default builds it on the meta device, which takes tens of milliseconds, and counts by
+        ``spaces/parts/cost.py``. A space that counts from a description takes a hundredth, and must
+        give what the built network has; a ``LayeredSpace`` does. It may count more, by names of its
+        own in ``counted``.
         """
-        return None
+        from evonas.spaces.parts import cost  # torch, which strategies do without
+
+        return cost.of_built(lambda: self.build(architecture, task), task, self.counted)
+
+    def limited(self, limits: Mapping[str, Limit], task: Task) -> Self:
+        """A copy of the space with one more rule: the costs are within the limits.
+
+        What it samples, mutates, crosses over and enumerates meets them, and ``architecture``
+        refuses the rest. ``size`` stays an upper bound, and references and the supernet are the
+        space's own, for they are not searched. Limits that the space has already are replaced.
+
+        Args:
+            limits: By names of ``counted``.
+            task: What the costs are those of.
+
+        Raises:
+            RecipeError: If the space does not count one of the costs.
+        """
+        for name in limits:
+            if name not in self.counted:
+                raise RecipeError(
+                    f"constraints.{name}: space {self.name!r} counts no such cost"
+                    f"{did_you_mean(name, self.counted)} Known: {', '.join(self.counted)}"
+                )
+        within = copy.copy(self)
+        within.limits = Limits(self.unlimited, limits, task)
+        return within
+
+    @property
+    def unlimited(self) -> SearchSpace:
+        """The space without its limits."""
+        return self.limits.space if self.limits else self
+
+    @property
+    def acceptance(self) -> float | None:
+        """Share of random draws that met the limits; None without limits, or before the first."""
+        limits = self.limits
+        return limits.accepted / limits.drawn if limits and limits.drawn else None
 
     def build_supernet(self, task: Task) -> Supernet:
         """Build the weights that all networks of the space share; a space need not offer it.
 
         Where tensors are named by position and kind, it is one line: ``Supernet(self, task,
-        covering)`` with the largest architectures.
+        covering)`` with the largest architectures, made by ``reference``, for limits forbid them.
 
         Raises:
             InvalidArchitecture: If the space offers none.
@@ -160,11 +215,14 @@ class SearchSpace(ABC):
         """Make a validated architecture in canonical form.
 
         Raises:
-            InvalidArchitecture: If a choice is missing, undeclared or outside its domain, or a
-                rule of the space is broken.
+            InvalidArchitecture: If a choice is missing, undeclared or outside its domain, a rule
+                of the space is broken, or its limits are exceeded.
         """
         check_choices(self.domains, choices)
-        return self._settled(choices)
+        architecture = self._settled(choices)
+        if self.limits and self.limits.violation(architecture) > 0:
+            raise InvalidArchitecture(f"{architecture.id} exceeds the limits")
+        return architecture
 
     def reference(self, choices: Mapping[str, Value]) -> Architecture:
         """Make an architecture that is to be built, not searched: its numbers may be any.
@@ -197,54 +255,74 @@ class SearchSpace(ABC):
                 raise InvalidArchitecture(f"space {self.name!r}: it must hold that {sentence}")
 
     def sample(self, rng: Random) -> Architecture:
-        """Draw an architecture: every choice from its own domain, again if a rule is broken."""
-        return self._first_valid(
-            {name: domain.sample(rng) for name, domain in self.domains.items()}
-            for _ in itertools.repeat(None)
-        )
+        """Draw an architecture: the first of ``draws`` that keeps the rules.
+
+        With limits, draw again until they are met, and repair what was drawn if they seldom are.
+
+        Raises:
+            InvalidArchitecture: If a thousand draws in a row break the rules.
+            InfeasibleConstraints: If nothing within the limits is found.
+        """
+        return self.limits.sample(rng) if self.limits else self._first(self.draws(rng))
+
+    def draws(self, rng: Random) -> Iterator[Mapping[str, Value]]:
+        """Random choices, valid or not: every one from its own domain."""
+        while True:
+            yield {name: domain.sample(rng) for name, domain in self.domains.items()}
 
     def mutate(self, parent: Architecture, rng: Random) -> Architecture:
         """The first of the parent's ``mutants`` that is valid and differs from it.
 
         Returns:
             The child; the parent itself where the rules leave it none, as in a space of one point.
+
+        Raises:
+            InfeasibleConstraints: If fifty mutants, or all there are, exceed the limits. It is then
+                for the caller to draw something else, which is no child of the parent.
         """
-        children = itertools.islice(self.mutants(parent, rng), _TRIES)
-        return self._first_valid(itertools.chain(children, [parent.choices]), other_than=parent.id)
+        return self._first(self.mutants(parent, rng), parent, other_than=parent.id)
 
     def mutants(self, parent: Architecture, rng: Random) -> Iterator[Mapping[str, Value]]:
-        """Choices of random children, valid or not: in each one choice of the parent is changed.
-
-        Choices that gain an effect by it are drawn.
-        """
-        active = set(self.active(parent.choices))
-        names = [name for name in self.domains if name in active and self.domains[name].size > 1]
+        """Choices of random children, valid or not: in each one choice of the parent is changed."""
+        names = [name for name in self.active(parent.choices) if self.domains[name].size > 1]
         while names:
-            name = rng.choice(names)
-            value = self.domains[name].mutate(parent.choices[name], rng)
-            child = {**parent.choices, name: value}
-            for gained, domain in self.domains.items():
-                if gained not in active and self._holds(gained, child):
-                    child[gained] = domain.sample(rng)
-            yield child
+            yield self.changed(parent, rng.choice(names), rng)
+
+    def changed(self, parent: Architecture, name: str, rng: Random) -> Mapping[str, Value]:
+        """The parent's choices with another value of one; those that gain an effect are drawn."""
+        active = set(self.active(parent.choices))
+        child = {**parent.choices, name: self.domains[name].mutate(parent.choices[name], rng)}
+        for gained, domain in self.domains.items():
+            if gained not in active and self._holds(gained, child):
+                child[gained] = domain.sample(rng)
+        return child
 
     def crossover(self, a: Architecture, b: Architecture, rng: Random) -> Architecture:
-        """Take every choice from either parent with equal probability (uniform crossover).
+        """The first of the ``crossovers`` that is valid; it may equal a parent.
 
-        A choice that has an effect in one of the parents alone is taken from that one.
+        Returns:
+            The child; ``a`` itself if a thousand in a row break the rules.
+
+        Raises:
+            InfeasibleConstraints: As ``mutate``.
+        """
+        return self._first(self.crossovers(a, b, rng), a)
+
+    def crossovers(
+        self, a: Architecture, b: Architecture, rng: Random
+    ) -> Iterator[Mapping[str, Value]]:
+        """Choices of random children, valid or not, of two parents (uniform crossover).
+
+        Every choice is taken from either with equal probability; one that has an effect in one of
+        them alone, from that one.
         """
         parents = [(parent.choices, set(self.active(parent.choices))) for parent in (a, b)]
-
-        def children() -> Iterator[Mapping[str, Value]]:
-            for _ in range(_TRIES):
-                child = {}
-                for name, domain in self.domains.items():
-                    givers = [choices for choices, active in parents if name in active]
-                    child[name] = rng.choice(givers)[name] if givers else domain.sample(rng)
-                yield child
-            yield a.choices
-
-        return self._first_valid(children())
+        while True:
+            child = {}
+            for name, domain in self.domains.items():
+                givers = [choices for choices, active in parents if name in active]
+                child[name] = rng.choice(givers)[name] if givers else domain.sample(rng)
+            yield child
 
     def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
         """Every architecture that differs in one choice: by one step if ordered, else any."""
@@ -313,22 +391,32 @@ class SearchSpace(ABC):
                     choices[name] = max(1, deep)
         return Architecture(architecture.space, choices)
 
-    def _first_valid(
-        self, candidates: Iterator[Mapping[str, Value]], other_than: str | None = None
+    def _first(
+        self,
+        candidates: Iterator[Mapping[str, Value]],
+        otherwise: Architecture | None = None,
+        other_than: str = "",
     ) -> Architecture:
-        """The first candidate that keeps the rules; the last one if none differs as asked."""
+        """The first candidate within rules and limits, but not that id; else ``otherwise``."""
+        exceeding: list[Architecture] = []
         broken: InvalidArchitecture | None = None
-        last: Architecture | None = None
-        for choices in itertools.islice(candidates, _TRIES + 1):
+        for choices in itertools.islice(candidates, _TRIES):
             try:
-                last = self.architecture(choices)
+                found = self.unlimited.architecture(choices)
             except InvalidArchitecture as error:
                 broken = error
                 continue
-            if last.id != other_than:
-                return last
-        if last is None:
+            if found.id == other_than:
+                continue
+            if not self.limits or self.limits.violation(found) == 0:
+                return found
+            exceeding.append(found)
+            if len(exceeding) == TRIES:
+                break
+        if self.limits and exceeding:
+            raise self.limits.missed(exceeding)
+        if otherwise is None:
             raise InvalidArchitecture(
                 f"space {self.name!r}: {_TRIES} candidates in a row break its rules: {broken}"
             )
-        return last
+        return otherwise

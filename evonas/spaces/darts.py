@@ -89,7 +89,7 @@ class DARTS(LayeredSpace):
 
     def build_supernet(self, task: Task) -> Supernet:
         """Every operation on every edge."""
-        uniform = (self.architecture(_uniform(operation)) for operation in self.operations)
+        uniform = (self.reference(_uniform(operation)) for operation in self.operations)
         return Supernet(self, task, list(uniform))
 
     def modules(self, architecture: Architecture) -> dict[str, list[str]]:

@@ -66,7 +66,7 @@ class MBConv(LayeredSpace):
         widths = ("stem", *(f"channels{i}" for i in range(1, 5)))
         narrower = {name: self.domains[name].values()[-2:][0] for name in widths}
         changing = [largest | {name: narrower[name] for name in widths[i::2]} for i in (0, 1)]
-        covering = [self.architecture(choices) for choices in (*changing, largest)]
+        covering = [self.reference(choices) for choices in (*changing, largest)]
         return Supernet(self, task, covering)
 
 

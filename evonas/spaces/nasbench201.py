@@ -65,7 +65,7 @@ class NASBench201(LayeredSpace):
     def build_supernet(self, task: Task) -> Supernet:
         """Every operation on every edge."""
         uniform = (dict.fromkeys(self.domains, operation) for operation in self.operations)
-        return Supernet(self, task, [self.architecture(choices) for choices in uniform])
+        return Supernet(self, task, [self.reference(choices) for choices in uniform])
 
 
 def _cell(architecture: Architecture) -> Cell:

@@ -48,4 +48,4 @@ class PlainCNN(LayeredSpace):
     def build_supernet(self, task: Task) -> Supernet:
         """The largest network holds the weights of all others."""
         largest = {name: domain.values()[-1] for name, domain in self.domains.items()}
-        return Supernet(self, task, [self.architecture(largest)])
+        return Supernet(self, task, [self.reference(largest)])

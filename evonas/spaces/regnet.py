@@ -90,29 +90,16 @@ class RegNet(LayeredSpace):
             )
         return architecture
 
-    def sample(self, rng: Random) -> Architecture:
-        """Draw an architecture, with a slope that leads to the fourth stage."""
+    def draws(self, rng: Random) -> Iterator[Mapping[str, Value]]:
+        """Random choices, with a slope that leads to the fourth stage."""
+        for choices in super().draws(rng):
+            yield {**choices, "slope": self._leading(choices).sample(rng)}
 
-        def candidates() -> Iterator[dict[str, Value]]:
-            while True:
-                choices = {name: domain.sample(rng) for name, domain in self.domains.items()}
-                yield choices | {"slope": self._leading(choices).sample(rng)}
-
-        return self._first_valid(candidates())
-
-    def mutate(self, parent: Architecture, rng: Random) -> Architecture:
-        """Change one choice, and the slope if there were not four stages otherwise."""
-        names = [name for name, domain in self.domains.items() if domain.size > 1]
-
-        def children() -> Iterator[dict[str, Value]]:
-            while True:
-                name = rng.choice(names)
-                value = self.domains[name].mutate(parent.choices[name], rng)
-                child = {**parent.choices, name: value}
-                steep = {} if _is_regular(child) else {"slope": self._leading(child).sample(rng)}
-                yield child | steep
-
-        return self._first_valid(children(), other_than=parent.id)
+    def mutants(self, parent: Architecture, rng: Random) -> Iterator[Mapping[str, Value]]:
+        """One choice changed, and the slope if there were not four stages otherwise."""
+        for child in super().mutants(parent, rng):
+            steep = {} if _is_regular(child) else {"slope": self._leading(child).sample(rng)}
+            yield {**child, **steep}
 
     def _leading(self, choices: Mapping[str, Any]) -> Integer:
         """The slopes at which the last block has the third power; all, if none has."""

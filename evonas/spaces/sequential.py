@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from random import Random
 
 from torch import nn
@@ -58,8 +58,12 @@ class Sequential(LayeredSpace):
         kinds = len(_OF_A_KERNEL) * width * kernel + width + len(_POOLS)
         return sum(kinds**length for length in self._numbers)
 
-    def mutate(self, parent: Architecture, rng: Random) -> Architecture:
-        """Add a layer anywhere, drop one, or change a setting of one."""
+    def mutants(self, parent: Architecture, rng: Random) -> Iterator[Mapping[str, Value]]:
+        """A layer is added anywhere, one is dropped, or a setting of one is changed."""
+        while True:
+            yield self._mutant(parent, rng)
+
+    def _mutant(self, parent: Architecture, rng: Random) -> Mapping[str, Value]:
         chain = _chain(parent)
         match rng.choice(("add", "drop", "change")):
             case "add" if len(chain) < len(self._numbers):
@@ -71,10 +75,8 @@ class Sequential(LayeredSpace):
                 del chain[rng.randrange(len(chain))]
             case _:
                 names = [name for name in self.active(parent.choices) if name != "depth"]
-                name = rng.choice(names)
-                value = self.domains[name].mutate(parent.choices[name], rng)
-                return self._changed(parent, name, value, rng)
-        return self.architecture(self._choices(chain))
+                return self.changed(parent, rng.choice(names), rng)
+        return self._choices(chain)
 
     def relatives(self, child: Architecture, parent: Architecture) -> Mapping[str, str | None]:
         """What both begin and end with is the same; between, layers of one type and place are."""
@@ -92,13 +94,6 @@ class Sequential(LayeredSpace):
     def layers(self, architecture: Architecture, task: Task) -> Mapping[str, Layer]:
         """The network's layers."""
         return _layers(architecture, task)
-
-    def _changed(self, parent: Architecture, name: str, value: Value, rng: Random) -> Architecture:
-        """One choice changed; settings that the layer gains by that are drawn."""
-        child = {**parent.choices, name: value}
-        for gained in set(self.active(child)) - set(self.active(parent.choices)):
-            child[gained] = self.domains[gained].sample(rng)
-        return self.architecture(child)
 
     def _choices(self, chain: list[tuple[str, int, int]]) -> dict[str, Value]:
         """Choices of a chain of (type, width, kernel)."""

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
-from evonas.architecture import Architecture
 from evonas.errors import InfeasibleConstraints
 from evonas.spaces.base import SearchSpace
-from evonas.trial import Objective, Proposal, Trial, TrialState
+from evonas.trial import Objective, Proposal, Trial
+from evonas.trials import Trials
 
-Sampler = Callable[[Sequence[float]], Architecture]  # weights of COMPLEXITY, which sum to 1
-COMPLEXITY = ("pooling", "identity", "convolution")  # kinds of operation, in a sampler's order
-_TRIES = 100
-_ENUMERABLE = 100_000
+_DRAWS = 100  # Draws of a strategy's own before the space is sampled.
+_SAMPLES = 1000  # Samples, all of them tried before, that make a space as good as exhausted.
+_ENUMERABLE = 100_000  # Points of the largest space that is searched for what is left.
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a strategy has to say when the search is over.
+
+    Attributes:
+        lines: What a person should know, a line each.
+        rows: A table beside the ranking; all rows have the same columns.
+    """
+
+    lines: tuple[str, ...] = ()
+    rows: tuple[Mapping[str, float], ...] = ()
 
 
 class Strategy(ABC):
@@ -31,19 +44,16 @@ class Strategy(ABC):
 
     Attributes:
         multi_objective: Whether it takes several objectives.
-        samples: Whether it is handed the evaluation's ``sampler`` as a third argument.
         fidelities: Of its proposals, rising.
+        told: What is known: the trials of all events it was told.
     """
 
     multi_objective: ClassVar[bool] = False
-    samples: ClassVar[bool] = False
     fidelities: tuple[float, ...] = (1.0,)
 
     def __init__(self, space: SearchSpace, objectives: Sequence[Objective]) -> None:
-        self.space = space
-        self.objectives = tuple(objectives)
-        self._proposed: set[tuple[str, float, int]] = set()
-        self._running: set[int] = set()
+        self.space, self.objectives = space, tuple(objectives)
+        self.told = Trials(self.objectives)
 
     @abstractmethod
     def ask(self, rng: Random) -> Proposal | None:
@@ -61,60 +71,41 @@ class Strategy(ABC):
     def tell(self, trial: Trial) -> None:
         """Take in an event: first RUNNING, later one of COMPLETE, FAILED, PRUNED.
 
-        Overriding methods call this one first: it remembers what was proposed, and what runs.
+        Most strategies need no more than to look at ``told`` when they are asked. Overriding
+        methods, which keep what would be slow to find there again, call this one first.
         """
-        self._proposed.add(trial.proposal.key)
-        if trial.state is TrialState.RUNNING:
-            self._running.add(trial.number)
-        else:
-            self._running.discard(trial.number)
+        self.told.add(trial)
 
-    def exclude(self, architecture: Architecture) -> None:
-        """Never propose an architecture: somebody else tries it."""
-        self._proposed.add(Proposal(architecture).key)
+    def findings(self) -> Findings:
+        """What came out beside the ranking; like proposals a pure function of what was told."""
+        return Findings()
 
-    def living(self) -> Iterable[int] | None:
-        """Numbers of the trials that later proposals may descend from or continue.
+    def new(self, rng: Random, draw: Callable[[], Proposal] | None = None) -> Proposal | None:
+        """The first new proposal among draws; else a random one; else any that is left.
 
-        What was kept for others, such as their weights, may be deleted; if there is no room for
-        all of these, that of the last ones, too. None: any trial may be named.
-        """
-        return None
-
-    def remarks(self) -> Sequence[str]:
-        """What a person should know of the search when it is over, a line each.
-
-        Like proposals a pure function of what was told.
-        """
-        return ()
-
-    def table(self) -> Sequence[Mapping[str, float]]:
-        """What the run ends with beside its ranking: rows of the same columns; may be empty.
-
-        Like remarks a pure function of what was told.
-        """
-        return ()
-
-    def _unseen(self, draw: Callable[[], Architecture], rng: Random) -> Architecture | None:
-        """The first new architecture at full fidelity among draws, else random ones, else any.
+        Args:
+            rng: Draws the random ones.
+            draw: Makes a proposal, with the parents that it has; it is asked again while what it
+                makes was proposed before. Default: a random one.
 
         Returns:
             None when the space is exhausted: every point was proposed or, in a space too large
-            to enumerate, a thousand random points in a row were, or no further one meets the
-            constraints.
+            to enumerate, a thousand random ones in a row were, or no further one meets the limits.
         """
-        for source, tries in ((draw, _TRIES), (lambda: self.space.sample(rng), 10 * _TRIES)):
+
+        def sample() -> Proposal:
+            return Proposal(self.space.sample(rng))
+
+        for source, tries in ((draw or sample, _DRAWS), (sample, _SAMPLES)):
             for _ in range(tries):
                 try:
-                    architecture = source()
-                except InfeasibleConstraints:  # tight limits: as good as exhausted
+                    proposal = source()
+                except InfeasibleConstraints:  # Tight limits: as good as exhausted.
                     break
-                if self._is_new(architecture):
-                    return architecture
+                if proposal.key not in self.told.proposed:
+                    return proposal
         if self.space.size() > _ENUMERABLE:
             return None
-        left = [point for point in self.space.enumerate() if self._is_new(point)]
+        points = map(Proposal, self.space.enumerate())
+        left = [proposal for proposal in points if proposal.key not in self.told.proposed]
         return rng.choice(left) if left else None
-
-    def _is_new(self, architecture: Architecture) -> bool:
-        return Proposal(architecture).key not in self._proposed

@@ -6,16 +6,15 @@ cells it takes seconds. Nothing is random.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from random import Random
 
-from evonas.architecture import Architecture
-from evonas.errors import RecipeError
+from evonas.errors import OptionError
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
 from evonas.trial import Objective, Proposal
 
-_LARGEST = 1_000_000
+_LARGEST = 1_000_000  # Points: a larger space is not meant to be gone through.
 
 
 class Grid(Strategy):
@@ -31,21 +30,18 @@ class Grid(Strategy):
     def __init__(self, space: SearchSpace, objectives: Sequence[Objective]) -> None:
         super().__init__(space, objectives)
         if space.size() > _LARGEST:
-            raise RecipeError(
-                f"strategy.name: grid is for spaces of at most {_LARGEST:,} points; "
-                f"{space.name} has {space.size():.3g}"
+            raise OptionError(
+                "name",
+                f"grid is for spaces of at most {_LARGEST:,} points; "
+                f"{space.name} has {space.size():.3g}",
             )
-        self._points = space.enumerate()
-        self._next: Architecture | None = None
+        self._points = map(Proposal, space.enumerate())
+        self._next: Proposal | None = None
 
     def ask(self, rng: Random) -> Proposal | None:
         """The first architecture that was never proposed."""
-        while self._next is None or not self._is_new(self._next):
+        while self._next is None or self._next.key in self.told.proposed:
             self._next = next(self._points, None)
             if self._next is None:
                 return None
-        return Proposal(self._next)
-
-    def living(self) -> Iterable[int]:
-        """Nobody: proposals have no parents."""
-        return ()
+        return self._next

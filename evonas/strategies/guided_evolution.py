@@ -13,33 +13,41 @@ ask at once get different answers. Measured figures: docs/results.md.
 
 from __future__ import annotations
 
-import bisect
 import math
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from random import Random
 
 import numpy as np
-from deap import base, tools
 from numpy.typing import NDArray
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF
 from threadpoolctl import ThreadpoolController
 
 from evonas.architecture import Architecture, Categorical, Domain, Value
-from evonas.errors import InfeasibleConstraints, at_least
+from evonas.errors import InfeasibleConstraints
+from evonas.recipe.options import Count
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
-from evonas.strategies.parts.deap import Individual, global_random
-from evonas.trial import Objective, Proposal, Trial, TrialState
+from evonas.strategies.parts.deap import Individual, individuals, tournament
+from evonas.trial import Objective, Proposal, Trial
 
-_LENGTHS = (0.5, 0.84, 1.41)  # of the members; two points without a common choice are at 1.41
-_NOISES = (0.01, 0.1)  # of the members, as a share of the variance of what they learn
-_LEARNT = 75  # of the best trials, and as many of the youngest: bounds the cost of an ask
-_LEVELS = 16  # of an ordered choice, at most
-_NEAREST = 0.05  # of the median distance to the best: finer differences near it are not learnt
-_WEIGHT = 6.0  # mean weight of the uncertainty in the confidence bound
-_IMMIGRANTS = 0.25  # share of the children that are random
+# A member of the ensemble has one of these length scales and one of these noises. Two points
+# without a common choice are 1.41 apart: the longest scale takes the whole space for related, the
+# shortest little more than an architecture's mutants. A noise is a share of the variance learnt.
+_LENGTHS = (0.5, 0.84, 1.41)
+_NOISES = (0.01, 0.1)
+# So many of the best trials are learnt, and as many of the youngest, for a fit takes cubic time.
+_LEARNT = 75
+# An ordered choice has at most so many coordinates.
+_LEVELS = 16
+# Nearer to the best than this share of the median distance, differences are not learnt: the
+# logarithm would tear apart what only noise tells apart.
+_NEAREST = 0.05
+# The weight of the uncertainty in the confidence bound is drawn with this mean.
+_WEIGHT = 6.0
+# This share of the children is random: mutants alone would never leave where the population is.
+_IMMIGRANTS = 0.25
 
 
 class GuidedEvolution(Strategy):
@@ -60,99 +68,80 @@ class GuidedEvolution(Strategy):
         self,
         space: SearchSpace,
         objectives: Sequence[Objective],
-        startup_trials: int = 10,
-        population_size: int = 50,
-        tournament_size: int = 5,
-        children: int = 100,
+        startup_trials: Count = 10,
+        population_size: Count = 50,
+        tournament_size: Count = 5,
+        children: Count = 100,
     ) -> None:
         super().__init__(space, objectives)
-        at_least("strategy", 1, startup_trials=startup_trials, population_size=population_size)
-        at_least("strategy", 1, tournament_size=tournament_size, children=children)
         self._startup_trials, self._children = startup_trials, children
-        self._population: deque[Individual] = deque(maxlen=population_size)
-        self._completed = 0
-        self._best: list[Individual] = []  # rising
-        self._worst = math.inf
-        self._youngest: deque[Individual] = deque(maxlen=_LEARNT)
-        self._pruned: deque[Trial] = deque(maxlen=_LEARNT)
+        self._size, self._entrants = population_size, tournament_size
         self._encoding = _Encoding(space)
-        self._surrogate: _Surrogate | None = None
+        self._surrogate: tuple[int, _Surrogate] | None = None  # and of how many ended trials
         self._threads = ThreadpoolController().select(user_api="blas")
-        self._toolbox = base.Toolbox()
-        self._toolbox.register("select", tools.selTournament, k=1, tournsize=tournament_size)
 
     def ask(self, rng: Random) -> Proposal | None:
         """Random architectures at first, then the child with the largest upper confidence bound."""
-        if self._completed > 1 and self._completed + len(self._running) >= self._startup_trials:
-            children = list(self._breed(rng))
-            if children:
-                points = self._encoding([child.architecture for child in children])
-                weight = _WEIGHT * rng.expovariate(1)
-                with self._threads.limit(limits=1):  # for matrices this small more are slower
-                    bounds = self._fitted().bounds(points, weight)
-                return children[int(np.argmax(bounds))]
-        architecture = self._unseen(lambda: self.space.sample(rng), rng)
-        return Proposal(architecture) if architecture else None
+        complete = len(self.told.complete)
+        if complete < 2 or complete + len(self.told.running) < self._startup_trials:
+            return self.new(rng)
+        children = list(self._bred(rng))
+        if not children:
+            return self.new(rng)
+        points = self._encoding([child.architecture for child in children])
+        # An exponential draw is mostly small and seldom large: most asks exploit, a few explore,
+        # and workers that ask at once, of one surrogate, get different answers.
+        weight = _WEIGHT * rng.expovariate(1)
+        with self._threads.limit(limits=1):  # for matrices this small more are slower
+            bounds = self._fitted().bounds(points, weight)
+        return children[int(np.argmax(bounds))]
 
-    def tell(self, trial: Trial) -> None:
-        """Completed trials join the population; what the surrogate learns has changed."""
-        super().tell(trial)
-        if trial.state is TrialState.RUNNING:
-            return
-        if trial.state is TrialState.COMPLETE:
-            individual = Individual(trial, self.objectives[0].key(trial.metrics))
-            self._completed += 1
-            self._population.append(individual)
-            self._youngest.append(individual)
-            bisect.insort(self._best, individual, key=_value)
-            del self._best[:-_LEARNT]
-            self._worst = min(self._worst, _value(individual))
-        elif trial.state is TrialState.PRUNED:
-            self._pruned.append(trial)
-        self._surrogate = None
-
-    def living(self) -> Iterable[int]:
-        """The population, the youngest first."""
-        return [individual.trial.number for individual in reversed(self._population)]
-
-    def _breed(self, rng: Random) -> Iterator[Proposal]:
+    def _bred(self, rng: Random) -> Iterator[Proposal]:
         """New children, each once: mutants of tournament winners, and some random immigrants."""
-        seen: set[str] = set()
+        population = individuals(self.told.complete[-self._size :], self.objectives[0])
+        keys = set()
         for _ in range(self._children):
             try:
-                if rng.random() < _IMMIGRANTS:
-                    child = Proposal(self.space.sample(rng))
-                else:
-                    child = self._mutant(rng)
+                child = self._child(population, rng)
             except InfeasibleConstraints:  # tight limits: each failure takes a second
                 return
-            if child.architecture.id not in seen and self._is_new(child.architecture):
-                seen.add(child.architecture.id)
+            if child.key not in keys and child.key not in self.told.proposed:
+                keys.add(child.key)
                 yield child
 
-    def _mutant(self, rng: Random) -> Proposal:
-        """One mutation, and each time with a chance of one half another."""
-        with global_random(rng):
-            parent: Trial = self._toolbox.select(self._population)[0].trial
-        child = self.space.mutate(parent.architecture, rng)
-        while rng.random() < 0.5:
-            child = self.space.mutate(child, rng)
-        return Proposal(child, parents=(parent.number,))
+    def _child(self, population: Sequence[Individual], rng: Random) -> Proposal:
+        """One mutation of a parent, and each time with a chance of one half another."""
+        if rng.random() >= _IMMIGRANTS:
+            parent = tournament(population, self._entrants, rng)
+            try:
+                mutant = self.space.mutate(parent.architecture, rng)
+                while rng.random() < 0.5:
+                    mutant = self.space.mutate(mutant, rng)
+                return Proposal(mutant, parents=(parent.number,))
+            except InfeasibleConstraints:  # no way on from there: one immigrant more
+                pass
+        return Proposal(self.space.sample(rng))
 
     def _fitted(self) -> _Surrogate:
-        """The surrogate of what was told: of the best trials and of the youngest."""
-        if self._surrogate is None:
-            learnt = {i.trial.number: i for i in (*self._best, *self._youngest)}.values()
-            trials = [*(individual.trial for individual in learnt), *self._pruned]
-            values = [*map(_value, learnt), *(self._worst for _ in self._pruned)]
-            encoded = self._encoding([trial.architecture for trial in trials])
-            self._surrogate = _Surrogate(encoded, np.array(values))
-        return self._surrogate
+        """The surrogate of what was told; made anew when a trial has ended since the last ask.
 
+        The best tell where the top is, the youngest where children are bred now, and the pruned
+        where not to go: they have no value of full effort, so they get the worst there is.
+        """
+        ended = len(self.told.ended)
+        if self._surrogate is None or self._surrogate[0] != ended:
+            best = reversed([*islice(self.told.ranked(), _LEARNT)])
+            learnt = {t.number: t for t in (*best, *self.told.complete[-_LEARNT:])}.values()
+            pruned = self.told.pruned[-_LEARNT:]
+            values = [self._value(trial) for trial in learnt]
+            if pruned:
+                values += [min(map(self._value, self.told.complete))] * len(pruned)
+            points = self._encoding([trial.architecture for trial in (*learnt, *pruned)])
+            self._surrogate = ended, _Surrogate(points, np.array(values))
+        return self._surrogate[1]
 
-def _value(individual: Individual) -> float:
-    value: float = individual.fitness.values[0]
-    return value
+    def _value(self, trial: Trial) -> float:
+        return self.objectives[0].key(trial.metrics)
 
 
 class _Encoding:
@@ -194,7 +183,7 @@ def _encoded(domain: Domain, value: Value) -> NDArray[np.float64]:
 
 
 class _Surrogate:
-    """An ensemble of Gaussian processes.
+    """An ensemble of Gaussian processes: no single length scale or noise suits every space.
 
     Args:
         points: Of shape (trials, features).
@@ -202,6 +191,9 @@ class _Surrogate:
     """
 
     def __init__(self, points: NDArray[np.float64], values: NDArray[np.float64]) -> None:
+        # How far behind the best, on a logarithmic scale and in units of the median: a metric's
+        # scale and offset do not matter, and what is among the good is told apart as finely as
+        # good from bad. Larger is better.
         behind = values.max() - values
         learnt = -np.log(behind / (np.median(behind) or 1.0) + _NEAREST)
         self._members = [
@@ -211,15 +203,18 @@ class _Surrogate:
             for length in _LENGTHS
             for noise in _NOISES
         ]
+        # Hyperparameters are averaged by their marginal likelihoods and not optimised: with few
+        # trials a single optimum is overconfident, and six fits cost less than one optimisation.
         evidence = np.array([member.log_marginal_likelihood_value_ for member in self._members])
         weights = np.exp(evidence - evidence.max())
         self._weights = weights / weights.sum()
 
     def bounds(self, points: NDArray[np.float64], weight: float) -> NDArray[np.float64]:
         """Upper confidence bounds: the ensemble's mean and so many standard deviations."""
-        told = [member.predict(points, return_std=True) for member in self._members]
-        means, deviations = (np.array(part) for part in zip(*told, strict=True))
+        predicted = [member.predict(points, return_std=True) for member in self._members]
+        means, deviations = (np.array(part) for part in zip(*predicted, strict=True))
         mean = self._weights @ means
+        # Of the mixture: the members' own variances, and how far they disagree.
         variance = self._weights @ (deviations**2 + (means - mean) ** 2)
         bounds: NDArray[np.float64] = mean + weight * np.sqrt(variance)
         return bounds

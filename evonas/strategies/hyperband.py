@@ -8,14 +8,14 @@ insures against short trials that mislead. Measured figures: docs/results.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from random import Random
 
-from evonas.architecture import Architecture
+from evonas.recipe.options import Share
 from evonas.spaces.base import SearchSpace
-from evonas.strategies.base import Strategy
+from evonas.strategies.base import Findings, Strategy
 from evonas.strategies.random import RandomSearch
-from evonas.strategies.successive_halving import MakeStrategy, SuccessiveHalving, rungs
+from evonas.strategies.successive_halving import Eta, MakeStrategy, SuccessiveHalving, rungs
 from evonas.trial import Objective, Proposal, Trial
 
 
@@ -39,8 +39,8 @@ class Hyperband(Strategy):
         space: SearchSpace,
         objectives: Sequence[Objective],
         of: MakeStrategy = RandomSearch,
-        eta: int = 3,
-        min_fidelity: float = 1 / 9,
+        eta: Eta = 3,
+        min_fidelity: Share = 1 / 9,
     ) -> None:
         super().__init__(space, objectives)
         self.fidelities = rungs(eta, min_fidelity)
@@ -73,23 +73,9 @@ class Hyperband(Strategy):
             if lowest == home:
                 bracket.tell(trial)
             else:
-                bracket.exclude(trial.architecture)
+                bracket.source.told.exclude(trial.architecture)
 
-    def exclude(self, architecture: Architecture) -> None:
-        """Neither does any bracket propose it."""
-        super().exclude(architecture)
-        for bracket in self._brackets.values():
-            bracket.exclude(architecture)
-
-    def living(self) -> Iterable[int] | None:
-        """What any bracket names."""
-        named: list[int] = []
-        for bracket in self._brackets.values():
-            if (numbers := bracket.living()) is None:
-                return None
-            named += numbers
-        return named
-
-    def remarks(self) -> Sequence[str]:
+    def findings(self) -> Findings:
         """Those of the brackets' sources."""
-        return [line for bracket in self._brackets.values() for line in bracket.remarks()]
+        found = [bracket.findings() for bracket in self._brackets.values()]
+        return Findings(tuple(line for each in found for line in each.lines))

@@ -12,19 +12,31 @@ from 1 to 21 poolings, 1 to 19 identities and 3 to 19 convolutions, gradually ov
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from random import Random
+from typing import Annotated, Protocol
+
+from pydantic import Field
 
 from evonas.architecture import Architecture
-from evonas.errors import InvalidArchitecture, RecipeError, at_least
+from evonas.errors import InvalidArchitecture, OptionError
+from evonas.recipe.options import Count
 from evonas.spaces.base import SearchSpace
-from evonas.strategies.base import COMPLEXITY, Sampler, Strategy
-from evonas.trial import Objective, Proposal, Trial, TrialState
+from evonas.strategies.base import Findings, Strategy
+from evonas.trial import Objective, Proposal
 
+COMPLEXITY = ("pooling", "identity", "convolution")  # S weighs these kinds of operation.
 _MIDDLE = (1 / 3, 1 / 3, 1 / 3)
 
 
-class Hypernet(Strategy):
+class Sampler(Protocol):
+    """What an evaluation that learns a whole family of architectures offers."""
+
+    def __call__(self, complexity: Sequence[float], /) -> Architecture:
+        """The architecture for S, weights of ``COMPLEXITY`` that sum to 1."""
+
+
+class ComplexityGrid(Strategy):
     """Propose what the sampler gives for a grid of S, from the middle outwards, each once.
 
     Args:
@@ -38,54 +50,40 @@ class Hypernet(Strategy):
     """
 
     multi_objective = True
-    samples = True
 
     def __init__(
         self,
         space: SearchSpace,
         objectives: Sequence[Objective],
         sampler: Sampler | None = None,
-        steps: int = 9,
-        least: float = 7 / 120,
+        steps: Count = 9,
+        least: Annotated[float, Field(ge=0, lt=1 / 3)] = 7 / 120,
     ) -> None:
         super().__init__(space, objectives)
         if sampler is None:
-            raise RecipeError("strategy.name: hypernet must be the run's own, in no other strategy")
-        at_least("strategy", 1, steps=steps)
-        if not 0 <= least < 1 / 3:
-            raise RecipeError(f"strategy.least: must be in [0, 1/3), not {least}")
+            raise OptionError("name", "hypernet must be the run's own, in no other strategy")
         self._sampler = sampler
         self._grid = grid(steps, least)
         self._sampled: dict[tuple[float, ...], Architecture] = {}
-        self._complete: dict[str, Trial] = {}
 
     def ask(self, rng: Random) -> Proposal | None:
         """The first architecture of the grid that was never proposed."""
         for complexity in sorted(self._grid, key=lambda point: math.dist(point, _MIDDLE)):
-            architecture = self._sample(complexity)
-            if self._is_new(architecture) and self._is_allowed(architecture):
-                return Proposal(architecture)
+            proposal = Proposal(self._sample(complexity))
+            if proposal.key not in self.told.proposed and self._is_allowed(proposal.architecture):
+                return proposal
         return None
 
-    def tell(self, trial: Trial) -> None:
-        """Keep what was measured."""
-        super().tell(trial)
-        if trial.state is TrialState.COMPLETE:
-            self._complete[trial.architecture.id] = trial
-
-    def living(self) -> Iterable[int]:
-        """Nobody: proposals have no parents."""
-        return ()
-
-    def table(self) -> Sequence[Mapping[str, float]]:
-        """S and what its architecture was measured to be, for every S of the grid that was."""
+    def findings(self) -> Findings:
+        """A table of S and what its architecture was measured to be, where it was."""
+        complete = {trial.architecture.id: trial for trial in self.told.complete}
         rows = []
-        for complexity in self._grid if self._complete else ():
-            trial = self._complete.get(self._sample(complexity).id)
+        for complexity in self._grid if complete else ():
+            trial = complete.get(self._sample(complexity).id)
             if trial is not None:
                 weights = zip((f"S_{kind}" for kind in COMPLEXITY), complexity, strict=True)
                 rows.append({**dict(weights), "trial": float(trial.number), **trial.metrics})
-        return rows
+        return Findings(rows=tuple(rows))
 
     def _sample(self, complexity: tuple[float, ...]) -> Architecture:
         if complexity not in self._sampled:

@@ -7,13 +7,13 @@ moves as soon as a neighbour is better. Measured figures: docs/results.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from random import Random
 
-from evonas.architecture import Architecture
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
 from evonas.trial import Objective, Proposal, Trial, TrialState
+from evonas.trials import Trials
 
 
 class LocalSearch(Strategy):
@@ -28,36 +28,28 @@ class LocalSearch(Strategy):
 
     def __init__(self, space: SearchSpace, objectives: Sequence[Objective]) -> None:
         super().__init__(space, objectives)
-        self._centre: Trial | None = None
-        self._untried: list[Architecture] = []  # neighbours of the centre
-        self._climb: set[int] = set()  # trials since the last start
+        self._climb = Trials(objectives)  # since the last start; its best is the centre
+        self._centre: Trial | None = None  # whose untried neighbours these are
+        self._untried: list[Proposal] = []
 
     def ask(self, rng: Random) -> Proposal | None:
         """A neighbour of the centre; when all were tried and have ended, a random architecture."""
-        if self._centre is not None:
-            self._untried = [point for point in self._untried if self._is_new(point)]
-            if self._untried:
-                return Proposal(rng.choice(self._untried), parents=(self._centre.number,))
-            if self._running & self._climb:
-                return None
-        architecture = self._unseen(lambda: self.space.sample(rng), rng)
-        return Proposal(architecture) if architecture else None
+        centre = self._climb.best
+        if centre is None:
+            return self.new(rng)
+        if centre is not self._centre:
+            self._centre, neighbours = centre, self.space.neighbours(centre.architecture)
+            self._untried = [Proposal(n, parents=(centre.number,)) for n in neighbours]
+        self._untried = [p for p in self._untried if p.key not in self.told.proposed]
+        if self._untried:
+            return rng.choice(self._untried)
+        return None if self._climb.running else self.new(rng)
 
     def tell(self, trial: Trial) -> None:
-        """A trial without parents starts a climb, a better one of the climb is its new centre."""
+        """A trial without parents starts a new climb, unless the last one has no centre yet."""
         super().tell(trial)
-        if trial.state is TrialState.RUNNING:
-            if not trial.proposal.parents and self._centre is not None:
-                self._centre, self._climb = None, set()
-            self._climb.add(trial.number)
-            return
-        if trial.state is TrialState.COMPLETE and trial.number in self._climb:
-            key = self.objectives[0].key
-            if self._centre is None or key(trial.metrics) > key(self._centre.metrics):
-                self._centre = trial
-                self._untried = list(self.space.neighbours(trial.architecture))
-
-    def living(self) -> Iterable[int]:
-        """The centre, and what may become it."""
-        centre = () if self._centre is None else (self._centre.number,)
-        return (*centre, *(self._running & self._climb))
+        begins = trial.state is TrialState.RUNNING
+        if begins and not trial.proposal.parents and self._climb.best is not None:
+            self._climb = Trials(self.objectives)
+        if begins or trial.number in self._climb.latest:
+            self._climb.add(trial)

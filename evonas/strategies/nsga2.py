@@ -10,20 +10,27 @@ and tournaments are DEAP's. Measured figures: docs/results.md.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from random import Random
+from typing import Annotated
 
 from deap import base, tools
+from pydantic import Field
 
-from evonas.architecture import Architecture
-from evonas.errors import at_least
+from evonas.recipe.options import Probability
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
-from evonas.strategies.parts.deap import Individual, check_chances, global_random, offspring
+from evonas.strategies.parts.deap import Individual, child, global_random
 from evonas.trial import Objective, Proposal, Trial, TrialState, keys
 
-_FEWEST = 4  # that DEAP's tournaments draw from
-_BELOW_ALL = -1e150  # a value that no metric has
+_FEWEST = 4  # DEAP's tournaments draw from so many or more, and give as many winners.
+_BELOW_ALL = -1e150  # No metric has a value as low as this.
+
+
+class _Fitness(base.Fitness):  # type: ignore[misc]  # deap is untyped
+    def __init__(self, values: tuple[float, ...]) -> None:
+        self.weights = (1.0,) * len(values)
+        super().__init__(values)
 
 
 class NSGA2(Strategy):
@@ -46,40 +53,28 @@ class NSGA2(Strategy):
         self,
         space: SearchSpace,
         objectives: Sequence[Objective],
-        population_size: int = 20,
-        crossover: float = 0.9,
-        mutation: float = 0.6,
+        population_size: Annotated[int, Field(ge=_FEWEST)] = 20,
+        crossover: Probability = 0.9,
+        mutation: Probability = 0.6,
     ) -> None:
         super().__init__(space, objectives)
-        at_least("strategy", _FEWEST, population_size=population_size)
-        check_chances(crossover=crossover, mutation=mutation)
         self._size, self._crossover, self._mutation = population_size, crossover, mutation
         self._population: list[Individual] = []
-        self._toolbox = base.Toolbox()
-        self._toolbox.register("select", tools.selTournamentDCD, k=_FEWEST)
-        self._toolbox.register("mate", space.crossover)
-        self._toolbox.register("mutate", space.mutate)
-        self._toolbox.register("survive", tools.selNSGA2, k=population_size)
 
     def ask(self, rng: Random) -> Proposal | None:
         """A random architecture until the population is full, then a child of it."""
         living = len(self._population)
-        if living < _FEWEST or living + len(self._running) < self._size:
-            architecture = self._unseen(lambda: self.space.sample(rng), rng)
-            return Proposal(architecture) if architecture else None
-        parents: list[Trial] = []
-        draws = itertools.count()
+        if living < _FEWEST or living + len(self.told.running) < self._size:
+            return self.new(rng)
+        attempts = itertools.count()
 
-        def breed() -> Architecture:
+        def bred() -> Proposal:
             with global_random(rng):
-                parents[:] = [winner.trial for winner in self._toolbox.select(self._population)[:2]]
-            if rng.random() >= self._crossover:
-                del parents[1]
-            return offspring(self._toolbox, parents, self._mutation, rng, next(draws))
+                winners = tools.selTournamentDCD(self._population, _FEWEST)
+            parents = [winner.trial for winner in winners[: 1 + (rng.random() < self._crossover)]]
+            return child(self.space, parents, self._mutation, rng, next(attempts))
 
-        found = self._unseen(breed, rng)
-        numbers = tuple(parent.number for parent in parents)
-        return Proposal(found, parents=numbers) if found else None
+        return self.new(rng, bred)
 
     def tell(self, trial: Trial) -> None:
         """A trial that ended joins the population, and the worst leaves; failures do not join."""
@@ -94,8 +89,5 @@ class NSGA2(Strategy):
             values = keys(self.objectives, trial.metrics)
         else:
             return
-        self._population = self._toolbox.survive([*self._population, Individual(trial, *values)])
-
-    def living(self) -> Iterable[int]:
-        """The population."""
-        return [individual.trial.number for individual in self._population]
+        joined = [*self._population, Individual(trial, _Fitness(values))]
+        self._population = tools.selNSGA2(joined, self._size)

@@ -1,28 +1,30 @@
 """Projected ascent: climb along finite differences while the number of parameters stays.
 
 The greedy method of the CIFAR-100 study that evonas comes from. The study found that it wanders at
-random among plain CNNs, so here the noise of a training is measured, and ``remarks`` says when the
+random among plain CNNs, so here the noise of a training is measured, and the findings say when the
 differences drown in it. Measured figures: docs/results.md.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from statistics import fmean, variance
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
 
 from evonas.architecture import Architecture, Integer
-from evonas.errors import InvalidArchitecture, RecipeError, at_least
+from evonas.errors import InvalidArchitecture, OptionError
 from evonas.spaces.base import SearchSpace
-from evonas.spaces.parts.feasible import Feasible
-from evonas.strategies.base import Strategy
+from evonas.strategies.base import Findings, Strategy
 from evonas.trial import Limit, Objective, Proposal, Trial, TrialState
 
-_LENGTHS = (1.0, 0.5, 2.0, 4.0)  # times the wanted one, until a step leads to a new centre
-_STARTS = 10  # random architectures to bring into the band, until one is
-_FLAT = 1e-9  # share of a gradient's length that is rounding
+# Steps of so many times the wanted length are tried until one leads to a new centre.
+_LENGTHS = (1.0, 0.5, 2.0, 4.0)
+_STARTS = 10  # So many random architectures are tried until one can be brought into the band.
+_FLAT = 1e-9  # What is no larger a share of a gradient's length is rounding.
 
 
 class _Measured(NamedTuple):
@@ -78,19 +80,14 @@ class ProjectedAscent(Strategy):
         self,
         space: SearchSpace,
         objectives: Sequence[Objective],
-        step: float = 3.0,
-        repeats: int = 3,
-        tolerance: float = 0.1,
+        step: Annotated[float, Field(ge=1)] = 3.0,
+        repeats: Annotated[int, Field(ge=2)] = 3,
+        tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.1,
     ) -> None:
         super().__init__(space, objectives)
-        at_least("strategy", 1, step=step)
-        at_least("strategy", 2, repeats=repeats)
-        if not 0 < tolerance < 1:
-            raise RecipeError(f"strategy.tolerance: must be in (0, 1), not {tolerance}")
         self._length, self._repeats = step, repeats
         self._lattice = _Lattice(space, tolerance)
         self._step: _Step | None = None
-        self._training: set[tuple[str, float, int]] = set()
         self._completed: dict[str, list[Trial]] = {}  # by architecture
         self._centres: set[str] = set()
         self._differences: list[_Measured] = []
@@ -98,56 +95,43 @@ class ProjectedAscent(Strategy):
 
     def ask(self, rng: Random) -> Proposal | None:
         """What the step still lacks; without a step, a random architecture of the right size."""
+        self._advance()  # others may try what the step still lacked, and then it does without
         if self._step is not None:
-            return next((p for p in self._step.plan if p.key not in self._proposed), None)
-        start = self._unseen(lambda: self._start(rng), rng)
-        return Proposal(start) if start else None
+            return next((p for p in self._step.plan if p.key not in self.told.proposed), None)
+        return self.new(rng, lambda: Proposal(self._start(rng)))
 
     def tell(self, trial: Trial) -> None:
         """Without a step, what runs is the first centre; the last of a step to end ends it."""
         super().tell(trial)
         if trial.state is TrialState.RUNNING:
-            self._training.add(trial.proposal.key)
             if self._step is None:
                 self._begin(trial.architecture)
             return
-        self._training.discard(trial.proposal.key)
         if trial.state is TrialState.COMPLETE:
             self._completed.setdefault(trial.architecture.id, []).append(trial)
         self._advance()
 
-    def exclude(self, architecture: Architecture) -> None:
-        """The step does without it."""
-        super().exclude(architecture)
-        self._advance()
-
-    def living(self) -> Iterable[int]:
-        """Trials of the centre, and of the one before."""
-        if self._step is None:
-            return ()
-        return [*self._trainings(self._step.centre), *self._step.plan[0].parents]
-
-    def remarks(self) -> Sequence[str]:
+    def findings(self) -> Findings:
         """How the differences compare with the noise of a training."""
         repeated = [self._values(t[0].architecture) for t in self._completed.values() if t[1:]]
         if not repeated or not self._differences:
-            return ()
+            return Findings()
         noise = math.sqrt(_pooled_variance(repeated))
         small = sum(abs(d.value) < 2 * noise * d.error for d in self._differences)
         # Of noise alone the expected squared length is the squared error.
         blind = sum(d.value**2 < 2 * (noise * d.error) ** 2 for d in self._lengths)
-        said = (
+        line = (
             f"projected_ascent: a training's {self.objectives[0].metric} has a standard deviation "
             f"of {noise:.3g} ({sum(map(len, repeated))} trainings of {len(repeated)} "
             f"architectures); {small} of {len(self._differences)} differences are below twice "
             "their noise"
         )
         if blind:
-            said += (
+            line += (
                 f", and in {blind} of {len(self._lengths)} steps the direction is not "
                 "distinguishable from chance"
             )
-        return (said,)
+        return Findings((line,))
 
     def _start(self, rng: Random) -> Architecture:
         """A random architecture in the band; of any size, if that is not to be found."""
@@ -172,7 +156,8 @@ class ProjectedAscent(Strategy):
         """Go on from a step that has ended."""
         while (step := self._step) is not None:
             keys = [proposal.key for proposal in step.plan]
-            if not self._proposed.issuperset(keys) or self._training.intersection(keys):
+            training = {trial.proposal.key for trial in self.told.running.values()}
+            if not self.told.proposed.issuperset(keys) or training.intersection(keys):
                 return
             self._step = None
             following = self._following(step.centre, self._ahead(step))
@@ -234,23 +219,25 @@ class _Lattice:
     """
 
     def __init__(self, space: SearchSpace, tolerance: float) -> None:
-        limit = space.limits.get("params") if isinstance(space, Feasible) else None
-        if limit is None or math.isinf(limit.max):
-            raise RecipeError(
-                "strategy.name: projected_ascent keeps to a number of parameters; "
-                "give it in constraints.params.max"
+        limit = space.limits.bounds.get("params") if space.limits else None
+        if not space.limits or limit is None or math.isinf(limit.max):
+            raise OptionError(
+                "name",
+                "projected_ascent keeps to a number of parameters; "
+                "give it in constraints.params.max",
             )
-        assert isinstance(space, Feasible)
-        self._space, self._band = space, Limit((1 - tolerance) * limit.max, limit.max)
+        self._space, self._limits = space, space.limits
+        self._band = Limit((1 - tolerance) * limit.max, limit.max)
         self._ordinal = [
             name
             for name, domain in space.domains.items()
             if domain.size > 1 and (isinstance(domain, Integer) or domain.ordered)
         ]
         if not self._ordinal:
-            raise RecipeError(
-                "strategy.name: projected_ascent needs choices that are numbers or in order; "
-                f"space {space.name!r} has none"
+            raise OptionError(
+                "name",
+                "projected_ascent needs choices that are numbers or in order; "
+                f"space {space.name!r} has none",
             )
 
     def moving(self, point: Architecture) -> list[str]:
@@ -303,7 +290,7 @@ class _Lattice:
             values = self._space.domains[name].values()
             choices[name] = values[min(max(index, 0), len(values) - 1)]
         try:
-            return self._space.space.architecture(choices)
+            return self._space.unlimited.architecture(choices)
         except InvalidArchitecture:
             return None
 
@@ -319,7 +306,7 @@ class _Lattice:
             return None
 
     def _params(self, point: Architecture) -> float:
-        return self._space.costs(point)["params"]
+        return self._limits.costs(point)["params"]
 
     def _outside(self, point: Architecture) -> float:
         """How far outside the band."""

@@ -5,7 +5,6 @@ Li and Talwalkar, Random search and reproducibility for neural architecture sear
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from random import Random
 
 from evonas.strategies.base import Strategy
@@ -19,9 +18,4 @@ class RandomSearch(Strategy):
 
     def ask(self, rng: Random) -> Proposal | None:
         """Draw a new architecture."""
-        architecture = self._unseen(lambda: self.space.sample(rng), rng)
-        return Proposal(architecture) if architecture else None
-
-    def living(self) -> Iterable[int]:
-        """Nobody: proposals have no parents."""
-        return ()
+        return self.new(rng)

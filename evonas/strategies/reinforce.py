@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from bisect import bisect, bisect_left, bisect_right, insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from random import Random
 from typing import TYPE_CHECKING, Literal
 
 from evonas.architecture import Architecture, Categorical, Domain, Value
-from evonas.errors import InvalidArchitecture, RecipeError, at_least
+from evonas.errors import InvalidArchitecture
+from evonas.recipe.options import Count, NonNegative, Positive
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
 from evonas.trial import Objective, Proposal, Trial, TrialState
@@ -27,13 +28,13 @@ from evonas.trial import Objective, Proposal, Trial, TrialState
 if TYPE_CHECKING:  # imported when a controller is made
     from torch import Tensor
 
-_LEVELS = 256  # outputs of a choice at most; of a larger domain an output is a range of values
-_DRAWN = 8  # architectures at once: nearly as fast as one
-_TEMPERATURES = (1.0, 1.0, 1.5, 2.0, 3.0, 5.0)  # of the controller's draws, until one is new
-_CLIP = 0.2  # PPO: how far the probability of a choice may move in a batch
+_LEVELS = 256  # A choice has at most so many outputs; of a larger domain each is a range of values.
+_DRAWN = 8  # So many architectures are drawn at once: it takes nearly as long as one.
+_TEMPERATURES = (1.0, 1.0, 1.5, 2.0, 3.0, 5.0)  # Draws get hotter until one is new.
+_CLIP = 0.2  # PPO lets the probability of a choice move so far in a batch.
 _LEARNING_RATES = {"ppo": 0.01, "reinforce": 0.05}
-_EPOCHS = 5  # PPO: steps on a batch
-_MEMORY = 0.8  # of the moving baseline, a batch
+_EPOCHS = 5  # PPO takes so many steps on a batch.
+_MEMORY = 0.8  # The moving baseline keeps this share of itself with every batch.
 
 
 class Reinforce(Strategy):
@@ -60,17 +61,13 @@ class Reinforce(Strategy):
         space: SearchSpace,
         objectives: Sequence[Objective],
         algorithm: Literal["ppo", "reinforce"] = "ppo",
-        batch_size: int = 3,
-        learning_rate: float | None = None,
-        entropy: float = 0.02,
-        hidden: int = 32,
+        batch_size: Count = 3,
+        learning_rate: Positive | None = None,
+        entropy: NonNegative = 0.02,
+        hidden: Count = 32,
     ) -> None:
         super().__init__(space, objectives)
-        at_least("strategy", 1, batch_size=batch_size, hidden=hidden)
         rate = _LEARNING_RATES[algorithm] if learning_rate is None else learning_rate
-        if rate <= 0:
-            raise RecipeError(f"strategy.learning_rate: must be positive, not {rate}")
-        at_least("strategy", 0, entropy=entropy)
         self._controller = _Controller(space, hidden, rate)
         self._steps = _EPOCHS if algorithm == "ppo" else 1
         self._batch_size, self._entropy = batch_size, entropy
@@ -83,13 +80,12 @@ class Reinforce(Strategy):
         for temperature in _TEMPERATURES:
             for choices in self._controller.draw(_DRAWN, temperature, rng):
                 try:
-                    architecture = self.space.architecture(choices)
+                    drawn = Proposal(self.space.architecture(choices))
                 except InvalidArchitecture:
                     continue
-                if self._is_new(architecture):
-                    return Proposal(architecture)
-        sampled = self._unseen(lambda: self.space.sample(rng), rng)
-        return Proposal(sampled) if sampled else None
+                if drawn.key not in self.told.proposed:
+                    return drawn
+        return self.new(rng)
 
     def tell(self, trial: Trial) -> None:
         """Ended trials fill a batch; a full one is learned from."""
@@ -100,10 +96,6 @@ class Reinforce(Strategy):
         if len(self._batch) == self._batch_size:
             self._learn()
             self._batch = []
-
-    def living(self) -> Iterable[int]:
-        """Nobody: proposals have no parents."""
-        return ()
 
     def _reward(self, trial: Trial) -> float:
         """Share of the completed trials that are worse, halves of ties counted."""

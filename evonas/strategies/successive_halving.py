@@ -13,20 +13,24 @@ of the schedule of its learning rate. Here every rung is a whole training, whose
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from random import Random
+from typing import Annotated
 
-from evonas.architecture import Architecture
-from evonas.errors import RecipeError, at_least
+from pydantic import Field
+
+from evonas.errors import OptionError
+from evonas.recipe.options import Share
 from evonas.spaces.base import SearchSpace
-from evonas.strategies.base import Strategy
+from evonas.strategies.base import Findings, Strategy
 from evonas.strategies.random import RandomSearch
 from evonas.trial import Objective, Proposal, Trial, TrialState
 
 MakeStrategy = Callable[[SearchSpace, Sequence[Objective]], Strategy]
-_ALMOST_FULL = 0.95  # a fidelity that counts as 1, as 9 times 0.111 does
+Eta = Annotated[int, Field(ge=2)]  # By 1 rungs would never rise.
+_ALMOST_FULL = 0.95  # From here on a fidelity counts as 1, as 9 times 0.111 does.
 
 
 class SuccessiveHalving(Strategy):
@@ -43,6 +47,9 @@ class SuccessiveHalving(Strategy):
         of: The source.
         eta: One in so many trials of a rung is promoted; by that factor rungs differ in effort.
         min_fidelity: Effort of the lowest rung, (0, 1]; the highest is 1.
+
+    Attributes:
+        source: The source.
     """
 
     def __init__(
@@ -50,17 +57,15 @@ class SuccessiveHalving(Strategy):
         space: SearchSpace,
         objectives: Sequence[Objective],
         of: MakeStrategy = RandomSearch,
-        eta: int = 3,
-        min_fidelity: float = 1 / 9,
+        eta: Eta = 3,
+        min_fidelity: Share = 1 / 9,
     ) -> None:
         super().__init__(space, objectives)
         self.fidelities = rungs(eta, min_fidelity)
-        self._eta, self._source = eta, of(space, objectives)
-        if self._source.fidelities != (1.0,):
-            raise RecipeError(
-                f"strategy.of: must propose at full effort, as {type(self._source).__name__} "
-                "does not"
-            )
+        self._eta, self.source = eta, of(space, objectives)
+        if self.source.fidelities != (1.0,):
+            source = type(self.source).__name__
+            raise OptionError("of", f"must propose at full effort, as {source} does not")
         self._rungs = {fidelity: _Rung(objectives[0]) for fidelity in self.fidelities}
 
     def ask(self, rng: Random) -> Proposal | None:
@@ -68,7 +73,7 @@ class SuccessiveHalving(Strategy):
         for low, high in reversed(list(pairwise(self.fidelities))):
             if (best := self._rungs[low].promotable(self._eta)) is not None:
                 return replace(best.proposal, fidelity=high, resume_from=best.number)
-        proposal = self._source.ask(rng)
+        proposal = self.source.ask(rng)
         return proposal and replace(proposal, fidelity=self.fidelities[0])
 
     def tell(self, trial: Trial) -> None:
@@ -76,56 +81,40 @@ class SuccessiveHalving(Strategy):
         super().tell(trial)
         proposal = trial.proposal
         if proposal.fidelity == self.fidelities[0] and proposal.resume_from is None:
-            self._source.tell(replace(trial, proposal=replace(proposal, fidelity=1.0)))
+            self.source.tell(replace(trial, proposal=replace(proposal, fidelity=1.0)))
         else:
-            self._source.exclude(trial.architecture)
+            self.source.told.exclude(trial.architecture)
         if trial.state is TrialState.RUNNING and proposal.resume_from is not None:
             for rung in self._rungs.values():
                 rung.promoted(proposal.resume_from)
         if trial.state is TrialState.COMPLETE and proposal.fidelity in self._rungs:
             self._rungs[proposal.fidelity].add(trial)
 
-    def exclude(self, architecture: Architecture) -> None:
-        """Neither does the source propose it."""
-        super().exclude(architecture)
-        self._source.exclude(architecture)
-
-    def living(self) -> Iterable[int] | None:
-        """What may be promoted, high rungs and good trials first, and what the source names."""
-        named = self._source.living()
-        lower = [self._rungs[fidelity] for fidelity in reversed(self.fidelities[:-1])]
-        waiting = (trial.number for rung in lower for trial in rung.waiting)
-        return None if named is None else [*waiting, *named]
-
-    def remarks(self) -> Sequence[str]:
+    def findings(self) -> Findings:
         """The source's."""
-        return self._source.remarks()
+        return self.source.findings()
 
 
 class _Rung:
-    """The completed trials of one fidelity.
-
-    Attributes:
-        waiting: Those that were not promoted, the best first.
-    """
+    """The completed trials of one fidelity."""
 
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
         self._complete: list[Trial] = []  # the best first
-        self.waiting: list[Trial] = []
+        self._waiting: list[Trial] = []  # those of them that were not promoted
 
     def add(self, trial: Trial) -> None:
         insort(self._complete, trial, key=self._order)
-        insort(self.waiting, trial, key=self._order)
+        insort(self._waiting, trial, key=self._order)
 
     def promoted(self, number: int) -> None:
-        self.waiting = [trial for trial in self.waiting if trial.number != number]
+        self._waiting = [trial for trial in self._waiting if trial.number != number]
 
     def promotable(self, eta: int) -> Trial | None:
         """The best that waits, if it is among the best 1/eta of all."""
-        if not self.waiting:
+        if not self._waiting:
             return None
-        best = self.waiting[0]
+        best = self._waiting[0]
         rank = bisect_left(self._complete, self._order(best), key=self._order)
         return best if rank < len(self._complete) // eta else None
 
@@ -134,14 +123,7 @@ class _Rung:
 
 
 def rungs(eta: int, min_fidelity: float) -> tuple[float, ...]:
-    """``min_fidelity`` times the powers of ``eta`` below 1, and 1.
-
-    Raises:
-        RecipeError: If they are no such numbers.
-    """
-    at_least("strategy", 2, eta=eta)
-    if not 0 < min_fidelity <= 1:
-        raise RecipeError(f"strategy.min_fidelity: must be in (0, 1], not {min_fidelity}")
+    """``min_fidelity`` times the powers of ``eta`` below 1, and 1."""
     lower: list[float] = []
     fidelity = min_fidelity
     while fidelity < _ALMOST_FULL:

@@ -11,7 +11,7 @@ what was told stays in the model: that makes a resumed run propose what it would
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from random import Random
 from typing import Any
@@ -20,12 +20,13 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from evonas.architecture import Architecture, Categorical, Domain
-from evonas.errors import InvalidArchitecture, at_least
+from evonas.errors import InvalidArchitecture
+from evonas.recipe.options import Count
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
 from evonas.trial import Objective, Proposal, Trial, TrialState
 
-_SUGGESTIONS = 25  # of the sampler, before the space itself is sampled
+_SUGGESTIONS = 25  # The sampler is asked so often before the space itself is sampled.
 
 
 class TPE(Strategy):
@@ -49,11 +50,10 @@ class TPE(Strategy):
         self,
         space: SearchSpace,
         objectives: Sequence[Objective],
-        startup_trials: int = 10,
-        candidates: int = 24,
+        startup_trials: Count = 10,
+        candidates: Count = 24,
     ) -> None:
         super().__init__(space, objectives)
-        at_least("strategy", 1, startup_trials=startup_trials, candidates=candidates)
         self._startup_trials, self._candidates = startup_trials, candidates
         self._distributions = {name: _distribution(d) for name, d in space.domains.items()}
         with _quiet():
@@ -65,11 +65,10 @@ class TPE(Strategy):
         with _quiet():
             for attempt in range(_SUGGESTIONS):
                 candidates = max(1, self._candidates >> attempt)
-                architecture = self._suggest(rng.getrandbits(32), candidates)
-                if architecture is not None:
-                    return Proposal(architecture)
-        sampled = self._unseen(lambda: self.space.sample(rng), rng)
-        return Proposal(sampled) if sampled else None
+                suggested = self._suggest(rng.getrandbits(32), candidates)
+                if suggested is not None and suggested.key not in self.told.proposed:
+                    return suggested
+        return self.new(rng)
 
     def tell(self, trial: Trial) -> None:
         """Mirror the event into the study."""
@@ -86,12 +85,8 @@ class TPE(Strategy):
                 if trial.state is TrialState.PRUNED:
                     self._add_pruned(trial)
 
-    def living(self) -> Iterable[int]:
-        """Nobody: proposals have no parents."""
-        return ()
-
-    def _suggest(self, seed: int, candidates: int) -> Architecture | None:
-        """A suggestion of a fresh sampler; None if it was tried before or is not allowed."""
+    def _suggest(self, seed: int, candidates: int) -> Proposal | None:
+        """A suggestion of a fresh sampler; None if it is not allowed."""
         self._study.sampler = _Sampler(
             self._distributions,
             seed=seed,
@@ -102,10 +97,9 @@ class TPE(Strategy):
         # Out of the model again: it enters, in canonical form, when the trial is told to run.
         self._study.tell(suggestion.number, state=optuna.trial.TrialState.FAIL)
         try:
-            architecture = self.space.architecture(self._decoded(suggestion.params))
+            return Proposal(self.space.architecture(self._decoded(suggestion.params)))
         except InvalidArchitecture:
             return None
-        return architecture if self._is_new(architecture) else None
 
     def _add_pruned(self, trial: Trial) -> None:
         """Add a pruned trial with its last value, if there is one; it has to be added whole."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 import warnings
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from torch import nn
 
 from evonas import files
 from evonas.architecture import Value
-from evonas.trial import Trial
+from evonas.trial import Stage, Trial
 
 FOLDER = "weights"  # in the run folder
 RUNGS_GB = 2.0  # of weights of lower rungs
@@ -44,11 +47,13 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The weights of a run's trials, a file each; many processes may write, one clears up.
+    """The weights of a run's trials, a file each; many processes may write.
+
+    Of the search's trials those stay that were used last, as far as they fit. Finals all stay.
 
     Args:
         folder: Where; it is made when the first weights are saved.
-        keep_gb: Most that is kept when ``retain`` is called, in gigabytes.
+        keep_gb: Most that the search's weights may take when a trial begins, in gigabytes.
     """
 
     def __init__(self, folder: Path, keep_gb: float) -> None:
@@ -59,56 +64,77 @@ class Checkpoints:
         about = {"trial": trial.number, "architecture": trial.architecture.id, "epochs": epochs}
         about |= {"choices": json.dumps(dict(trial.architecture.choices))}
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_weights(
-            self._path(trial.number),
-            network.state_dict(),
-            {name: str(value) for name, value in about.items()},
-        )
+        path = self._path(trial.number, trial.proposal.stage)
+        write_weights(path, network.state_dict(), {k: str(value) for k, value in about.items()})
+        _touch(path)
 
-    def load(self, number: int, architecture: str | None = None) -> Checkpoint | None:
-        """The weights of a trial; None, with a warning, if they are lost or damaged.
+    def read(
+        self, number: int, architecture: str | None = None, stage: Stage = "search"
+    ) -> Checkpoint:
+        """The weights of a trial.
 
         Args:
             number: Of the trial.
             architecture: The id that its architecture must have, if that matters.
+            stage: Of the trial.
+
+        Raises:
+            BadWeights: If they are lost or damaged, or another trial's.
         """
+        path = self._path(number, stage)
+        weights, about = read_weights(path)
+        if about.get("trial") != str(number):
+            raise BadWeights(f"{path}: are those of trial {about.get('trial')}")
+        if architecture not in (None, about.get("architecture")):
+            raise BadWeights(f"{path}: are those of another architecture")
+        _touch(path)
+        return Checkpoint(weights, int(about["epochs"]), json.loads(about["choices"]))
+
+    def load(self, number: int, architecture: str | None = None) -> Checkpoint | None:
+        """``read`` the weights of a trial of the search; None, with a warning, if that fails."""
         try:
-            weights, about = read_weights(self._path(number))
-            if about.get("trial") != str(number):
-                raise BadWeights(f"{self._path(number)}: are those of trial {about.get('trial')}")
-            if "choices" not in about:
-                raise BadWeights(f"{self._path(number)}: were written by an older evonas")
-            if architecture not in (None, about.get("architecture")):
-                raise BadWeights(f"{self._path(number)}: are those of another architecture")
-            return Checkpoint(weights, int(about["epochs"]), json.loads(about["choices"]))
+            return self.read(number, architecture)
         except BadWeights as error:
             warnings.warn(f"{error}; training from scratch", RuntimeWarning, stacklevel=2)
             return None
 
-    def retain(self, trials: Sequence[int]) -> None:
-        """Delete all but these, given in order of importance, and of these what is too much."""
-        if not self.folder.is_dir():
-            return
-        files = {path: path.stat().st_size for path in self.folder.glob("trial_*.safetensors")}
+    def make_room(self, number: int) -> None:
+        """Before a trial begins: delete what was not used for longest, if there is too much.
+
+        Not when it ends, and without what a killed session left of the trial itself: so a trial
+        that is run again finds the weights that it found the first time.
+        """
+        self._path(number).unlink(missing_ok=True)
         room = self._keep_bytes
-        for number in trials:
-            size = files.get(self._path(number))
-            if size is not None and size <= room:
-                room -= size
-                del files[self._path(number)]
-        for path in files:
-            path.unlink(missing_ok=True)
+        used = [(path, path.stat()) for path in self.folder.glob("trial_*.safetensors")]
+        for path, stat in sorted(used, key=lambda pair: pair[1].st_mtime_ns, reverse=True):
+            room -= stat.st_size
+            if room < 0:
+                path.unlink(missing_ok=True)
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"trial_{number}.safetensors"
+    def _path(self, number: int, stage: Stage = "search") -> Path:
+        return self.folder / f"{'trial' if stage == 'search' else stage}_{number}.safetensors"
 
 
-class Weights(ABC):
-    """Where the networks of trials get their first weights from, and where they leave their last.
+def _touch(path: Path) -> None:
+    """Used now, to the nanosecond, which the file system's own clock does not have."""
+    now = time.time_ns()
+    with suppress(FileNotFoundError):  # another process made room
+        os.utime(path, ns=(now, now))
+
+
+class WeightReuse(ABC):
+    """What the networks of a search start from, and which of them leave their weights.
 
     An evaluator that trains calls ``start`` on every network that it built for a trial and ``end``
     when it has trained it. Without such an object every network starts at random and is forgotten.
+
+    Args:
+        checkpoints: Where weights are kept; final trainings leave theirs there, too.
     """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.checkpoints = checkpoints
 
     @abstractmethod
     def start(self, network: nn.Module, trial: Trial, epochs: int) -> int:
@@ -127,42 +153,28 @@ class Weights(ABC):
     def end(self, network: nn.Module, trial: Trial, epochs: int) -> None:
         """Take the weights of a trained network that has ``epochs`` epochs behind it."""
 
-    @abstractmethod
-    def retain(self, trials: Sequence[int]) -> None:
-        """Free what is kept for trials but these, given in order of importance."""
 
-
-class Continued(Weights):
+class Continued(WeightReuse):
     """A trial goes on from the weights of its own lower rung (``Proposal.resume_from``).
 
     It trains the epochs that are missing, with a learning-rate schedule of their own (warm
     restarts: Loshchilov and Hutter, ICLR 2017). Trials below full fidelity leave their weights.
-
-    Args:
-        checkpoints: Where they are kept.
     """
-
-    def __init__(self, checkpoints: Checkpoints) -> None:
-        self._checkpoints = checkpoints
 
     def start(self, network: nn.Module, trial: Trial, epochs: int) -> int:
         """Load the lower rung's weights, if the trial continues one and they are intact."""
-        if (rung := trial.proposal.resume_from) is None:
+        rung = trial.proposal.resume_from
+        lower = None if rung is None else self.checkpoints.load(rung, trial.architecture.id)
+        self.checkpoints.make_room(trial.number)
+        if lower is None:
             return epochs
-        found = self._checkpoints.load(rung, trial.architecture.id)
-        if found is None:
-            return epochs
-        network.load_state_dict(dict(found.weights))
-        return max(1, epochs - found.epochs)
+        network.load_state_dict(dict(lower.weights))
+        return max(1, epochs - lower.epochs)
 
     def end(self, network: nn.Module, trial: Trial, epochs: int) -> None:
         """Save the weights, unless there is no higher rung to go on to."""
         if trial.proposal.fidelity < 1:
-            self._checkpoints.save(trial, network, epochs)
-
-    def retain(self, trials: Sequence[int]) -> None:
-        """Delete the others' weights."""
-        self._checkpoints.retain(trials)
+            self.checkpoints.save(trial, network, epochs)
 
 
 def write_weights(

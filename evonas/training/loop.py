@@ -28,11 +28,13 @@ from evonas.training.transfer import stages
 
 OptimizerName = Literal["sgd", "adamw"]
 ScheduleName = Literal["cosine", "step", "one_cycle"]
-Report = Callable[[int, Mapping[str, float]], None]
+Reporter = Callable[[int, Mapping[str, float]], None]  # step, metrics
 Forward = Callable[[torch.Tensor], torch.Tensor]
 _WARM_UP = 0.1  # share of all steps
 _RISE = 0.3  # the same, of one_cycle
-_EVALUATION_BATCH = 512
+_EVALUATION_BATCH = 512  # images
+_SCORES = ("accuracy", "top5_accuracy")  # in the order in which _hits counts
+_TOP5_CLASSES = 20  # With fewer, five guesses out of them hardly tell networks apart.
 
 
 class Diverged(RuntimeError):
@@ -159,9 +161,9 @@ def fit(
     normalize: Normalize,
     settings: Settings,
     seed: int,
-    report: Report,
+    report: Reporter,
     stop: int | None = None,
-) -> float:
+) -> dict[str, float]:
     """Train a network in place.
 
     Args:
@@ -171,11 +173,11 @@ def fit(
         normalize: Applied to every batch.
         settings: How to train.
         seed: Seed of order and augmentation.
-        report: Told (epoch, train_loss and val_accuracy) after every epoch, from 1.
+        report: Told (epoch, train_loss and the scores) after every epoch, from 1.
         stop: Stop after so many epochs, in the middle of the schedule.
 
     Returns:
-        Validation accuracy after the last epoch, 0…1.
+        The scores after the last epoch: what ``evaluate`` gives, as ``val_accuracy`` and so on.
 
     Raises:
         Diverged: When the loss of an epoch is not finite.
@@ -188,15 +190,20 @@ def fit(
     optimizer = _optimizer(network, settings)
     average = Average(network, settings.ema) if settings.ema else None
     scored = average.network if average else network
-    precision, scaler = _autocast(device)
+    precision, scaler = autocast(device)
     batch_size = min(settings.batch_size, len(train))
+    # The last batch is left out where it is incomplete: its statistics would be worse, and torch's
+    # compiled code and CUDA's tuned convolutions want one shape. Another order leaves out others.
     steps = len(train) // batch_size
-    accuracy = 0.0
+    scores: dict[str, float] = {}
     for epoch in range(settings.epochs if stop is None else stop):
         _train_mode(network)
+        # The sum stays on the device: asking for a number would wait for every step before it.
         total = torch.zeros((), device=device)
         order = torch.randperm(len(train), device=device, generator=rng)
         for step, batch in enumerate(train.batches(order[: steps * batch_size], batch_size)):
+            # The schedule is that of all epochs even if ``stop`` comes before: so a training that
+            # is cut off has had the learning rates of the whole one.
             progress = (epoch * steps + step) / (settings.epochs * steps)
             rate = settings.learning_rate * schedule(progress, settings.schedule)
             for group in optimizer.param_groups:
@@ -207,21 +214,23 @@ def fit(
             with precision():
                 loss = _loss(forward, images, labels, settings, dice)
             optimizer.zero_grad(set_to_none=True)
+            # Float16 alone is scaled, so that small gradients do not vanish; else these three
+            # lines are backward and step.
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
             if average:
                 average.update()
             total += loss.detach()
-        mean_loss = total.item() / steps
+        mean_loss = total.item() / steps  # the epoch's one wait for the device
         if not math.isfinite(mean_loss):
             raise Diverged(f"the training loss is {mean_loss} after epoch {epoch + 1}")
-        accuracy = evaluate(scored, val, normalize)
-        report(epoch + 1, {"train_loss": mean_loss, "val_accuracy": accuracy})
+        scores = {f"val_{k}": v for k, v in evaluate(scored, val, normalize).items()}
+        report(epoch + 1, {"train_loss": mean_loss, **scores})
     if average:
         network.load_state_dict(average.network.state_dict())
     network.eval()
-    return accuracy
+    return scores
 
 
 def augmented(
@@ -234,20 +243,57 @@ def augmented(
     return normalized
 
 
-def evaluate(network: nn.Module, part: Split, normalize: nn.Module) -> float:
-    """Top-1 accuracy of a network, 0…1; the split must be on its device."""
-    network.eval()
+def score_names(classes: int) -> tuple[str, ...]:
+    """Names of what ``evaluate`` measures: top-5 accuracy where there are classes enough."""
+    return _SCORES if classes >= _TOP5_CLASSES else _SCORES[:1]
+
+
+def evaluate(network: nn.Module, part: Split, normalize: nn.Module) -> dict[str, float]:
+    """Score a network.
+
+    Args:
+        network: Gives logits (N, classes); on the device of the split.
+        part: Images and labels.
+        normalize: Applied to every batch.
+
+    Returns:
+        By ``score_names``: shares of the images, 0…1, whose class is the most probable one, or
+        among the five most probable ones.
+    """
+    network.eval().to(memory_format=torch.channels_last)
     device = part.labels.device
-    precision, _ = _autocast(device)
-    correct = torch.zeros((), device=device)
+    precision, _ = autocast(device)
+    counts: list[torch.Tensor] = []
     with torch.inference_mode(), precision():
         for images, labels in zip(
             part.images.split(_EVALUATION_BATCH), part.labels.split(_EVALUATION_BATCH), strict=True
         ):
             images = images.to(device, non_blocking=True)
-            logits = network(normalize(images.permute(0, 3, 1, 2)))
-            correct += (logits.argmax(1) == labels).sum()
-    return correct.item() / len(part)
+            counts.append(_hits(network(normalize(images.permute(0, 3, 1, 2))), labels))
+        totals = torch.stack(counts).sum(0).tolist()
+    shares = [total / len(part) for total in totals]
+    return dict(zip(_SCORES, shares, strict=False))
+
+
+def _hits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """How many images each score counts as right, (scores,)."""
+    counts = [(logits.argmax(1) == labels).sum()]
+    if logits.shape[1] >= _TOP5_CLASSES:
+        counts.append((logits.topk(5).indices == labels[:, None]).sum())
+    return torch.stack(counts)
+
+
+class Mirrored(nn.Module):
+    """The mean of the logits of an image and of its mirror image (test-time augmentation)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(N, channels, H, W) to (N, classes)."""
+        logits: torch.Tensor = self.network(images) + self.network(images.flip(3))
+        return logits / 2
 
 
 def schedule(progress: float, name: ScheduleName = "cosine") -> float:
@@ -350,7 +396,13 @@ def _tensors(network: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]
     return floating, [tensor for tensor in tensors if not tensor.is_floating_point()]
 
 
-def _autocast(device: torch.device) -> tuple[Callable[[], torch.autocast], torch.amp.GradScaler]:
+def bfloat16(device: torch.device) -> torch.autocast:
+    """Mixed precision that needs no scaling, where the GPU has it."""
+    brain = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=brain)
+
+
+def autocast(device: torch.device) -> tuple[Callable[[], torch.autocast], torch.amp.GradScaler]:
     """Mixed precision on CUDA alone: bfloat16 where the GPU has it, else float16, scaled."""
     cuda = device.type == "cuda"
     brain = cuda and torch.cuda.is_bf16_supported()

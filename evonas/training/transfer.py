@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from evonas.errors import DataError, RecipeError, did_you_mean
+from evonas.errors import DataError, OptionError, did_you_mean
 from evonas.training.checkpoints import CHECKSUM, read_weights
 from evonas.training.inheritance import transplant
 
@@ -43,7 +43,7 @@ def read(init: str) -> dict[str, torch.Tensor]:
         By name, on the CPU.
 
     Raises:
-        RecipeError: There is no such model.
+        OptionError: There is no such model.
         DataError: The weights cannot be had: no network, no such file, a damaged one, no timm.
     """
     source, _, name = init.partition(":")
@@ -95,9 +95,7 @@ def _torchvision(name: str) -> dict[str, torch.Tensor]:
 
     known = models.list_models()
     if name not in known:
-        raise RecipeError(
-            f"evaluation.init: torchvision has no {name!r}{did_you_mean(name, known)}"
-        )
+        raise OptionError("init", f"torchvision has no {name!r}{did_you_mean(name, known)}")
     weights = models.get_model_weights(name).DEFAULT
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     if file.exists():
@@ -116,9 +114,7 @@ def _timm(name: str) -> dict[str, torch.Tensor]:
     if not timm.is_model_pretrained(name):
         tagged = timm.list_models(pretrained=True)  # resnet18.a1_in1k; resnet18 is known, too
         known = [*dict.fromkeys(model.partition(".")[0] for model in tagged), *tagged]
-        raise RecipeError(
-            f"evaluation.init: timm has no weights of {name!r}{did_you_mean(name, known)}"
-        )
+        raise OptionError("init", f"timm has no weights of {name!r}{did_you_mean(name, known)}")
     with _one_line(f"timm cannot fetch {name}", _INSTEAD):
         return dict(timm.create_model(name, pretrained=True).state_dict())
 

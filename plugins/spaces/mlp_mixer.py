@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Integer
-from evonas.spaces.base import Cost, SearchSpace, Task
+from evonas.spaces.base import SearchSpace, Task
 
 
 class MLPMixer(SearchSpace):
@@ -35,7 +35,7 @@ class MLPMixer(SearchSpace):
         s16 = {"grid": 14, "width": 512, "depth": 8, "token_hidden": 256, "channel_ratio": 4}
         self.points = {"s16": s16}
 
-    def cost(self, architecture: Architecture, task: Task) -> Cost:
+    def costs(self, architecture: Architecture, task: Task) -> dict[str, float]:
         """Count by hand: a network on the meta device takes tens of milliseconds."""
         c = {name: int(value) for name, value in architecture.choices.items()}
         width, patch = c["width"], math.ceil(min(task.height, task.width) / c["grid"])
@@ -50,7 +50,8 @@ class MLPMixer(SearchSpace):
         params = (pixels + 1) * width + c["depth"] * (weights + biases_and_norms) + 2 * width
         products = tokens * pixels * width + width * task.classes
         products += c["depth"] * 2 * tokens * width * (across + inner)
-        return Cost(params + (width + 1) * task.classes, 2 * products)
+        params += (width + 1) * task.classes
+        return {"params": float(params), "flops": 2.0 * products}
 
     def build(self, architecture: Architecture, task: Task) -> nn.Module:
         """Build the network: (N, channels, height, width) in, logits (N, classes) out."""

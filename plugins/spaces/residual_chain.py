@@ -6,6 +6,7 @@ and ``conditions`` say that the others have no effect, so that equal networks ar
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from random import Random
 
 import torch
@@ -40,18 +41,21 @@ class ResidualChain(LayeredSpace):
             for i, name in enumerate(self._blocks, start=1)
         }
 
-    def mutate(self, parent: Architecture, rng: Random) -> Architecture:
+    def mutants(self, parent: Architecture, rng: Random) -> Iterator[Mapping[str, Value]]:
         """Insert or remove a block anywhere, or do as every space does and change one choice."""
-        chain = self._chain(parent)
-        match rng.choice(("insert", "remove", "change")):
-            case "insert" if len(chain) < len(self._blocks):
-                chain.insert(rng.randint(0, len(chain)), self._kernel.sample(rng))
-            case "remove" if len(chain) > 1:
-                del chain[rng.randrange(len(chain))]
-            case _:
-                return super().mutate(parent, rng)
-        blocks = dict(zip(self._blocks, chain, strict=False))
-        return self.architecture({**parent.choices, "depth": len(chain), **blocks})
+        changed = super().mutants(parent, rng)
+        while True:
+            chain = self._chain(parent)
+            match rng.choice(("insert", "remove", "change")):
+                case "insert" if len(chain) < len(self._blocks):
+                    chain.insert(rng.randint(0, len(chain)), self._kernel.sample(rng))
+                case "remove" if len(chain) > 1:
+                    del chain[rng.randrange(len(chain))]
+                case _:
+                    yield next(changed)
+                    continue
+            blocks = dict(zip(self._blocks, chain, strict=False))
+            yield {**parent.choices, "depth": len(chain), **blocks}
 
     def layers(self, architecture: Architecture, task: Task) -> dict[str, Layer]:
         """The network's layers, from which it is built and counted."""

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Integer
-from evonas.spaces.base import Cost, SearchSpace, Task
+from evonas.spaces.base import SearchSpace, Task
 
 
 class TinyViT(SearchSpace):
@@ -34,7 +34,7 @@ class TinyViT(SearchSpace):
         tiny = {"grid": 14, "width": 192, "depth": 12, "heads": 3, "mlp_ratio": 4}
         self.points = {"vit_tiny": tiny}
 
-    def cost(self, architecture: Architecture, task: Task) -> Cost:
+    def costs(self, architecture: Architecture, task: Task) -> dict[str, float]:
         """Count by hand: a network on the meta device takes tens of milliseconds."""
         c = architecture.choices
         width, depth, heads = (int(c[name]) for name in ("width", "depth", "heads"))
@@ -48,7 +48,7 @@ class TinyViT(SearchSpace):
         )
         products = tokens * pixels * width + width * task.classes
         products += depth * (tokens * weights + 2 * tokens**2 * attended)
-        return Cost(params, 2 * products)
+        return {"params": float(params), "flops": 2.0 * products}
 
     def build(self, architecture: Architecture, task: Task) -> nn.Module:
         """Build the network: (N, channels, height, width) in, logits (N, classes) out."""

@@ -1,4 +1,4 @@
-"""``evonas new space``: what it writes works as it is."""
+"""``evonas new``: what it writes works as it is."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from conftest import ROOT
 
 from evonas.cli import main
-from evonas.commands import catalogue, scaffold
+from evonas.commands import scaffold
 from evonas.errors import RecipeError, StorageError
 from evonas.recipe.registry import Registry
 
@@ -20,21 +21,47 @@ def evonas(*arguments: str) -> Result:
     return CliRunner().invoke(main, list(arguments))
 
 
-def test_a_new_space_keeps_the_contract_and_passes_its_test(tmp_path: Path) -> None:
-    result = evonas("new", "space", "wavy_nets")
-    assert result.exit_code == 0
-    assert catalogue.check(Registry((tmp_path / "plugins",)), "space", "wavy_nets") == []
-    text = (tmp_path / "plugins" / "spaces" / "wavy_nets.py").read_text()
-    assert "class WavyNets(SearchSpace)" in text
-    assert "my_space" not in text.lower()
+KINDS = {
+    "space": "class WavyNets(SearchSpace)",
+    "strategy": "class WavyNets(Strategy)",
+    "evaluator": "class WavyNets(Evaluator)",
+    "dataset": "class WavyNets(Dataset)",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_new_keeps_the_contract_and_passes_its_test(kind: str, tmp_path: Path) -> None:
+    assert evonas("new", kind, "wavy_nets").exit_code == 0
+    checked = evonas("check", kind, "wavy_nets")
+    assert (checked.stdout, checked.exit_code) == (f"{kind} wavy_nets: ok\n", 0)
+    (written,) = (tmp_path / "plugins").glob("[!t]*/*.py")
+    text = written.read_text()
+    assert KINDS[kind] in text
+    assert text.startswith('"""WAVY NETS: ')
+    assert f"my_{kind}" not in text.lower()
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "plugins/tests"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ})
     assert done.returncode == 0, done.stdout
 
 
+def test_a_search_of_new_components_alone(tmp_path: Path) -> None:
+    for kind in KINDS:
+        assert evonas("new", kind, f"my_own_{kind}").exit_code == 0
+    sections = {"evaluator": "evaluation"}
+    sets = [f"{sections.get(kind, kind)}=my_own_{kind}" for kind in KINDS]
+    sets += ["budget.trials=2", "evaluation.epochs=1", "tracking=console", "executor=serial"]
+    arguments = [part for each in sets for part in ("--set", each)]
+    done = evonas("run", str(ROOT / "recipes" / "digits_evo.yaml"), *arguments)
+    assert done.exit_code == 0, done.output
+    assert "worst_class" in done.output
+
+
 def test_it_says_how_to_go_on() -> None:
     said = evonas("new", "space", "wavy_nets", "--plugins", "mine").stdout
     assert "evonas check space wavy_nets --plugins mine" in said
+    assert "--set space=wavy_nets --plugins mine" in said
+    other = evonas("new", "evaluator", "wavy_nets", "--plugins", "more").stdout
+    assert "--set evaluation=wavy_nets --plugins more" in other
     assert evonas("show", "wavy_nets", "--plugins", "mine").exit_code == 0
 
 
@@ -45,12 +72,18 @@ def test_a_space_is_never_overwritten() -> None:
     assert "there is one of that name" in again.stderr
     Path("plugins/spaces/wavy_nets.py").unlink()
     with pytest.raises(StorageError, match=r"test_wavy_nets\.py: is there already"):
-        scaffold.new_space("wavy_nets", Path("plugins"), Registry())
+        scaffold.new("space", "wavy_nets", Path("plugins"), Registry())
     assert not Path("plugins/spaces/wavy_nets.py").exists()
 
 
 @pytest.mark.parametrize("name", ["3nets", "Nets", "my-nets", "class", "plain_cnn", "a/b"])
 def test_names_that_will_not_do(name: str) -> None:
     with pytest.raises(RecipeError, match=f"new space {name}"):
-        scaffold.new_space(name, Path("plugins"), Registry())
+        scaffold.new("space", name, Path("plugins"), Registry())
     assert not Path("plugins").exists()
+
+
+def test_other_kinds_are_not_written() -> None:
+    refused = evonas("new", "tracker", "wavy_nets")
+    assert refused.exit_code == 2
+    assert "'space', 'strategy', 'evaluator', 'dataset'" in refused.stderr

@@ -149,7 +149,7 @@ def test_the_command_line_says_what_changed_and_writes_it(tmp_path: Path) -> Non
     assert "depth2 = 3 (was 2)" in result.stdout
     described = json.loads(file.read_text())
     space = b0().space
-    assert space.cost(Architecture.from_json(described), b0().task).params == 7_794_184
+    assert space.costs(Architecture.from_json(described), b0().task)["params"] == 7_794_184
     assert described["task"]["height"] == 240
 
 

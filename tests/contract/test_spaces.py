@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from random import Random
 
 import pytest
@@ -13,9 +13,10 @@ from conftest import ROOT, TINY_SPACES
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Integer, Value
-from evonas.errors import InvalidArchitecture
+from evonas.errors import InfeasibleConstraints, InvalidArchitecture
 from evonas.recipe.registry import Registry
-from evonas.spaces.base import Cost, SearchSpace, Task
+from evonas.spaces.base import SearchSpace, Task
+from evonas.spaces.parts import cost
 from evonas.testing import check_space
 
 REGISTRY = Registry((ROOT / "plugins",))
@@ -115,8 +116,8 @@ class Detach(nn.Module):
 
 
 class LazyMutation(Good):
-    def mutate(self, parent: Architecture, rng: Random) -> Architecture:
-        return parent
+    def mutants(self, parent: Architecture, rng: Random) -> Iterator[Mapping[str, Value]]:
+        return itertools.repeat(parent.choices)
 
 
 class WildMutation(Good):
@@ -174,9 +175,9 @@ class BadRule(Good):
 class StuckChoice(Good):
     """Mutates the width alone."""
 
-    def mutate(self, parent: Architecture, rng: Random) -> Architecture:
-        width = self.domains["width"].mutate(parent.choices["width"], rng)
-        return self.architecture({**parent.choices, "width": width})
+    def mutants(self, parent: Architecture, rng: Random) -> Iterator[Mapping[str, Value]]:
+        while True:
+            yield self.changed(parent, "width", rng)
 
 
 class OneParent(Good):
@@ -185,8 +186,28 @@ class OneParent(Good):
 
 
 class OwnMutation(Good):
+    def mutants(self, parent: Architecture, rng: Random) -> Iterator[Mapping[str, Value]]:
+        return super().mutants(parent, Random())
+
+
+class RandomChild(Good):
+    """Gives up on its parent at once."""
+
     def mutate(self, parent: Architecture, rng: Random) -> Architecture:
-        return super().mutate(parent, Random())
+        return self.sample(rng)
+
+
+class RandomChildUnderLimits(Good):
+    """Gives up on its parent where others say that there is no child."""
+
+    def mutate(self, parent: Architecture, rng: Random) -> Architecture:
+        try:
+            return super().mutate(parent, rng)
+        except InfeasibleConstraints:
+            return self.sample(rng)
+
+    def mutants(self, parent: Architecture, rng: Random) -> Iterator[Mapping[str, Value]]:
+        return itertools.repeat({**parent.choices, "width": int(parent.choices["width"]) % 8 + 1})
 
 
 class TooSmall(Good):
@@ -250,8 +271,38 @@ class InPlace(Good):
 
 
 class WrongCost(Good):
-    def cost(self, architecture: Architecture, task: Task) -> Cost:
-        return Cost(1, 2)
+    def costs(self, architecture: Architecture, task: Task) -> Mapping[str, float]:
+        return {"params": 1, "flops": 2}
+
+
+class MissingCost(Good):
+    counted = ("params", "flops", "joules")
+
+    def costs(self, architecture: Architecture, task: Task) -> Mapping[str, float]:
+        network = self.build(architecture, task)
+        return {name: count(network, task) for name, count in cost.COSTS.items()}
+
+
+class UnlimitedSample(Good):
+    """Draws by itself, and so past the limits."""
+
+    def sample(self, rng: Random) -> Architecture:
+        return self.unlimited.sample(rng) if self.limits else super().sample(rng)
+
+
+class UnlimitedMutation(Good):
+    def mutate(self, parent: Architecture, rng: Random) -> Architecture:
+        return SearchSpace.mutate(self.unlimited, parent, rng)
+
+
+class RaisingCrossover(Good):
+    """A child that exceeds the limits is an error to it."""
+
+    def crossover(self, a: Architecture, b: Architecture, rng: Random) -> Architecture:
+        wider = max(int(each.choices["width"]) for each in (a, b))
+        activation = rng.choice((a, b)).choices["activation"]
+        width = rng.choice((wider, min(8, wider + 1)))
+        return self.architecture({"width": width, "activation": activation})
 
 
 BROKEN = {
@@ -272,6 +323,11 @@ BROKEN = {
     NoDomain: "domains: 'width' is .*must be a Categorical or an Integer",
     StrangeCondition: "conditions: 'depth' is no choice of the space",
     BadRule: "rules: that of 'it is not too deep' raises KeyError",
+    RandomChild: "mutate: gives a child that mutants does not yield; override mutants, which",
+    RandomChildUnderLimits: "mutate: gives a child that mutants does not yield; override mutants",
+    UnlimitedSample: "sample: exceeds a limit on params; override draws, which yields choices, in",
+    UnlimitedMutation: "mutate: exceeds a limit on params; override mutants, which yields choices",
+    RaisingCrossover: "crossover: raises under a limit on params: .*; override crossovers, which",
     StuckChoice: "mutate: never changes 'activation'",
     OneParent: "crossover: the child is always the same parent",
     OwnMutation: "mutate: two generators of one seed",
@@ -279,10 +335,11 @@ BROKEN = {
     Fickle: "build: .* gives a different network each time",
     OnlyColours: "forward: .* raises RuntimeError",
     FailsWhenLarge: "forward: .*'gelu'.* raises RuntimeError",
-    OnTheCPU: "cost: counting raises RuntimeError: .*make new tensors by",
+    OnTheCPU: "costs: counting raises RuntimeError: .*make new tensors by",
     InSinglePrecision: "it gives torch.float32 on meta",
     InPlace: "forward: .* changes the images in place",
-    WrongCost: "cost: says 1 params, the network of .* has",
+    WrongCost: "costs: says 1 params, the network of .* has",
+    MissingCost: "costs: gives no 'joules', which counted names",
 }
 
 

@@ -7,14 +7,14 @@ from random import Random
 
 import numpy as np
 import pytest
+from conftest import bounded
 
 from evonas.architecture import Architecture, Integer
 from evonas.recipe.registry import Registry
 from evonas.spaces.base import SearchSpace
-from evonas.spaces.parts.feasible import Feasible
 from evonas.strategies.base import Strategy
 from evonas.testing import check_strategy, sampler_of
-from evonas.trial import Limit, Objective, Proposal, Trial
+from evonas.trial import Limit, Objective, Proposal, Trial, TrialState
 
 OBJECTIVES = (Objective("value"),)
 BUILT_IN = sorted(Registry().origins("strategy"))
@@ -37,7 +37,7 @@ def counted(space: SearchSpace) -> SearchSpace:
     def measure(architecture: Architecture) -> dict[str, float]:
         return {"params": 1.0 + sum(int(value) for value in architecture.choices.values())}
 
-    return Feasible(space, {"params": Limit(max=1.0 + 4 * len(space.domains))}, measure)
+    return bounded(space, {"params": Limit(max=1.0 + 4 * len(space.domains))}, measure)
 
 
 # Strategies that do not search any space: what makes the kit's one of theirs.
@@ -55,8 +55,8 @@ def test_a_built_in_strategy_keeps_the_contract(name: str, settings: dict[str, i
     suited = SPACES.get(name, lambda space: space)
 
     def make(space: SearchSpace) -> Strategy:
-        handed_over = [sampler_of(space)] if strategy.samples else []
-        made: Strategy = strategy(suited(space), OBJECTIVES, *handed_over, **settings)
+        sampler = {"sampler": sampler_of(space)} if name == "hypernet" else {}
+        made: Strategy = strategy(suited(space), OBJECTIVES, **sampler, **settings)
         return made
 
     assert check_strategy(make) == []
@@ -75,14 +75,12 @@ class Repeats(Bad):
 
 class OwnRandomness(Bad):
     def ask(self, rng: Random) -> Proposal | None:
-        architecture = self._unseen(lambda: self.space.sample(Random()), Random())
-        return Proposal(architecture) if architecture else None
+        return self.new(Random())
 
 
 class GlobalRandomness(Bad):
     def ask(self, rng: Random) -> Proposal | None:
-        architecture = self._unseen(lambda: self.space.sample(random), rng)  # type: ignore[arg-type]
-        return Proposal(architecture) if architecture else None
+        return self.new(rng, lambda: Proposal(self.space.sample(random)))  # type: ignore[arg-type]
 
 
 class IgnoresHistory(Bad):
@@ -99,8 +97,7 @@ class IgnoresHistory(Bad):
 
 class GivesUp(Bad):
     def ask(self, rng: Random) -> Proposal | None:
-        architecture = self._unseen(lambda: self.space.sample(rng), rng)
-        return Proposal(architecture) if architecture and len(self._proposed) < 5 else None
+        return self.new(rng) if len(self.told.proposed) < 5 else None
 
 
 class Rungs(Bad):
@@ -117,7 +114,7 @@ class Rungs(Bad):
             architecture = self._promoted(self._last.architecture, rng)
             return Proposal(architecture, resume_from=self._last.number)
         architectures = self.space.enumerate()
-        new = (a for a in architectures if Proposal(a, 0.5).key not in self._proposed)
+        new = (a for a in architectures if Proposal(a, 0.5).key not in self.told.proposed)
         found = next(new, None)
         return Proposal(found, 0.5) if found else None
 
@@ -146,7 +143,20 @@ class FewOften(Rungs):
     """Five points at two fidelities are no nine points."""
 
     def ask(self, rng: Random) -> Proposal | None:
-        return super().ask(rng) if len(self._proposed) < 10 else None
+        return super().ask(rng) if len(self.told.proposed) < 10 else None
+
+
+class NamesItself(Bad):
+    def ask(self, rng: Random) -> Proposal | None:
+        number = len(self.told.latest)
+        return self.new(rng, lambda: Proposal(self.space.sample(rng), parents=(number,)))
+
+
+class NamesFailures(Bad):
+    def ask(self, rng: Random) -> Proposal | None:
+        failed = (t.number for t in self.told.ended if t.state is TrialState.FAILED)
+        parents = tuple(failed)[:1]
+        return self.new(rng, lambda: Proposal(self.space.sample(rng), parents=parents))
 
 
 @pytest.mark.parametrize(
@@ -161,6 +171,8 @@ class FewOften(Rungs):
         (FewOften, "of a space of 9 points only 5 are proposed"),
         (PromotesFailures, "which is no completed trial of its architecture with less effort"),
         (PromotesOthers, "which is no completed trial of its architecture with less effort"),
+        (NamesItself, "trial 0 names trial 0 as a parent, which had not ended"),
+        (NamesFailures, "as a parent, which had not ended by then, or had failed"),
         (HidesFidelities, "fidelity 0.5 is none of strategy.fidelities"),
     ],
 )

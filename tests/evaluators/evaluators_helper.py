@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 
 from evonas.evaluators.base import Context, Evaluator
+from evonas.recipe.options import Part, check
 from evonas.spaces.base import SearchSpace
 from evonas.spaces.plain_cnn import PlainCNN
+from evonas.training.checkpoints import Checkpoints, Continued, WeightReuse
 from evonas.training.data import Arrays, Data, Images, Labels, split
 from evonas.trial import Proposal, Trial
 
@@ -42,6 +45,30 @@ def context(space: SearchSpace = SPACE, seed: int = 0, **changes: Any) -> Contex
 def trial(number: int = 0, fidelity: float = 1.0, space: SearchSpace = SPACE) -> Trial:
     """A trial of some architecture."""
     return Trial(number, Proposal(space.sample(Random(0)), fidelity))
+
+
+def final(number: int = 0, repeat: int = 0, space: SearchSpace = SPACE) -> Trial:
+    """A final training of the same architecture."""
+    architecture = space.sample(Random(0))
+    proposal = Proposal(architecture, parents=(number,), repeat=repeat, stage="final")
+    return Trial(number, proposal)
+
+
+def kept(folder: Path) -> WeightReuse:
+    """A store of weights, which finals leave theirs in."""
+    return Continued(Checkpoints(folder / "weights", 1.0))
+
+
+def make(
+    cls: type[Evaluator],
+    world: Context,
+    of: Callable[[Context], Evaluator] | None = None,
+    **options: Any,
+) -> Evaluator:
+    """An evaluator as a recipe makes it: with its options checked, in the section evaluation."""
+    checked = check(cls, {**options, **({"of": "train"} if of else {})}, "evaluation")
+    made: Evaluator = Part("it", cls, checked | ({"of": of} if of else {}), "evaluation")(world)
+    return made
 
 
 def evaluate(

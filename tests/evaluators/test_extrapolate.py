@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluators_helper import context, evaluate, trial
+from evaluators_helper import context, evaluate, final, make, trial
 from numpy.typing import NDArray
 from scipy.stats import kendalltau, spearmanr
 
@@ -134,6 +134,8 @@ class Told(Evaluator):
     """An evaluator that reports a curve it is told, as far as fidelity and share reach."""
 
     metrics = ("val_accuracy", "share")
+    reports = ("val_accuracy",)
+    takes = frozenset({"share"})
     curve: tuple[Mapping[str, float], ...] = ()
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
@@ -186,9 +188,7 @@ def test_training_is_shortened_and_the_final_training_is_not() -> None:
     assert len(curve) == 2
     assert set(wrapped.metrics) <= set(metrics)
     assert metrics["val_accuracy_extrapolated"] == metrics["val_accuracy"]  # too few for a fit
-    retrained = wrapped.retrain(trial(), 0, lambda step, metrics: None)
-    assert retrained is not None
-    assert len(retrained.curve) == QUICK["epochs"]
+    assert len(evaluate(wrapped, final())[1]) == QUICK["epochs"]
 
 
 def test_training_is_cut_off_in_the_middle_of_its_schedule() -> None:
@@ -210,10 +210,10 @@ def test_a_share_of_a_lower_fidelity_is_a_share_of_its_training() -> None:
 
 @pytest.mark.parametrize("share", [0.0, -1.0, 1.5, float("nan")])
 def test_an_impossible_share_is_refused(share: float) -> None:
-    with pytest.raises(RecipeError, match=r"evaluation\.share: must be in \(0, 1\]"):
-        Extrapolate(context(), of=Told, share=share)
+    with pytest.raises(RecipeError, match=r"evaluation\.share: Input should be"):
+        make(Extrapolate, context(), Told, share=share)
 
 
 def test_a_metric_that_the_inner_evaluator_does_not_give_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"evaluation\.metric: must be one of val_acc.*'acc'"):
-        Extrapolate(context(), of=Told, metric="acc")
+        make(Extrapolate, context(), Told, metric="acc")

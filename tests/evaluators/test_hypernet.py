@@ -13,12 +13,11 @@ import pytest
 import torch
 
 from evonas.errors import RecipeError, TooManyFailures
-from evonas.evaluators.base import Context
+from evonas.evaluators.base import Context, ability
 from evonas.evaluators.hypernet import Hypernet
 from evonas.evaluators.reduced import Reduced
 from evonas.evaluators.train import Train
 from evonas.spaces.darts import DARTS
-from evonas.spaces.parts import cost
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.trial import Proposal, Trial
 
@@ -45,7 +44,7 @@ def test_it_scores_what_it_samples() -> None:
         metrics, _ = helper.evaluate(evaluator, Trial(number, Proposal(architecture)))
         assert set(metrics) == set(evaluator.metrics)
         assert metrics["pooling"] + metrics["identity"] + metrics["convolution"] == 28
-        counted = cost.count(SPACE, architecture, helper.data().task)
+        counted = SPACE.costs(architecture, helper.data().task)
         assert {name: metrics[name] for name in counted} == counted
 
 
@@ -133,8 +132,9 @@ def test_the_smaller_world_is_where_it_is_learnt() -> None:
     )
     assert not reduced.prepare(print, lambda: True)
     assert reduced.prepare(print, lambda: False)
-    sampler = reduced.sampler()
-    assert sampler is not None
+    source = ability(reduced, Hypernet)
+    assert source is not None
+    sampler = source.sampler()
     metrics, _ = helper.evaluate(reduced, Trial(0, Proposal(sampler(SOME[0]))))
     assert metrics["pooling"] > 0
 
@@ -159,8 +159,11 @@ def test_a_training_that_diverges_ends_the_run() -> None:
     ],
 )
 def test_mistakes_are_refused_before_any_training(options: dict[str, Any], message: str) -> None:
+    space = options.pop("space", SPACE)
     with pytest.raises(RecipeError, match=message):
-        make(**options)
+        helper.make(
+            Hypernet, helper.context(space), lambda c: Train(c, epochs=1), **OPTIONS | options
+        )
 
 
 def test_it_needs_data() -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from evaluators_helper import SPACE, context, evaluate, trial
+from evaluators_helper import SPACE, context, evaluate, final, trial
+from evaluators_helper import make as made_as_in_a_recipe
 from torch import nn
 
 from evonas.errors import RecipeError
@@ -24,7 +25,7 @@ from evonas.evaluators.train import Train
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.spaces.sequential import Sequential
 from evonas.testing import check_evaluator
-from evonas.training.checkpoints import Checkpoints, Continued, Weights
+from evonas.training.checkpoints import Checkpoints, Continued, WeightReuse
 from evonas.trial import Proposal, Trial
 
 TRAIN = partial(Train, epochs=6, batch_size=20)
@@ -66,6 +67,7 @@ def test_a_childs_weights_are_its_parents(tmp_path: Path) -> None:
 
     class Looks(Evaluator):
         metrics = ("val_accuracy",)
+        takes = frozenset({"weights"})
 
         def evaluate(self, trial: Trial, report: object) -> Mapping[str, float]:
             assert self.context.weights is not None
@@ -152,23 +154,24 @@ def test_the_same_trial_gives_the_same_result_as_long_as_the_parent_is_there(
 def test_the_final_training_inherits_nothing(tmp_path: Path) -> None:
     evaluator = make(tmp_path)
     evaluate(evaluator, trial())
-    found = evaluator.retrain(child(), 0, lambda step, metrics: None)
-    alone = TRAIN(context()).retrain(child(), 0, lambda step, metrics: None)
-    assert found is not None
-    assert alone is not None
-    assert found.metrics["val_accuracy"] == alone.metrics["val_accuracy"]
-    assert found.curve == alone.curve
+    assert evaluate(evaluator, child(stage="final")) == evaluate(
+        TRAIN(context()), child(stage="final")
+    )
     assert not file(tmp_path, 1).exists()
 
 
-def test_retain_frees_the_others(tmp_path: Path) -> None:
+def test_what_was_not_used_for_longest_makes_room(tmp_path: Path) -> None:
     evaluator = make(tmp_path)
     for number in range(3):
         evaluate(evaluator, trial(number))
-    evaluator.retain([2, 0])
-    assert [file(tmp_path, n).exists() for n in range(3)] == [True, False, True]
-    make(tmp_path, keep_gb=1e-9).retain([2, 0])
-    assert not any(file(tmp_path, n).exists() for n in range(3))
+    assert [file(tmp_path, n).exists() for n in range(3)] == [True] * 3
+    room = 2.5 * file(tmp_path).stat().st_size / 1e9
+    tight = make(tmp_path, keep_gb=room)
+    metrics, _ = evaluate(tight, child(3))
+    assert metrics["inherited"] > 0
+    assert [file(tmp_path, n).exists() for n in range(4)] == [True, False, True, True]
+    with pytest.warns(RuntimeWarning, match="is not there; training from scratch"):
+        assert evaluate(tight, child(4, parents=(1,)))[0]["inherited"] == 0
 
 
 # In company with other wrappers.
@@ -206,11 +209,9 @@ def test_wrappers_may_be_nested_either_way(tmp_path: Path, name: str) -> None:
     assert [steps(curve) for _, curve in results] == list(NESTED[name])
     assert [metrics["inherited"] > 0 for metrics, _ in results] == [False, True]
     assert all(set(evaluator.metrics) <= set(metrics) for metrics, _ in results)
-    evaluator.retain([1])
-    assert [file(tmp_path, n).exists() for n in range(2)] == [False, True]
-    final = evaluator.retrain(child(), 0, lambda step, metrics: None)
-    assert final is not None
-    assert len(final.curve) == 6, "neither shortened nor reduced"
+    assert [file(tmp_path, n).exists() for n in range(2)] == [True, True]
+    _, curve = evaluate(evaluator, final())
+    assert len(curve) == 6, "neither shortened nor reduced"
     assert "val_accuracy" in evaluator.reports
 
 
@@ -223,7 +224,7 @@ def test_every_nesting_keeps_the_contract(tmp_path: Path, name: str) -> None:
 # Rungs.
 
 
-def rungs(weights: Weights | None, folder: Path) -> Train:
+def rungs(weights: WeightReuse | None, folder: Path) -> Train:
     return Train(context(run_dir=folder, weights=weights), epochs=8, batch_size=20)
 
 
@@ -237,8 +238,6 @@ def test_a_rung_counts_on_and_leaves_weights_below_full_fidelity_alone(tmp_path:
     curves = [evaluate(evaluator, rung)[1] for rung in ladder]
     assert [steps(curve) for curve in curves] == [[1, 2], [3, 4], [5, 6, 7, 8]]
     assert [file(tmp_path, n).exists() for n in range(3)] == [True, True, False]
-    evaluator.retain([1])
-    assert [file(tmp_path, n).exists() for n in range(2)] == [False, True]
 
 
 def test_a_lost_rung_is_trained_whole(tmp_path: Path) -> None:
@@ -267,19 +266,19 @@ def test_inheritance_and_rungs_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0.0}, r"evaluation\.epochs: must be in \(0, 1\], not 0\.0"),
-        ({"epochs": 1.5}, r"evaluation\.epochs: must be in \(0, 1\], not 1\.5"),
-        ({"epochs": float("nan")}, r"evaluation\.epochs: must be in \(0, 1\], not nan"),
-        ({"keep_gb": 0.0}, r"evaluation\.keep_gb: must be positive, not 0\.0"),
-        ({"keep_gb": -1.0}, r"evaluation\.keep_gb: must be positive"),
-        ({"keep_gb": float("nan")}, r"evaluation\.keep_gb: must be positive"),
+        ({"epochs": 0.0}, r"evaluation\.epochs: Input should be greater than 0, not 0\.0"),
+        ({"epochs": 1.5}, r"evaluation\.epochs: Input should be less than or equal to 1, not 1\.5"),
+        ({"epochs": float("nan")}, r"evaluation\.epochs: Input should be a finite number, not nan"),
+        ({"keep_gb": 0.0}, r"evaluation\.keep_gb: Input should be greater than 0, not 0\.0"),
+        ({"keep_gb": -1.0}, r"evaluation\.keep_gb: Input should be greater than 0"),
+        ({"keep_gb": float("nan")}, r"evaluation\.keep_gb: Input should be a finite"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(
     tmp_path: Path, options: dict[str, float], message: str
 ) -> None:
     with pytest.raises(RecipeError, match=message) as caught:
-        make(tmp_path, **options)
+        made_as_in_a_recipe(Inherit, context(run_dir=tmp_path), TRAIN, **options)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "weights").exists(), "nothing is written before a trial"
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from evaluators_helper import SPACE, context, data, evaluate, trial
+from evaluators_helper import SPACE, context, data, evaluate, final, make, trial
 
 from evonas import cli
 from evonas.errors import RecipeError
-from evonas.evaluators.base import Context, Evaluator, Infeasible, Reporter, Retrained, hold
+from evonas.evaluators.base import Context, Evaluator, Infeasible, Reporter, hold
 from evonas.evaluators.extrapolate import Extrapolate
 from evonas.evaluators.inherit import Inherit
 from evonas.evaluators.latency import Latency
@@ -26,8 +26,8 @@ from evonas.evaluators.train import Train
 from evonas.evaluators.zero_cost import ZeroCost
 from evonas.executors.base import run_trial
 from evonas.runs.journal import read_journal
-from evonas.runs.pruning import Median, Pruner
-from evonas.spaces.parts import cost
+from evonas.runs.pruning.base import Pruner
+from evonas.runs.pruning.median import Median
 from evonas.trial import Limit, Objective, Trial, TrialState
 from evonas.trials import Trials
 
@@ -35,19 +35,19 @@ QUICK = partial(Train, epochs=1, batch_size=30)
 MEASURED = partial(Latency, of=QUICK, runs=2, warmup=0)
 NEVER = {"latency": Limit(max=1e-9)}  # milliseconds
 ALWAYS = {"latency": Limit(max=1e9)}
-COSTS = cost.count(SPACE, trial().architecture, data().task)
+COSTS = SPACE.costs(trial().architecture, data().task)
 
 
 class Untrained(Evaluator):
     """Fails a trial that comes as far as a training."""
 
     metrics = ("val_accuracy",)
+    takes = frozenset({"data"})
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
-        raise NotImplementedError("a trial was trained")
-
-    def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
-        return Retrained({"val_accuracy": float(seed)})
+        if trial.proposal.stage == "search":
+            raise NotImplementedError("a trial was trained")
+        return {"val_accuracy": float(trial.proposal.repeat)}
 
 
 def test_it_stands_beside_the_metrics_of_the_training_and_changes_none() -> None:
@@ -72,24 +72,21 @@ def test_the_batch_and_the_runs_are_as_told(monkeypatch: pytest.MonkeyPatch) -> 
     space = type(SPACE)(1, 8)
     monkeypatch.setattr(space, "build", watched)
     options = {"batch_size": 5, "runs": 4, "warmup": 3}
-    Latency(context(space), of=Untrained, **options).retrain(trial(), 0, lambda *_: None)
+    evaluate(Latency(context(space), of=Untrained, **options), final())
     assert shapes == [(5, 3, 8, 8)] * 7
 
 
 def test_the_winner_is_measured_too_whatever_the_limit() -> None:
     evaluator = Latency(context(limits=NEVER), of=Untrained, runs=1)
-    done = evaluator.retrain(trial(), 3, lambda *_: None)
-    assert done is not None
-    assert done.metrics["val_accuracy"] == 3
-    assert done.metrics["latency"] > 0
+    ended = run_trial(evaluator, final(repeat=3))
+    assert ended.state is TrialState.COMPLETE
+    assert ended.metrics["val_accuracy"] == 3
+    assert ended.metrics["latency"] > 0
 
 
-def test_what_is_never_trained_for_good_is_not_measured() -> None:
-    class Nothing(Untrained):
-        def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
-            return None
-
-    assert Latency(context(), of=Nothing).retrain(trial(), 0, lambda *_: None) is None
+def test_what_has_no_finals_has_none_when_it_is_measured() -> None:
+    assert not Latency(context(), of=Untrained).finals
+    assert MEASURED(context()).finals
 
 
 def test_a_trial_over_the_limit_ends_before_it_is_trained() -> None:
@@ -168,8 +165,8 @@ def test_what_is_not_finite_is_left_out_of_the_metrics() -> None:
 
 @pytest.mark.parametrize(("option", "value"), [("batch_size", 0), ("runs", 0), ("warmup", -1)])
 def test_senseless_settings_are_refused(option: str, value: int) -> None:
-    with pytest.raises(RecipeError, match=rf"evaluation\.{option}: must be at least"):
-        Latency(context(), of=Untrained, **{option: value})
+    with pytest.raises(RecipeError, match=rf"evaluation\.{option}: Input should be greater"):
+        make(Latency, context(), Untrained, **{option: value})
 
 
 def test_a_pruner_takes_it_for_a_trial_that_said_nothing() -> None:
@@ -246,3 +243,10 @@ def test_one_objective_and_a_limit_go_together() -> None:
     parents = {number for t in by_state(TrialState.RUNNING) for number in t.proposal.parents}
     assert parents
     assert not parents & {t.number for t in by_state(TrialState.PRUNED)}
+
+
+def test_any_metric_may_be_limited() -> None:
+    run(constraints={"val_accuracy": {"min": 3}})
+    pruned, complete = by_state(TrialState.PRUNED), by_state(TrialState.COMPLETE)
+    assert {t.metrics["val_accuracy"] >= 3 for t in complete} == {True}
+    assert {t.metrics["val_accuracy"] >= 3 for t in pruned} == {False}

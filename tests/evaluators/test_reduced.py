@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluators_helper import SPACE, context, data, evaluate, trial
+from evaluators_helper import SPACE, context, data, evaluate, final, kept, make, trial
 
 from evonas.errors import DataError, RecipeError
-from evonas.evaluators.base import Context, Evaluator, Reporter, Retrained
+from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.evaluators.reduced import Reduced
 from evonas.evaluators.train import Train
 from evonas.spaces.nasbench201 import NASBench201
-from evonas.spaces.parts import cost
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.testing import check_evaluator
 from evonas.trial import Proposal, Trial
@@ -31,6 +32,7 @@ DEEP_TRIAL = Trial(0, Proposal(DEEP.architecture({**ONES, "k4": 2, "c4": 8})))
 class Witness(Evaluator):
     """An evaluator that says what world it was in."""
 
+    takes = frozenset({"data"})
     metrics = ("images", "size", "width", "depth")
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
@@ -44,16 +46,13 @@ class Witness(Evaluator):
             "depth": float(trial.architecture.choices["k4"]),
         }
 
-    def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
-        return Retrained(self.evaluate(trial, report))
-
 
 def witnessed(**options: Any) -> tuple[Mapping[str, float], Mapping[str, float]]:
     """What the inner evaluator saw of a trial, and of the end."""
     reduced = Reduced(context(DEEP), of=Witness, **options)
-    final = reduced.retrain(DEEP_TRIAL, 0, lambda step, metrics: None)
-    assert final is not None
-    return evaluate(reduced, DEEP_TRIAL)[0], final.metrics
+    proposal = replace(DEEP_TRIAL.proposal, stage="final")
+    full, _ = evaluate(reduced, replace(DEEP_TRIAL, proposal=proposal))
+    return evaluate(reduced, DEEP_TRIAL)[0], full
 
 
 FULL = {"images": 60.0, "size": 8.0, "width": 8.0, "depth": 2.0}
@@ -99,7 +98,7 @@ def test_the_share_of_the_data_is_stratified() -> None:
 def test_costs_are_those_of_the_architecture_itself() -> None:
     reduced = Reduced(context(), of=partial(Train, **QUICK), resolution=4, width=0.5)
     metrics, _ = evaluate(reduced, trial())
-    counted = cost.count(SPACE, trial().architecture, data().task)
+    counted = SPACE.costs(trial().architecture, data().task)
     assert {name: metrics[name] for name in counted} == counted
     assert set(metrics) == set(reduced.metrics)
 
@@ -109,16 +108,14 @@ def test_it_keeps_the_contract() -> None:
     assert check_evaluator(reduced, trial().architecture) == []
 
 
-def test_the_end_is_that_of_the_inner_evaluator() -> None:
-    inner = partial(Train, **QUICK)
-    reduced = Reduced(context(), of=inner, data=0.5, resolution=4, width=0.5)
-    architecture, curves, accuracies = trial().architecture, [], []
-    for evaluator in (reduced, inner(context())):
-        final = evaluator.retrain(trial(), 0, lambda step, metrics: None)
-        assert final is not None
-        curves.append(final.curve)
-        accuracies.append(evaluator.test(architecture, final.network))
-    assert curves[0] == curves[1]
+def test_the_end_is_that_of_the_inner_evaluator(tmp_path: Path) -> None:
+    inner, world = partial(Train, **QUICK), context(weights=kept(tmp_path))
+    reduced = Reduced(world, of=inner, data=0.5, resolution=4, width=0.5)
+    ends, accuracies = [], []
+    for evaluator in (reduced, inner(world)):
+        ends.append(evaluate(evaluator, final()))
+        accuracies.append(evaluator.test(final()))
+    assert ends[0] == ends[1]
     assert accuracies[0] == accuracies[1] != {}
 
 
@@ -132,7 +129,7 @@ def test_reductions_nest() -> None:
 
 def test_a_space_without_width_cannot_be_narrowed() -> None:
     with pytest.raises(RecipeError, match=r"evaluation\.width: .*'nasbench201'.*no choice with"):
-        Reduced(context(NASBench201(2, 1)), of=Witness, width=0.5)
+        make(Reduced, context(NASBench201(2, 1)), Witness, width=0.5)
     Reduced(context(NASBench201(2, 1)), of=Witness, data=0.5)
 
 
@@ -141,8 +138,8 @@ def test_a_space_without_width_cannot_be_narrowed() -> None:
     [("data", 0.0), ("data", 1.5), ("width", 0.0), ("width", 2.0), ("resolution", 0)],
 )
 def test_impossible_options_are_refused(option: str, value: float) -> None:
-    with pytest.raises(RecipeError, match=rf"evaluation\.{option}: must be"):
-        Reduced(context(), of=Witness, **{option: value})  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match=rf"evaluation\.{option}: Input should be"):
+        make(Reduced, context(), Witness, **{option: value})
 
 
 def test_a_share_too_small_for_the_classes_is_refused() -> None:

@@ -20,10 +20,9 @@ from torch import nn
 from evonas.architecture import Architecture, Categorical
 from evonas.errors import RecipeError
 from evonas.evaluators.base import Context, Evaluator, Reporter
-from evonas.evaluators.supernet import SharedWeights
+from evonas.evaluators.supernet import SinglePathOneShot
 from evonas.evaluators.train import Train
 from evonas.spaces.base import SearchSpace, Task
-from evonas.spaces.parts import cost
 from evonas.spaces.parts.supernet import Supernet
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.testing import check_evaluator
@@ -34,18 +33,20 @@ SPACE = PlainCNN(2, 8)
 OPTIONS: dict[str, Any] = {"epochs": 3, "batch_size": 20, "calibration_batches": 2}
 
 
-def make(run_dir: Path | None = None, **changes: Any) -> SharedWeights:
+def make(run_dir: Path | None = None, **changes: Any) -> SinglePathOneShot:
     """A supernet of small plain networks; ``changes`` of the context, or else options."""
-    of_context = {name: changes.pop(name) for name in ("space", "seed", "data") if name in changes}
+    of_context = {
+        name: changes.pop(name) for name in ("space", "seed", "data", "weights") if name in changes
+    }
     world = helper.context(**{"space": SPACE, **of_context}, run_dir=run_dir)
-    return SharedWeights(world, lambda c: Train(c, epochs=1), **{**OPTIONS, **changes})
+    return SinglePathOneShot(world, lambda c: Train(c, epochs=1), **{**OPTIONS, **changes})
 
 
 def trial(seed: int = 0, number: int = 0) -> Trial:
     return Trial(number, Proposal(SPACE.sample(Random(seed))))
 
 
-def scores(evaluator: SharedWeights) -> list[Mapping[str, float]]:
+def scores(evaluator: SinglePathOneShot) -> list[Mapping[str, float]]:
     return [helper.evaluate(evaluator, trial(seed))[0] for seed in range(4)]
 
 
@@ -76,7 +77,9 @@ class Killed(BaseException):
     """Stands for a signal that ends the process between two steps."""
 
 
-def killed_after(evaluator: SharedWeights, epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def killed_after(
+    evaluator: SinglePathOneShot, epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Let it train the supernet for some epochs and a step of the next."""
     draws = 0
     steps = len(helper.data().train) // 20
@@ -104,7 +107,7 @@ def test_metrics_are_those_of_the_architecture() -> None:
     for seed in range(4):
         metrics, curve = helper.evaluate(evaluator, trial(seed))
         assert set(metrics) == set(evaluator.metrics)
-        counted = cost.count(SPACE, trial(seed).architecture, helper.data().task)
+        counted = SPACE.costs(trial(seed).architecture, helper.data().task)
         assert {name: metrics[name] for name in counted} == counted
         assert curve == []
 
@@ -235,15 +238,13 @@ def test_calibration_and_the_inner_evaluator_change_no_supernet(tmp_path: Path) 
         scores(make(tmp_path, calibration_batches=1))
 
 
-def test_the_winner_is_trained_from_scratch_by_the_inner_evaluator() -> None:
-    evaluator = make()
-    done = evaluator.retrain(trial(), 0, lambda step, metrics: None)
-    alone = Train(helper.context(SPACE), epochs=1).retrain(trial(), 0, lambda step, metrics: None)
-    assert done is not None
-    assert alone is not None
-    assert done.metrics["val_accuracy"] == alone.metrics["val_accuracy"]
+def test_the_winner_is_trained_from_scratch_by_the_inner_evaluator(tmp_path: Path) -> None:
+    evaluator = make(weights=helper.kept(tmp_path))
+    winner = helper.final(space=SPACE)
+    alone = Train(helper.context(SPACE), epochs=1)
+    assert helper.evaluate(evaluator, winner) == helper.evaluate(alone, winner)
     assert "_supernet" not in vars(evaluator)  # it takes none of its weights
-    assert "test_accuracy" in evaluator.test(trial().architecture, done.network)
+    assert "test_accuracy" in evaluator.test(winner)
 
 
 @pytest.mark.parametrize(
@@ -262,4 +263,6 @@ def test_mistakes_are_refused_before_any_training(options: dict[str, Any], messa
     world = {name: options[name] for name in options if name in ("data", "space")}
     rest = {name: value for name, value in options.items() if name not in world}
     with pytest.raises(RecipeError, match=message):
-        SharedWeights(Context(**{**vars(helper.context(SPACE)), **world}), Nothing, **rest)
+        helper.make(
+            SinglePathOneShot, Context(**{**vars(helper.context(SPACE)), **world}), Nothing, **rest
+        )

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from evaluators_helper import SPACE, context, evaluate, trial
+from evaluators_helper import SPACE, context, evaluate, final, trial
 
 from evonas.errors import DataError, EvonasError, RecipeError
 from evonas.evaluators.tabular import Tabular
@@ -92,30 +92,27 @@ def test_a_row_without_a_number_fails_the_trial(tmp_path: Path, value: str) -> N
 
 def test_the_end_reads_its_own_columns(tmp_path: Path) -> None:
     path = write(tmp_path / "table.csv")
-    given, architecture = trial(), trial().architecture
     plain = tabular(path)
-    assert plain.retrain(given, 0, lambda step, metrics: None) is None
-    assert plain.test(architecture, None) == {}
+    assert not plain.finals
+    assert plain.test(trial()) == {}
     table = tabular(path, full={"val_accuracy": "test"}, final={"test_accuracy": "test"})
-    retrained = table.retrain(given, 0, lambda step, metrics: None)
-    assert retrained is not None
-    assert retrained.metrics == {"val_accuracy": 60.25}
-    assert retrained.network is None
-    assert table.test(architecture, None) == {"test_accuracy": 60.25}
+    assert table.finals
+    assert evaluate(table, final())[0] == {"val_accuracy": 60.25}
+    assert table.test(final()) == {"test_accuracy": 60.25}
 
 
 @pytest.mark.parametrize(
     "template", ["{k9}", "{}", "{0}", "{k1", "{k1:s}", "{k1.real.x}", "{k1[0]}"]
 )
 def test_a_template_that_does_not_fit_the_space_is_refused(tmp_path: Path, template: str) -> None:
-    with pytest.raises(RecipeError, match=r"evaluation\.template: .*choices are k1, k2"):
+    with pytest.raises(RecipeError, match=r"template: .*choices are k1, k2"):
         tabular(write(tmp_path / "table.csv"), template=template)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"columns": {}}, r"evaluation\.columns: name at least one"),
+        ({"columns": {}}, "columns: name at least one"),
         ({"columns": {"x": "nope"}}, "no column 'nope'; there are architecture, valid, test, time"),
         ({"final": {"x": "nope"}}, "no column 'nope'"),
         ({"key": "nope"}, "no column 'nope' to find rows by"),

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from evaluators_helper import SPACE, context, data, evaluate, trial
+from evaluators_helper import SPACE, context, data, evaluate, final, kept, make, trial
 
 from evonas.errors import RecipeError
 from evonas.evaluators import train
 from evonas.evaluators.train import Train
-from evonas.spaces.parts import cost
 from evonas.testing import check_evaluator
-from evonas.training.data import Split
+from evonas.training.checkpoints import BadWeights
+from evonas.training.data import Arrays, Split, split
+from evonas.training.loop import Normalize
 
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 20}
 
@@ -27,7 +30,7 @@ def test_it_gives_what_it_promises() -> None:
     evaluator = Train(context(), **QUICK)
     metrics, curve = evaluate(evaluator, trial())
     assert set(metrics) == set(evaluator.metrics) == {"val_accuracy", "params", "flops"}
-    counted = cost.count(SPACE, trial().architecture, data().task)
+    counted = SPACE.costs(trial().architecture, data().task)
     assert {name: metrics[name] for name in counted} == counted
     assert curve[-1][1]["val_accuracy"] == metrics["val_accuracy"]
 
@@ -56,7 +59,7 @@ def test_a_trial_is_trained_with_a_seed_of_its_own() -> None:
 def test_what_was_trained_before_does_not_matter() -> None:
     fresh, used = Train(context(), **QUICK), Train(context(), **QUICK)
     evaluate(used, trial(5))
-    used.retrain(trial(6), 0, lambda step, metrics: None)
+    evaluate(used, final(6))
     assert evaluate(used, trial(1)) == evaluate(fresh, trial(1))
 
 
@@ -71,66 +74,89 @@ class Counting(Split):
 
 
 def test_the_search_never_reads_the_test_split_and_the_end_does_once(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(Counting, "reads", 0)
     given = data()
     assert given.test is not None
     counted = replace(given, test=Counting(given.test.images, given.test.labels))
-    evaluator = Train(context(data=counted), **QUICK)
+    evaluator = Train(context(data=counted, weights=kept(tmp_path)), **QUICK)
     for number in range(3):
         evaluate(evaluator, trial(number))
     assert Counting.reads == 0
-    final = evaluator.retrain(trial(), 0, lambda step, metrics: None)
-    assert final is not None
+    evaluate(evaluator, final())
     assert Counting.reads == 0
-    assert evaluator.test(trial().architecture, final.network) != {}
+    assert evaluator.test(final()) != {}
     assert Counting.reads == 1
 
 
-def test_the_end_is_trained_longer_and_tested() -> None:
-    evaluator = Train(context(), epochs=1, final_epochs=10, batch_size=20)
-    told: list[int] = []
-    final = evaluator.retrain(trial(fidelity=0.1), 0, lambda step, metrics: told.append(step))
-    assert final is not None
-    tested = evaluator.test(trial().architecture, final.network)
-    assert told == [step for step, _ in final.curve] == list(range(1, 11))
-    assert set(final.metrics) == {"val_accuracy", "params", "flops", "seconds"}
+def test_the_end_is_trained_longer_and_tested(tmp_path: Path) -> None:
+    world = context(weights=kept(tmp_path))
+    evaluator = Train(world, epochs=1, final_epochs=10, batch_size=20)
+    metrics, curve = evaluate(evaluator, final())
+    tested = evaluator.test(final())
+    assert [step for step, _ in curve] == list(range(1, 11))
+    assert set(metrics) == set(evaluator.metrics)
     assert tested["test_accuracy"] > 0.7
-    assert final.metrics["seconds"] > 0
 
 
-def test_the_network_of_the_end_takes_images_as_they_are() -> None:
-    given = data()
+def test_the_network_of_the_end_is_the_one_that_is_tested(tmp_path: Path) -> None:
+    given, weights = data(), kept(tmp_path)
     assert given.test is not None
-    evaluator = Train(context(data=given), **QUICK)
-    final = evaluator.retrain(trial(), 0, lambda step, metrics: None)
-    assert final is not None
-    assert final.network is not None
+    evaluator = Train(context(data=given, weights=weights), **QUICK)
+    evaluate(evaluator, final())
+    network = SPACE.build(final().architecture, given.task)
+    network.load_state_dict(dict(weights.checkpoints.read(0, stage="final").weights))
+    normalize = Normalize(*given.channel_statistics())
     with torch.inference_mode():
-        logits = final.network.eval()(given.test.images.permute(0, 3, 1, 2).float())
-    right = (logits.argmax(1) == given.test.labels).sum().item()
-    assert right / len(given.test) == pytest.approx(
-        evaluator.test(trial().architecture, final.network)["test_accuracy"]
-    )
+        logits = network.eval()(normalize(given.test.images.permute(0, 3, 1, 2)))
+        mirrored = network(normalize(given.test.images.permute(0, 3, 1, 2)).flip(3))
+    for flip, scores in ((False, logits), (True, logits + mirrored)):
+        tested = replace(evaluator.context, flip=flip)
+        right = (scores.argmax(1) == given.test.labels).sum().item() / len(given.test)
+        assert Train(tested, **QUICK).test(final())["test_accuracy"] == pytest.approx(right)
 
 
-def test_the_end_depends_on_its_seed_and_not_on_the_trials_number() -> None:
+def test_the_end_depends_on_its_repeat_and_not_on_the_trials_number() -> None:
     evaluator = Train(context(), **QUICK)
-    ends = [
-        evaluator.retrain(trial(number), seed, lambda step, metrics: None)
-        for number, seed in ((0, 0), (5, 0), (0, 1))
-    ]
-    curves = [end.curve for end in ends if end is not None]
-    assert curves[0] == curves[1] != curves[2]
+    ends = [evaluate(evaluator, final(*which)) for which in ((0, 0), (5, 0), (0, 1))]
+    assert ends[0] == ends[1]
+    assert ends[1][1] != ends[2][1]
+
+
+def test_an_audit_trains_as_the_end_does_and_leaves_no_weights(tmp_path: Path) -> None:
+    evaluator = Train(context(weights=kept(tmp_path)), **QUICK)
+    audited = replace(final(), proposal=replace(final().proposal, stage="audit"))
+    assert evaluate(evaluator, audited) == evaluate(Train(context(), **QUICK), final())
+    assert not (tmp_path / "weights").exists()
+
+
+def test_lost_weights_of_the_end_are_told(tmp_path: Path) -> None:
+    for weights in (None, kept(tmp_path)):
+        with pytest.raises(BadWeights):
+            Train(context(weights=weights), **QUICK).test(final())
 
 
 def test_without_a_test_split_it_evaluates_and_tests_nothing() -> None:
     evaluator = Train(context(data=replace(data(), test=None)), **QUICK)
     assert evaluate(evaluator, trial()) == evaluate(Train(context(), **QUICK), trial())
-    final = evaluator.retrain(trial(), 0, lambda step, metrics: None)
-    assert final is not None
-    assert evaluator.test(trial().architecture, final.network) == {}
+    assert evaluator.test(final()) == {}
+
+
+def test_of_many_classes_the_five_best_guesses_count_too(tmp_path: Path) -> None:
+    few = Train(context(), **QUICK)
+    assert "val_top5_accuracy" not in few.metrics
+    labels = np.arange(100) % 25
+    images = np.repeat((labels * 10).astype(np.uint8), 8 * 8 * 3).reshape(100, 8, 8, 3)
+    many = split(Arrays((images, labels), (images, labels)), 0.25, 0, "made up")
+    evaluator = Train(context(data=many, weights=kept(tmp_path)), epochs=4, batch_size=25)
+    metrics, curve = evaluate(evaluator, final())
+    assert set(evaluator.metrics) == set(metrics)
+    assert set(evaluator.reports) == set(curve[-1][1])
+    tested = evaluator.test(final())
+    assert set(tested) == {"test_accuracy", "test_top5_accuracy"}
+    assert tested["test_accuracy"] < tested["test_top5_accuracy"] <= 1
+    assert metrics["val_accuracy"] <= metrics["val_top5_accuracy"]
 
 
 def test_without_data_it_is_refused_before_any_trial() -> None:
@@ -159,8 +185,8 @@ def test_without_data_it_is_refused_before_any_trial() -> None:
     ],
 )
 def test_impossible_options_are_refused(option: str, value: float) -> None:
-    with pytest.raises(RecipeError, match=rf"evaluation\.{option}: must be"):
-        Train(context(), **{option: value})
+    with pytest.raises(RecipeError, match=rf"evaluation\.{option}: (must be|Input should be)"):
+        make(Train, context(), **{option: value})
 
 
 def test_the_learning_rate_follows_the_optimizer() -> None:

@@ -9,23 +9,22 @@ from typing import Any
 
 import pytest
 import torch
-from evaluators_helper import SPACE, context, data, evaluate, trial
+from evaluators_helper import SPACE, context, data, evaluate, final, make, trial
 
 from evonas.errors import RecipeError
-from evonas.evaluators.base import Evaluator, Reporter, Retrained
+from evonas.evaluators.base import Evaluator, Reporter
 from evonas.evaluators.parts.proxies import PROXIES
 from evonas.evaluators.reduced import Reduced
 from evonas.evaluators.train import Train
 from evonas.evaluators.zero_cost import ZeroCost
 from evonas.recipe import options
 from evonas.recipe.registry import Registry
-from evonas.spaces.parts import cost
 from evonas.testing import check_evaluator
 from evonas.training.loop import Normalize, seeded
 from evonas.trial import Trial
 
 QUICK = partial(Train, epochs=1, batch_size=30)
-COSTS = cost.count(SPACE, trial().architecture, data().task)
+COSTS = SPACE.costs(trial().architecture, data().task)
 
 
 class Untrained(Evaluator):
@@ -34,10 +33,9 @@ class Untrained(Evaluator):
     metrics = ("val_accuracy",)
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
-        raise NotImplementedError("a trial was trained")
-
-    def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
-        return Retrained({"val_accuracy": float(seed)})
+        if trial.proposal.stage == "search":
+            raise NotImplementedError("a trial was trained")
+        return {"val_accuracy": float(trial.proposal.repeat)}
 
 
 def scores(given: Trial, seed: int = 0, **how: Any) -> Mapping[str, float]:
@@ -72,8 +70,7 @@ def test_without_training_there_are_costs_and_proxies_alone() -> None:
 
 def test_the_end_is_that_of_the_inner_evaluator() -> None:
     evaluator = ZeroCost(context(), Untrained, training=False)
-    retrained = evaluator.retrain(trial(), 7, lambda step, metrics: None)
-    assert retrained == Retrained({"val_accuracy": 7.0})
+    assert evaluate(evaluator, final(repeat=7)) == ({"val_accuracy": 7.0}, [])
 
 
 def test_the_proxies_see_a_normalised_batch_and_the_first_weights_of_the_trial() -> None:
@@ -108,7 +105,10 @@ def test_it_nests_in_another_wrapper() -> None:
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"batch_size": 1}, "evaluation.batch_size: must be at least 2, not 1"),
+        (
+            {"batch_size": 1},
+            "evaluation.batch_size: Input should be greater than or equal to 2, not 1",
+        ),
         ({"proxies": ()}, "evaluation.proxies: must be one or more different names, not []"),
         (
             {"proxies": ("snip", "snip")},
@@ -118,7 +118,7 @@ def test_it_nests_in_another_wrapper() -> None:
 )
 def test_impossible_options_are_refused(given: dict[str, Any], line: str) -> None:
     with pytest.raises(RecipeError) as refused:
-        ZeroCost(context(), Untrained, **given)
+        make(ZeroCost, context(), Untrained, **given)
     assert str(refused.value) == line
 
 

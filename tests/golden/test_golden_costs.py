@@ -14,7 +14,6 @@ from evonas.architecture import Architecture
 from evonas.recipe.registry import Registry
 from evonas.spaces.base import Task
 from evonas.spaces.nasbench201 import EDGES, NASBench201
-from evonas.spaces.parts import cost
 
 COSTS = json.loads((Path(__file__).parent / "costs.json").read_text())
 POINTS, CELLS, PUBLISHED = COSTS["points"], COSTS["nasbench201"], COSTS["published"]
@@ -34,7 +33,7 @@ def cell(text: str) -> Architecture:
 
 
 def check_cell(text: str, params_m: float, macs_m: float) -> None:
-    counted = cost.count(NASBench201(), cell(text), TASK)
+    counted = NASBench201().costs(cell(text), TASK)
     assert counted["params"] / 1e6 == params_m
     assert counted["flops"] / 2e6 == pytest.approx(macs_m, rel=1e-3)
     assert counted["flops"] / 2 - OF_90_CLASSES == pytest.approx(macs_m * 1e6, abs=1)
@@ -44,7 +43,7 @@ def check_cell(text: str, params_m: float, macs_m: float) -> None:
 def test_named_points_cost_what_they_always_did(reference: str) -> None:
     space_name, point = reference.split("/")
     space = Registry().find("space", space_name)()
-    assert cost.count(space, space.point(point), TASK) == POINTS[reference]
+    assert space.costs(space.point(point), TASK) == POINTS[reference]
 
 
 @pytest.mark.parametrize("reference", PUBLISHED)
@@ -52,7 +51,7 @@ def test_named_points_cost_what_is_published(reference: str) -> None:
     """Parameters that torchvision states or timm's network has, and torchvision's operations."""
     space_name, point = reference.split("/")
     space, published = Registry().find("space", space_name)(), PUBLISHED[reference]
-    counted = cost.count(space, space.point(point), IMAGENET)
+    counted = space.costs(space.point(point), IMAGENET)
     assert counted["params"] == published["params"]
     if "giga_macs" in published:
         assert counted["flops"] / 2e9 == pytest.approx(published["giga_macs"], abs=6e-4)

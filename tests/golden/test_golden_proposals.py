@@ -16,8 +16,6 @@ import pytest
 from evonas.architecture import Architecture
 from evonas.recipe.registry import Registry
 from evonas.spaces.base import SearchSpace, Task
-from evonas.spaces.parts import cost
-from evonas.spaces.parts.feasible import Feasible
 from evonas.testing import _Grid
 from evonas.trial import Limit, Objective, Trial, TrialState
 
@@ -28,11 +26,8 @@ OPTIONS = {"aging_evolution": {"population_size": 20, "tournament_size": 5}}
 
 
 def limited() -> SearchSpace:
-    space = Registry().find("space", "plain_cnn")()
-    task = Task(3, 32, 32, 10)
-    return Feasible(
-        space, {"params": Limit(max=50_000)}, lambda a: cost.count(space, a, task, ("params",))
-    )
+    space: SearchSpace = Registry().find("space", "plain_cnn")()
+    return space.limited({"params": Limit(max=50_000)}, Task(3, 32, 32, 10))
 
 
 SPACES = {"grid": lambda: _Grid(6, 4), "limited": limited}

@@ -63,7 +63,7 @@ def test_they_keep_it_for_any_image(name: str, task: Task) -> None:
 def test_published_sizes(name: str, point: str, params: int) -> None:
     """Those of timm's models; there is no class token here, nor its position."""
     space = SPACES[name]
-    assert cost.count(space, space.point(point), IMAGENET, ("params",)) == {"params": params}
+    assert space.costs(space.point(point), IMAGENET)["params"] == params
 
 
 @each_space
@@ -74,7 +74,7 @@ def test_the_count_is_the_same_on_every_device(name: str) -> None:
         architecture = space.mutate(architecture, Random(seed)) if seed % 2 else architecture
         architecture = space.scaled(architecture, width=1.3) if seed % 3 == 0 else architecture
         network = space.build(architecture, task)
-        assert cost.count(space, architecture, task) == {
+        assert space.costs(architecture, task) == {
             "params": sum(p.numel() for p in network.parameters()),
             "flops": cost.flops(network, task),
         }
@@ -86,7 +86,7 @@ def test_the_products_of_attention_are_counted() -> None:
     attention = 4 * tokens * width**2 + 2 * tokens**2 * width
     mlp = 2 * tokens * width * inner
     products = 4 * patch**2 * width + 2 * (attention + mlp) + width * 10
-    assert cost.count(VIT, vit(), TASKS[1])["flops"] == 2 * products
+    assert VIT.costs(vit(), TASKS[1])["flops"] == 2 * products
 
 
 def test_attention_is_that_of_torch() -> None:

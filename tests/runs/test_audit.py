@@ -11,19 +11,19 @@ from random import Random
 import numpy as np
 import pytest
 from scipy.stats import kendalltau, spearmanr
+from sessions_helper import UP, finals, session, trained, trial, writes
 
 from evonas.architecture import Architecture
 from evonas.errors import StorageError
-from evonas.evaluators.base import Context, Evaluator, Reporter, Retrained
+from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.evaluators.tabular import Tabular
-from evonas.executors.serial import Serial
 from evonas.runs import audit
-from evonas.runs.retraining import Retraining, Stopped
+from evonas.runs.journal import read_journal
+from evonas.runs.session import Stopped
 from evonas.spaces.nasbench201 import NASBench201
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.trial import Objective, Proposal, Trial, TrialState
 
-UP = (Objective("val_accuracy"),)
 SEEDS = range(12)
 
 
@@ -65,24 +65,21 @@ def test_every_place_may_be_sampled_and_the_seed_decides() -> None:
 # The figures.
 
 
-class Given(Evaluator):
-    """Trains for good to what it is told; None fails, and {} is no training."""
+class Full(Evaluator):
+    """Trains in full to what it is told; None fails."""
 
     metrics = ("val_accuracy",)
 
-    def __init__(self, full: Mapping[int, Mapping[str, float] | None]) -> None:
+    def __init__(self, full: Mapping[int, Mapping[str, float] | None], finals: bool) -> None:
         super().__init__(Context(PlainCNN(1, 8), None, "cpu", seed=0))
-        self.full, self.trained = full, 0
+        self.full, self.finals = full, finals
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
-        raise AssertionError("an audit evaluates nothing")
-
-    def retrain(self, trial: Trial, seed: int, report: Reporter) -> Retrained | None:
-        self.trained += 1
-        metrics = self.full[trial.number]
+        assert trial.proposal.stage == "audit"
+        metrics = self.full[trial.proposal.parents[0]]
         if metrics is None:
             raise ValueError("as told")
-        return Retrained(metrics) if metrics else None
+        return metrics
 
 
 def examine(
@@ -92,9 +89,10 @@ def examine(
     objective: Objective = UP[0],
     trials: int | None = None,
     seed: int = 0,
+    finals: bool = True,
     stopping: Callable[[], bool] = lambda: False,
 ) -> audit.Audit | None:
-    """Audit a search with these scores, trained for good to these values."""
+    """Audit a search with these scores, trained in full to these values."""
     told = [{"val_accuracy": v} if isinstance(v, float | int) else v for v in full]
     ranking = [
         Trial(
@@ -107,11 +105,11 @@ def examine(
         for n, score in enumerate(scores)
     ]
     ranking.sort(key=lambda t: objective.key(t.metrics), reverse=True)
-    evaluator = Given(dict(enumerate(told)))
-    jobs = Retraining(
-        folder, lambda make, n: Serial(make, ("cpu",)), lambda d: evaluator, print, stopping
-    )
-    return audit.audit((objective,), ranking, jobs, trials or len(scores), seed, folder)
+    evaluator = Full(dict(enumerate(told)), finals)
+    with session(
+        folder, lambda device: evaluator, objectives=(objective,), seed=seed, stopping=stopping
+    ) as run:
+        return audit.audit(run, ranking, trials or len(scores))
 
 
 def made_up(count: int, seed: int, noise: float = 0.5) -> tuple[list[float], list[float]]:
@@ -207,14 +205,19 @@ def test_trainings_that_fail_are_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "full",
-    [[6, None, None, 3, None, 1], [None] * 6, [{}] * 6, [{"other": 1.0}] * 6],
+    ("full", "finals"),
+    [
+        ([6, None, None, 3, None, 1], True),
+        ([None] * 6, True),
+        ([6, 5, 4, 3, 2, 1], False),
+        ([{"other": 1.0}] * 6, True),
+    ],
     ids=["too few", "all failed", "no fuller training", "another metric"],
 )
 def test_nothing_to_compare_is_none_and_leaves_nothing(
-    tmp_path: Path, full: list[Mapping[str, float] | None]
+    tmp_path: Path, full: list[Mapping[str, float] | None], finals: bool
 ) -> None:
-    assert examine(tmp_path, [6, 5, 4, 3, 2, 1], full) is None
+    assert examine(tmp_path, [6, 5, 4, 3, 2, 1], full, finals=finals) is None
     assert audit.stored(tmp_path) is None
 
 
@@ -223,8 +226,20 @@ def test_only_the_sample_is_trained(tmp_path: Path) -> None:
     assert done is not None
     assert len(done.rows) == 10
     assert done.rows[0].rank == 1
-    assert len(list((tmp_path / "retrained").glob("*.json"))) == 10
+    assert len(read_journal(tmp_path)[1]) == 20
     assert examine(tmp_path, *made_up(40, 0), trials=10) == done
+    assert len(read_journal(tmp_path)[1]) == 20, "nothing is trained twice"
+
+
+def test_what_the_final_stage_trained_is_not_trained_again(tmp_path: Path) -> None:
+    scored = [trial(n, "train", score=n / 10) for n in (9, 7, 5, 3, 1)]
+    with session(tmp_path, writes(tmp_path)) as run:
+        run.train(finals(scored[:1], 2))
+        done = audit.audit(run, scored, 5)
+    assert done is not None
+    assert trained(tmp_path) == ["9/0", "9/1", "7/0", "5/0", "3/0", "1/0"]
+    assert [row.full for row in done.rows] == [0.09, 0.07, 0.05, 0.03, 0.01]
+    assert done.metrics["tau"] == pytest.approx(1)
 
 
 def test_stopping_is_passed_on_and_leaves_no_audit(tmp_path: Path) -> None:
@@ -309,10 +324,8 @@ def test_recorded_trainings(tmp_path: Path, shared_data: Path) -> None:
         metrics = evaluator.evaluate(trial, lambda step, metrics: None)
         trials.append(Trial(number, trial.proposal, TrialState.COMPLETE, metrics))
     trials.sort(key=lambda t: t.metrics["val_accuracy"], reverse=True)
-    jobs = Retraining(
-        tmp_path, lambda make, n: Serial(make, ("cpu",)), lambda d: evaluator, str, lambda: False
-    )
-    done = audit.audit(UP, trials, jobs, 200, 0, tmp_path)
+    with session(tmp_path, lambda device: evaluator) as run:
+        done = audit.audit(run, trials, 200)
     assert done is not None
     assert done.metrics["tau_low"] < 0.645 < done.metrics["tau_high"]
     assert done.metrics["tau_high"] - done.metrics["tau_low"] < 0.2

@@ -21,7 +21,7 @@ from evonas.recipe.registry import Registry
 from evonas.runs import assemble, audit
 from evonas.runs import run as runs
 from evonas.runs.journal import read_journal
-from evonas.runs.search import search
+from evonas.runs.search import Search
 from evonas.trial import Trial, TrialState
 from evonas.trials import Trials
 
@@ -63,7 +63,7 @@ def searched(given: Mapping[str, Any]) -> list[Trial]:
     """What a recipe's search finds, without final training and report."""
     made = assemble.assemble(reading.validate(given, "test"), Registry(), Path("run").absolute())
     with made.executor() as executor:
-        events = search(made.strategy(), executor, made.budget, 0, pruner=made.pruner())
+        events = Search(made.strategy(), executor, made.budget, 0, watcher=made.pruner())
         return list(Trials((), events).latest.values())
 
 
@@ -118,9 +118,8 @@ def test_weights_stay_for_what_may_be_promoted(content: Callable[..., dict[str, 
     given = content(strategy={**HALVING, "of": "random"})
     whole = start(given, "whole")
     promoted = {trial.proposal.resume_from for trial in whole}
-    last = {whole[-1].number, whole[-1].proposal.resume_from}  # nothing started after it
     waiting = {trial.number for trial in whole if trial.proposal.fidelity < 1} - promoted
-    assert kept("whole") - last == waiting - last
+    assert waiting <= kept("whole")
     with pytest.raises(Crash):
         start(given, "killed", (Crashes(events=9),))
     runs.resume(Path("killed"))
@@ -164,14 +163,17 @@ def test_workers_promote_what_other_workers_trained(
     ("changes", "reason"),
     [
         ({"strategy": {**HALVING, "etaa": 3}}, "strategy.etaa: unknown key. Did you mean 'eta'?"),
-        ({"strategy": {**HALVING, "eta": 1}}, "strategy.eta: must be at least 2"),
+        (
+            {"strategy": {**HALVING, "eta": 1}},
+            "strategy.eta: Input should be greater than or equal to 2",
+        ),
         (
             {"strategy": {**HALVING, "of": {**EVOLUTION, "size": 3}}},
             "strategy.of.size: unknown key",
         ),
         (
             {"strategy": {**HALVING, "of": {**EVOLUTION, "population_size": 1}}},
-            "strategy.of.population_size: 1 is smaller than strategy.of.tournament_size 2",
+            "strategy.of.population_size: 1 is smaller than tournament_size 2",
         ),
         ({"strategy": {**HALVING, "of": "radnom"}}, "unknown strategy 'radnom'. Did you mean"),
         ({"strategy": {**HALVING, "of": HALVING}}, "strategy.of: must propose at full effort"),
@@ -235,15 +237,13 @@ def test_the_source_is_resolved_and_chosen_on_the_command_line(
 SOURCE = """
 from random import Random
 from evonas.strategies.base import Strategy
-from evonas.trial import Proposal
 
 class Mine(Strategy):
     def __init__(self, space, objectives, luck: int = 1):
         super().__init__(space, objectives)
 
     def ask(self, rng: Random):
-        architecture = self._unseen(lambda: self.space.sample(rng), rng)
-        return Proposal(architecture) if architecture else None
+        return self.new(rng)
 """
 
 
@@ -259,7 +259,6 @@ def test_a_plugin_is_a_source(content: Callable[..., dict[str, Any]]) -> None:
     proposal = made.strategy().ask(Random(0))
     assert proposal is not None
     assert proposal.fidelity == 0.111
-    assert made.strategy().living() is None, "a source that names no trials keeps them all"
 
 
 def test_they_are_listed_and_pass_the_kit() -> None:

@@ -70,7 +70,7 @@ def test_the_size_is_the_number_of_choices_that_keep_the_rules(design: Any) -> N
 @each_design
 def test_points_have_the_published_parameters(design: str) -> None:
     space = DESIGNS[design]
-    params = {n: space.cost(space.point(n), IMAGENET).params for n in space.points}
+    params = {n: space.costs(space.point(n), IMAGENET)["params"] for n in space.points}
     assert (
         params.items()
         <= {
@@ -95,7 +95,7 @@ def test_what_is_counted_is_what_is_built(design: Any, task: Task) -> None:
         rng = Random(seed)
         drawn = space.sample(rng)
         for architecture in (drawn, space.mutate(drawn, rng)):
-            assert space.cost(architecture, task) == costs_of_built(space, architecture, task)
+            assert space.costs(architecture, task) == costs_of_built(space, architecture, task)
 
 
 @each_design

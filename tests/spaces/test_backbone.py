@@ -74,7 +74,7 @@ def test_costs_are_those_of_the_built_network(name: str) -> None:
         rng = Random(seed)
         architecture = space.sample(rng)
         for each in (architecture, space.mutate(architecture, rng)):
-            assert space.cost(each, TASK) == costs_of_built(space, each, TASK)
+            assert space.costs(each, TASK) == costs_of_built(space, each, TASK)
 
 
 def test_grey_images_are_taken_and_others_refused() -> None:

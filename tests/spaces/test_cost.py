@@ -53,7 +53,7 @@ def test_networks_cost_what_the_built_ones_do(name: str) -> None:
         with FlopCounterMode(display=False) as counter:
             network(torch.randn(1, *TASK.input_shape))
         trainable = [p for p in network.parameters() if p.requires_grad]
-        assert cost.count(space, architecture, TASK) == {
+        assert space.costs(architecture, TASK) == {
             "params": sum(p.numel() for p in trainable),
             "flops": counter.get_total_flops(),
         }
@@ -75,9 +75,20 @@ def test_counting_leaves_a_network_as_it_was() -> None:
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
 
 
-def test_only_what_is_asked_for_is_counted() -> None:
-    space = SPACES["plain_cnn"]
-    assert set(cost.count(space, space.sample(Random(0)), TASK, ("params",))) == {"params"}
+class Slim(PlainCNN):
+    """Counted on the meta device, and of one cost."""
+
+    counted = ("params",)
+    costs = SearchSpace.costs
+
+
+def test_what_is_named_is_counted_and_nothing_else() -> None:
+    space = Slim(2, 32)
+    architecture = space.sample(Random(0))
+    params = SPACES["plain_cnn"].costs(architecture, TASK)["params"]
+    assert space.costs(architecture, TASK) == {"params": params}
+    for each in SPACES.values():
+        assert tuple(each.costs(each.sample(Random(0)), TASK)) == each.counted
 
 
 class Devices(TorchDispatchMode):
@@ -100,7 +111,7 @@ def test_counting_allocates_nothing(name: str) -> None:
     space = SPACES[name]
     state = torch.random.get_rng_state()
     with Devices() as devices:
-        cost.count(space, space.sample(Random(0)), TASK)
+        space.costs(space.sample(Random(0)), TASK)
     assert devices.seen <= {"meta"}
     assert torch.equal(state, torch.random.get_rng_state())
 
@@ -119,7 +130,7 @@ class Enormous(SearchSpace):
 
 def test_a_network_larger_than_the_memory_is_counted() -> None:
     space = Enormous()
-    counted = cost.count(space, space.sample(Random(0)), TASK)
+    counted = space.costs(space.sample(Random(0)), TASK)
     assert counted["params"] == (324 + 1 + 7) * (1 << 30) + 7
     assert counted["flops"] == 2 * (324 + 7) * (1 << 30)
 

@@ -153,7 +153,7 @@ def test_the_size_is_halved_and_the_channels_doubled_in_the_middle(
     [("darts_v2", 34_154), ("all_sep_conv", 103_418), ("all_max_pool", 14_266)],
 )
 def test_the_points_have_their_parameters(name: str, params: int) -> None:
-    assert DARTS().cost(DARTS().point(name), CIFAR).params == params
+    assert DARTS().costs(DARTS().point(name), CIFAR)["params"] == params
 
 
 def test_parameters_by_hand() -> None:
@@ -186,14 +186,14 @@ def test_kinds_are_counted() -> None:
 @each_task
 def test_the_count_is_that_of_the_built_network(task: Task) -> None:
     for architecture in (*drawn(3), SPACE.point("darts_v2")):
-        assert SPACE.cost(architecture, task) == costs_of_built(SPACE, architecture, task)
+        assert SPACE.costs(architecture, task) == costs_of_built(SPACE, architecture, task)
 
 
 @pytest.mark.parametrize("cells", [4, 5])
 def test_the_count_is_that_of_longer_networks(cells: int) -> None:
     space, task = DARTS(channels=3, cells=cells), TASKS[3]
     for architecture in drawn(2, space):
-        assert space.cost(architecture, task) == costs_of_built(space, architecture, task)
+        assert space.costs(architecture, task) == costs_of_built(space, architecture, task)
 
 
 @each_task

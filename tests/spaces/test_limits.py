@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from random import Random
 
 import pytest
+from conftest import ROOT, TINY_SPACES, bounded
+from torch import nn
 
-from evonas.architecture import Architecture
-from evonas.errors import InfeasibleConstraints, InvalidArchitecture
+from evonas.architecture import Architecture, Categorical, Integer, Value
+from evonas.errors import InfeasibleConstraints, InvalidArchitecture, RecipeError
+from evonas.recipe.registry import Registry
 from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.nasbench201 import NASBench201
-from evonas.spaces.parts import cost
-from evonas.spaces.parts.feasible import Feasible
+from evonas.spaces.parts.limits import TRIES
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.spaces.sequential import Sequential
 from evonas.testing import check_space
@@ -40,14 +45,14 @@ def formula(architecture: Architecture) -> Mapping[str, float]:
     }
 
 
-def feasible(space: SearchSpace = SPACE, **limits: tuple[float, float]) -> Feasible:
-    return Feasible(space, {name: Limit(*bounds) for name, bounds in limits.items()}, formula)
+def limited(space: SearchSpace = SPACE, **limits: tuple[float, float]) -> SearchSpace:
+    return bounded(space, {name: Limit(*bounds) for name, bounds in limits.items()}, formula)
 
 
 def test_the_formula_counts_as_cost_does() -> None:
     for seed in range(10):
         architecture = SPACE.sample(Random(seed))
-        assert formula(architecture) == cost.count(SPACE, architecture, TASK)
+        assert formula(architecture) == SPACE.costs(architecture, TASK)
 
 
 LIMITS = {
@@ -60,26 +65,38 @@ LIMITS = {
 
 @pytest.mark.parametrize("limits", LIMITS.values(), ids=LIMITS)
 def test_limits_hold_for_everything_handed_out(limits: dict[str, tuple[float, float]]) -> None:
-    space = feasible(SPACE, **limits)
+    space = limited(SPACE, **limits)
+
+    children = 0
 
     def drawn() -> Iterator[Architecture]:
+        nonlocal children
         for seed in range(200):
             rng = Random(seed)
             a, b = space.sample(rng), space.sample(rng)
-            yield from (a, b, space.mutate(a, rng), space.crossover(a, b, rng))
-            yield from space.neighbours(a)
+            yield from (a, b, *space.neighbours(a))
+            for draw in (partial(space.mutate, a), partial(space.crossover, a, b)):
+                if child := child_of(partial(draw, rng)):
+                    children += 1
+                    yield child
 
     for architecture in drawn():
         for name, (low, high) in limits.items():
             assert low <= formula(architecture)[name] <= high
         assert space.architecture(architecture.choices) == architecture
+    assert children > 300
+
+
+def child_of(draw: Callable[[], Architecture]) -> Architecture | None:
+    """None where no child of the parents is within the limits."""
+    try:
+        return draw()
+    except InfeasibleConstraints:
+        return None
 
 
 def test_limits_hold_for_costs_that_are_counted() -> None:
-    def measure(architecture: Architecture) -> Mapping[str, float]:
-        return cost.count(SPACE, architecture, TASK, ("params",))
-
-    space = Feasible(SPACE, {"params": Limit(max=10_000)}, measure)
+    space = SPACE.limited({"params": Limit(max=10_000)}, TASK)
     assert check_space(space, TASK, points=4) == []
     for seed in range(10):
         network = space.build(space.sample(Random(seed)), TASK)
@@ -90,14 +107,14 @@ def test_enumerate_leaves_out_what_exceeds_the_limits() -> None:
     small = PlainCNN(max_depth=1, max_width=8)
     everything = list(small.enumerate())
     costs = sorted(formula(a)["params"] for a in everything)
-    space = feasible(small, params=(-math.inf, costs[5]))
+    space = limited(small, params=(-math.inf, costs[5]))
     allowed = list(space.enumerate())
     assert allowed == [a for a in everything if formula(a)["params"] <= costs[5]]
     assert 6 <= len(allowed) < len(everything) == space.size()
 
 
 def test_what_exceeds_the_limits_is_invalid() -> None:
-    space = feasible(params=(-math.inf, 20_000.0))
+    space = limited(params=(-math.inf, 20_000.0))
     large = SPACE.architecture(
         {f"k{i}": 2 for i in range(1, 5)} | {f"c{i}": 64 for i in range(1, 5)}
     )
@@ -107,7 +124,7 @@ def test_what_exceeds_the_limits_is_invalid() -> None:
 
 
 def test_the_acceptance_rate_is_that_of_the_space() -> None:
-    space = feasible(params=(-math.inf, 20_000.0))
+    space = limited(params=(-math.inf, 20_000.0))
     assert space.acceptance is None
     for seed in range(300):
         space.sample(Random(seed))
@@ -120,10 +137,11 @@ def test_the_acceptance_rate_is_that_of_the_space() -> None:
 
 def test_a_tight_limit_is_repaired() -> None:
     """A band so narrow that random architectures miss it."""
-    space = feasible(params=(100_000.0, 100_400.0))
+    space = limited(params=(100_000.0, 100_400.0))
     for seed in range(5):
         assert 100_000 <= formula(space.sample(Random(seed)))["params"] <= 100_400
-    assert space.drawn >= 50
+    assert space.limits is not None
+    assert space.limits.drawn >= 50
     assert space.acceptance is not None
     assert space.acceptance < 0.02
 
@@ -132,7 +150,7 @@ def test_the_smallest_networks_are_found() -> None:
     least = formula(
         SPACE.architecture({f"{c}{i}": v for c, v in (("k", 1), ("c", 4)) for i in range(1, 5)})
     )
-    space = feasible(params=(-math.inf, 1.2 * least["params"]))
+    space = limited(params=(-math.inf, 1.2 * least["params"]))
     assert formula(space.sample(Random(0)))["params"] <= 1.2 * least["params"]
 
 
@@ -152,7 +170,7 @@ def test_an_impossible_limit_names_the_nearest(
     limits: dict[str, tuple[float, float]], sentence: str
 ) -> None:
     with pytest.raises(InfeasibleConstraints, match="found nothing in space 'plain_cnn'") as error:
-        feasible(SPACE, **limits).sample(Random(0))
+        limited(SPACE, **limits).sample(Random(0))
     assert re.search(sentence, str(error.value))
 
 
@@ -161,7 +179,7 @@ def test_the_nearest_is_near() -> None:
         SPACE.architecture({f"{c}{i}": v for c, v in (("k", 1), ("c", 4)) for i in range(1, 5)})
     )
     with pytest.raises(InfeasibleConstraints) as error:
-        feasible(params=(-math.inf, 1.0)).sample(Random(0))
+        limited(params=(-math.inf, 1.0)).sample(Random(0))
     found = re.search(r"nearest found: ([\d,]+)", str(error.value))
     assert found is not None
     assert least["params"] <= float(found[1].replace(",", "")) <= 1.5 * least["params"]
@@ -171,17 +189,18 @@ def test_the_nearest_is_near() -> None:
 def test_what_is_drawn_depends_on_the_generator_alone(
     limits: dict[str, tuple[float, float]],
 ) -> None:
-    used = feasible(SPACE, **limits)
+    used = limited(SPACE, **limits)
     parent = used.sample(Random("parent"))
     for seed in range(20):
-        fresh, one, two = feasible(SPACE, **limits), Random(seed), Random(seed)
+        fresh, one, two = limited(SPACE, **limits), Random(seed), Random(seed)
         assert used.sample(one) == fresh.sample(two)
-        assert used.mutate(parent, one) == fresh.mutate(parent, two)
+        child = child_of(partial(used.mutate, parent, one))
+        assert child == child_of(partial(fresh.mutate, parent, two))
         assert one.getstate() == two.getstate()
 
 
 def test_a_mutant_of_a_constrained_space_is_near_its_parent() -> None:
-    space = feasible(params=(-math.inf, 20_000.0))
+    space = limited(params=(-math.inf, 20_000.0))
     for seed in range(100):
         rng = Random(seed)
         parent = space.sample(rng)
@@ -190,7 +209,7 @@ def test_a_mutant_of_a_constrained_space_is_near_its_parent() -> None:
 
 
 def test_it_stands_in_for_the_space() -> None:
-    space = feasible(params=(-math.inf, 20_000.0))
+    space = limited(params=(-math.inf, 20_000.0))
     assert space.name == SPACE.name == space.sample(Random(0)).space
     assert space.domains == SPACE.domains
     assert space.size() == SPACE.size()
@@ -205,10 +224,10 @@ def test_spaces_without_an_order_are_repaired_too() -> None:
         operations = list(architecture.choices.values())
         return {"convolutions": sum(str(op).startswith("nor_conv") for op in operations)}
 
-    space = Feasible(cells, {"convolutions": Limit(6, 6)}, measure)
+    space = bounded(cells, {"convolutions": Limit(6, 6)}, measure)
     architecture = space.sample(Random(0))
     assert measure(architecture) == {"convolutions": 6}
-    assert cost.count(cells, architecture, task)["params"] > 0
+    assert cells.costs(architecture, task)["params"] > 0
 
 
 @pytest.mark.parametrize(
@@ -245,9 +264,135 @@ def test_limits_read_as_a_person_would_say_them() -> None:
 def test_points_and_relatives_are_the_spaces_own() -> None:
     """A point may exceed the limits: it is to be built, not searched."""
     space = Sequential(max_layers=6, max_width=16)
-    small = Feasible(space, {"params": Limit(max=1000)}, lambda a: cost.count(space, a, TASK))
+    small = space.limited({"params": Limit(max=1000)}, TASK)
     assert small.point("small") == space.point("small")
     parent = small.sample(Random(0))
     child = space.mutate(parent, Random(1))
     assert small.relatives(child, parent) == space.relatives(child, parent)
-    assert small.cost(child, TASK) == space.cost(child, TASK)
+    assert small.costs(child, TASK) == space.costs(child, TASK)
+
+
+def test_limits_are_a_copys_and_replace_those_it_has() -> None:
+    small = SPACE.limited({"params": Limit(max=10_000)}, TASK)
+    assert SPACE.limits is SPACE.acceptance is None
+    assert SPACE.unlimited is small.unlimited is SPACE
+    assert type(small) is PlainCNN
+    large = small.limited({"flops": Limit(min=1e6)}, TASK)
+    assert large.unlimited is SPACE
+    assert large.limits is not None
+    assert set(large.limits.bounds) == {"flops"}
+    drawn = large.sample(Random(0))
+    with pytest.raises(InvalidArchitecture, match="exceeds the limits"):
+        small.architecture(drawn.choices)
+    assert small.reference(drawn.choices) == drawn
+
+
+def test_what_a_space_does_not_count_is_not_limited() -> None:
+    sentence = (
+        r"^constraints\.parms: space 'plain_cnn' counts no such cost\. "
+        r"Did you mean 'params'\? Known: params, flops$"
+    )
+    with pytest.raises(RecipeError, match=sentence):
+        SPACE.limited({"parms": Limit(max=1)}, TASK)
+
+
+def test_an_architecture_is_measured_once() -> None:
+    measured: list[str] = []
+
+    def measure(architecture: Architecture) -> Mapping[str, float]:
+        measured.append(architecture.id)
+        return formula(architecture)
+
+    space = bounded(SPACE, {"params": Limit(100_000.0, 101_000.0)}, measure)
+    parent = space.sample(Random(0))
+    with pytest.raises(InfeasibleConstraints):
+        space.mutate(parent, Random(0))
+    space.architecture(parent.choices)
+    assert len(measured) == len(set(measured)) > 1
+
+
+class Number(SearchSpace):
+    """Two digits; the number is what they cost."""
+
+    counted = ("number",)
+
+    def __init__(self) -> None:
+        self.domains = {"tens": Integer(0, 9), "ones": Integer(0, 9)}
+        self.yielded = 0
+
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        return nn.Identity()
+
+    def costs(self, architecture: Architecture, task: Task) -> Mapping[str, float]:
+        return {"number": float("{tens}{ones}".format(**architecture.choices))}
+
+    def mutants(self, parent: Architecture, rng: Random) -> Iterator[Mapping[str, Value]]:
+        for choices in super().mutants(parent, rng):
+            self.yielded += 1
+            yield choices
+
+    def crossovers(
+        self, a: Architecture, b: Architecture, rng: Random
+    ) -> Iterator[Mapping[str, Value]]:
+        while True:
+            self.yielded += 1
+            yield {"tens": a.choices["tens"], "ones": b.choices["ones"]}
+
+
+def test_a_child_is_a_mutant_or_a_crossover_or_there_is_none() -> None:
+    """39 and 40 have no digit in common."""
+    space = Number().limited({"number": Limit(39, 40)}, TASK)
+    parents = list(space.enumerate())
+    assert [dict(parent.choices) for parent in parents] == [
+        {"tens": 3, "ones": 9},
+        {"tens": 4, "ones": 0},
+    ]
+    for parent in parents:
+        space.yielded = 0
+        with pytest.raises(InfeasibleConstraints, match="found nothing in space 'test_limits'"):
+            space.mutate(parent, Random(0))
+        assert space.yielded == TRIES
+    space.yielded = 0
+    with pytest.raises(InfeasibleConstraints, match=r"number at least 39 .*\(nearest found: 30\)"):
+        space.crossover(parents[0], parents[1], Random(0))
+    assert space.yielded == TRIES
+    assert space.crossover(parents[0], parents[0], Random(0)) == parents[0]
+
+
+class FewMutants(Number):
+    def mutants(self, parent: Architecture, rng: Random) -> Iterator[Mapping[str, Value]]:
+        yield from ({**parent.choices, "ones": ones} for ones in range(4))
+
+
+def test_mutants_may_come_to_an_end() -> None:
+    space = FewMutants().limited({"number": Limit(12, 25)}, TASK)
+    parent = space.architecture({"tens": 1, "ones": 2})
+    assert space.mutate(parent, Random(0)).choices == {"tens": 1, "ones": 3}
+    tight = space.limited({"number": Limit(14, 25)}, TASK)
+    with pytest.raises(InfeasibleConstraints):
+        tight.mutate(tight.architecture({"tens": 1, "ones": 4}), Random(0))
+
+
+def test_a_single_point_mutates_into_itself_under_limits_too() -> None:
+    space = Number()
+    space.domains = {"tens": Categorical((1,)), "ones": Categorical((2,))}
+    limited = space.limited({"number": Limit(12, 12)}, TASK)
+    only = limited.sample(Random(0))
+    assert limited.mutate(only, Random(0)) == only
+
+
+@pytest.mark.parametrize("name", sorted(Registry((ROOT / "plugins",)).origins("space")))
+def test_every_space_keeps_a_tight_limit(name: str) -> None:
+    """Whatever it overrides: nothing it hands out is larger than the smallest of ten points."""
+    space = Registry((ROOT / "plugins",)).find("space", name)(**TINY_SPACES.get(name, {}))
+    points = [space.sample(Random(seed)) for seed in range(10)]
+    most = min(space.costs(point, TASK)["params"] for point in points)
+    tight = space.limited({"params": Limit(max=most)}, TASK)
+    for seed in range(5):
+        rng = Random(seed)
+        a, b = tight.sample(rng), tight.sample(rng)
+        drawn = [a, b, *itertools.islice(tight.neighbours(a), 5)]
+        with suppress(InfeasibleConstraints):
+            drawn.append(tight.mutate(a, rng))
+            drawn.append(tight.crossover(a, b, rng))
+        assert all(space.costs(each, TASK)["params"] <= most for each in drawn)

@@ -24,8 +24,8 @@ def test_the_multiplier_is_that_of_mobilenet_v2(multiplier: float) -> None:
     space = MobileNet(multiplier=multiplier)
     with torch.device("meta"):
         published = models.mobilenet_v2(width_mult=multiplier)
-    counted = space.cost(space.point("mobilenet_v2"), IMAGENET)
-    assert counted.params == sum(p.numel() for p in published.parameters())
+    counted = space.costs(space.point("mobilenet_v2"), IMAGENET)
+    assert counted["params"] == sum(p.numel() for p in published.parameters())
 
 
 def test_a_separable_convolution_by_hand() -> None:

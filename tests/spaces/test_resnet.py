@@ -25,7 +25,7 @@ def built(architecture: Architecture, task: Task = TASK) -> nn.Module:
 
 @pytest.mark.parametrize("name", FOR_SMALL_IMAGES)
 def test_points_for_small_images_have_the_parameters_of_resnet50(name: str) -> None:
-    assert SPACE.cost(SPACE.point(name), IMAGENET).params == 25_557_032
+    assert SPACE.costs(SPACE.point(name), IMAGENET)["params"] == 25_557_032
 
 
 def test_points_for_small_images_pool_where_they_say() -> None:

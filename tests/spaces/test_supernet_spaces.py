@@ -14,9 +14,9 @@ from evonas.errors import InvalidArchitecture
 from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.mbconv import MBConv
 from evonas.spaces.nasbench201 import NASBench201
-from evonas.spaces.parts.feasible import Feasible
 from evonas.spaces.parts.supernet import Supernet
 from evonas.spaces.plain_cnn import PlainCNN
+from evonas.trial import Limit
 
 TASK = Task(channels=3, height=9, width=8, classes=5)
 SPACES: dict[str, SearchSpace] = {
@@ -200,14 +200,17 @@ def test_two_kinds_of_tensor_cannot_share_a_name() -> None:
         Supernet(space, TASK, kinds)
 
 
-def test_a_space_offers_none_by_default_and_constraints_change_nothing() -> None:
+def test_a_space_offers_none_by_default() -> None:
     class Bare(SearchSpace):
         def build(self, architecture: Architecture, task: Task) -> nn.Module:
             return nn.Identity()
 
     with pytest.raises(InvalidArchitecture, match="offers no supernet"):
         Bare().build_supernet(TASK)
-    space = SPACES["plain_cnn"]
-    limited = Feasible(space, {}, lambda architecture: {})
+
+
+@each_space
+def test_limits_change_nothing(space: SearchSpace) -> None:
+    limited = space.limited({"params": Limit(max=1)}, TASK)
     names = [dict(s.build_supernet(TASK).named_parameters()).keys() for s in (limited, space)]
     assert names[0] == names[1]

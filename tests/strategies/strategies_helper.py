@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
+import pytest
 from torch import nn
 
 from evonas.architecture import Architecture, Domain, Integer
+from evonas.errors import RecipeError
+from evonas.recipe import options
 from evonas.spaces.base import SearchSpace, Task
 from evonas.strategies.base import Strategy
 from evonas.trial import Objective, Trial, TrialState
@@ -29,6 +32,19 @@ def cube(dimensions: int, options: int) -> Grid:
 
 def total(architecture: Architecture) -> float:
     return float(sum(int(value) for value in architecture.choices.values()))
+
+
+def refused(strategy: type[Strategy], **settings: object) -> str:
+    """What a recipe is told that gives a strategy these settings."""
+    with pytest.raises(RecipeError) as refusal:
+        options.check(strategy, settings, "strategy")
+    return str(refusal.value)
+
+
+def parents(strategy: Strategy, asks: int = 200) -> set[int]:
+    """Who becomes a parent in many asks without anything told between."""
+    proposals = [strategy.ask(Random(f"parents/{n}")) for n in range(asks)]
+    return {number for proposal in proposals if proposal for number in proposal.parents}
 
 
 class Run:

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from random import Random
 
 import pytest
-from strategies_helper import VALUE, Run, cube, total
+from strategies_helper import VALUE, Run, cube, parents, refused, total
 
-from evonas.errors import RecipeError
+from evonas.errors import OptionError
 from evonas.evaluators.base import Evaluator
 from evonas.executors.serial import Serial
-from evonas.runs.search import Budget, search
+from evonas.runs.search import Budget, Search
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.aging_evolution import AgingEvolution
 from evonas.trial import Direction, Objective, Trial, TrialState
@@ -24,12 +24,6 @@ def evolution(
     population: int, tournament: int, space: SearchSpace = LARGE, objective: Objective = VALUE[0]
 ) -> AgingEvolution:
     return AgingEvolution(space, (objective,), population, tournament)
-
-
-def parents(strategy: AgingEvolution, asks: int = 200) -> set[int]:
-    """Who becomes a parent in many asks without anything told between."""
-    proposals = [strategy.ask(Random(f"parents/{n}")) for n in range(asks)]
-    return {number for proposal in proposals if proposal for number in proposal.parents}
 
 
 def test_the_population_starts_with_random_architectures() -> None:
@@ -159,7 +153,7 @@ class SometimesNaN(Evaluator):
 
 def test_nan_never_becomes_a_parent() -> None:
     with Serial(lambda device: SometimesNaN(), ("cpu",)) as executor:
-        events = list(search(evolution(5, 2), executor, Budget(60), seed=0))
+        events = list(Search(evolution(5, 2), executor, Budget(60), seed=0))
     failed = {e.number for e in events if e.state is TrialState.FAILED}
     bred = {number for event in events for number in event.proposal.parents}
     assert failed == set(range(1, 60, 2))
@@ -167,17 +161,15 @@ def test_nan_never_becomes_a_parent() -> None:
     assert not bred & failed
 
 
-@pytest.mark.parametrize(
-    ("population", "tournament", "reason"),
-    [
-        (4, 5, "population_size: 4 is smaller than strategy.tournament_size 5"),
-        (0, 1, "population_size: must be at least 1"),
-        (4, 0, "tournament_size: must be at least 1"),
-    ],
-)
-def test_senseless_settings_are_refused(population: int, tournament: int, reason: str) -> None:
-    with pytest.raises(RecipeError, match=reason):
-        evolution(population, tournament)
+@pytest.mark.parametrize("option", ["population_size", "tournament_size"])
+def test_senseless_settings_are_refused(option: str) -> None:
+    told = refused(AgingEvolution, **{option: 0})
+    assert told == f"strategy.{option}: Input should be greater than or equal to 1, not 0"
+
+
+def test_a_tournament_of_more_than_live_is_refused() -> None:
+    with pytest.raises(OptionError, match="population_size: 4 is smaller than tournament_size 5"):
+        evolution(4, 5)
 
 
 def test_a_population_of_one_is_a_walk() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from random import Random
 
 import pytest
+from conftest import bounded
 from strategies_helper import VALUE, Run, cube
 
-from evonas.errors import RecipeError
+from evonas.errors import OptionError
 from evonas.spaces.nasbench201 import NASBench201
-from evonas.spaces.parts.feasible import Feasible
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.strategies.grid import Grid
 from evonas.trial import Limit
@@ -29,7 +29,7 @@ def test_what_was_asked_and_never_told_is_asked_again() -> None:
 
 
 def test_limits_are_kept() -> None:
-    space = Feasible(
+    space = bounded(
         cube(2, 3),
         {"sum": Limit(max=1)},
         lambda a: {"sum": float(sum(int(v) for v in a.choices.values()))},
@@ -41,5 +41,7 @@ def test_limits_are_kept() -> None:
 
 def test_a_space_that_is_too_large_is_refused() -> None:
     assert Grid(NASBench201(), VALUE)
-    with pytest.raises(RecipeError, match=r"at most 1,000,000 points; plain_cnn has 8\.49e"):
+    with pytest.raises(
+        OptionError, match=r"^name: .*at most 1,000,000 points; plain_cnn has 8\.49e"
+    ):
         Grid(PlainCNN(), VALUE)

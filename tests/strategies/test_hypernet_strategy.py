@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from random import Random
 
 import pytest
+from conftest import bounded
+from strategies_helper import refused
 
 from evonas.architecture import Architecture
-from evonas.errors import RecipeError
+from evonas.errors import OptionError
 from evonas.spaces.base import SearchSpace
 from evonas.spaces.darts import DARTS, OPERATIONS_BY_KIND
 from evonas.spaces.nasbench201 import NASBench201
-from evonas.spaces.parts.feasible import Feasible
 from evonas.spaces.plain_cnn import PlainCNN
-from evonas.strategies.hypernet import Hypernet, grid
+from evonas.strategies.hypernet import ComplexityGrid, grid
 from evonas.testing import sampler_of
 from evonas.trial import Limit, Objective, Proposal, Trial, TrialState
 
@@ -28,7 +29,7 @@ def by_largest(complexity: Sequence[float]) -> Architecture:
     return SPACE.architecture(dict.fromkeys(SPACE.domains, OPERATIONS_BY_KIND[kind][0]))
 
 
-def exhaust(strategy: Hypernet, state: TrialState = TrialState.COMPLETE) -> list[Trial]:
+def exhaust(strategy: ComplexityGrid, state: TrialState = TrialState.COMPLETE) -> list[Trial]:
     """Ask until there is nothing more, two trials at once, the later one ending first."""
     events: list[Trial] = []
     running: list[Trial] = []
@@ -61,33 +62,33 @@ def test_the_grid_is_even_and_holds_the_published_points() -> None:
 @pytest.mark.parametrize("space", [SPACE, PlainCNN(2, 16), NASBench201()], ids=lambda s: s.name)
 def test_every_architecture_of_the_grid_once(space: SearchSpace) -> None:
     sampler = sampler_of(space)
-    events = exhaust(Hypernet(space, OBJECTIVES, sampler, steps=4))
+    events = exhaust(ComplexityGrid(space, OBJECTIVES, sampler, steps=4))
     proposed = [e.architecture.id for e in events if e.state is TrialState.RUNNING]
     assert len(proposed) == len(set(proposed))
     assert set(proposed) == {sampler(point).id for point in grid(4, 7 / 120)}
 
 
 def test_equal_architectures_are_proposed_once_and_stand_in_every_row() -> None:
-    strategy = Hypernet(SPACE, OBJECTIVES, by_largest, steps=6, least=0.0)
+    strategy = ComplexityGrid(SPACE, OBJECTIVES, by_largest, steps=6, least=0.0)
     events = exhaust(strategy)
     assert sum(e.state is TrialState.RUNNING for e in events) == 3
-    table = strategy.table()
+    table = strategy.findings().rows
     assert len(table) == 28
     assert list(table[0]) == ["S_pooling", "S_identity", "S_convolution", "trial", "val_accuracy"]
 
 
 @pytest.mark.parametrize("state", [TrialState.FAILED, TrialState.PRUNED])
 def test_what_did_not_complete_is_not_tried_again_and_in_no_row(state: TrialState) -> None:
-    strategy = Hypernet(SPACE, OBJECTIVES, by_largest, steps=3)
+    strategy = ComplexityGrid(SPACE, OBJECTIVES, by_largest, steps=3)
     assert len(exhaust(strategy, state)) == 6
-    assert strategy.table() == []
+    assert strategy.findings().rows == ()
 
 
 def test_told_its_history_it_goes_on_where_it_was() -> None:
     sampler = sampler_of(SPACE)
-    events = exhaust(Hypernet(SPACE, OBJECTIVES, sampler, steps=3))
+    events = exhaust(ComplexityGrid(SPACE, OBJECTIVES, sampler, steps=3))
     for cut in range(0, len(events), 3):
-        strategy = Hypernet(SPACE, OBJECTIVES, sampler, steps=3)
+        strategy = ComplexityGrid(SPACE, OBJECTIVES, sampler, steps=3)
         for event in events[:cut]:
             strategy.tell(event)
         following = next((e for e in events[cut:] if e.state is TrialState.RUNNING), None)
@@ -96,9 +97,9 @@ def test_told_its_history_it_goes_on_where_it_was() -> None:
 
 def test_what_exceeds_the_limits_is_left_out() -> None:
     space = PlainCNN(2, 16)
-    limited = Feasible(space, {"c1": Limit(max=8)}, lambda a: {"c1": float(a.choices["c1"])})
+    limited = bounded(space, {"c1": Limit(max=8)}, lambda a: {"c1": float(a.choices["c1"])})
     sampler = sampler_of(space)
-    proposed = {e.architecture.id for e in exhaust(Hypernet(limited, OBJECTIVES, sampler))}
+    proposed = {e.architecture.id for e in exhaust(ComplexityGrid(limited, OBJECTIVES, sampler))}
     drawn = [sampler(point) for point in grid(9, 7 / 120)]
     assert proposed == {a.id for a in drawn if int(a.choices["c1"]) <= 8}
     assert len(proposed) < len({a.id for a in drawn})
@@ -108,21 +109,18 @@ def test_it_asks_the_sampler_for_nothing_before_it_is_asked() -> None:
     def never(complexity: Sequence[float]) -> Architecture:
         raise AssertionError("the training is not to begin here")
 
-    strategy = Hypernet(SPACE, OBJECTIVES, never)
+    strategy = ComplexityGrid(SPACE, OBJECTIVES, never)
     strategy.tell(Trial(0, Proposal(SPACE.sample(Random(0)))))
-    assert strategy.table() == []
-    assert list(strategy.living()) == []
+    assert strategy.findings().rows == ()
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"steps": 0}, r"strategy\.steps: .*not 0"),
-        ({"least": 0.4}, r"strategy\.least: .*not 0\.4"),
-        ({"least": -0.1}, r"strategy\.least: .*not -0\.1"),
-        ({"sampler": None}, r"strategy\.name: hypernet must be the run's own"),
-    ],
-)
-def test_mistakes_are_refused(options: dict[str, float], message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
-        Hypernet(SPACE, OBJECTIVES, **{"sampler": by_largest, **options})  # type: ignore[arg-type]
+@pytest.mark.parametrize(("option", "value"), [("steps", 0), ("least", 0.4), ("least", -0.1)])
+def test_mistakes_are_refused(option: str, value: float) -> None:
+    told = refused(ComplexityGrid, **{option: value})
+    assert told.startswith(f"strategy.{option}: Input should be")
+    assert told.endswith(f"not {value}")
+
+
+def test_without_a_sampler_it_is_refused() -> None:
+    with pytest.raises(OptionError, match="name: hypernet must be the run's own"):
+        ComplexityGrid(SPACE, OBJECTIVES)

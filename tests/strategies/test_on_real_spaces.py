@@ -17,8 +17,6 @@ from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.darts import DARTS
 from evonas.spaces.mbconv import MBConv
 from evonas.spaces.nasbench201 import NASBench201
-from evonas.spaces.parts import cost
-from evonas.spaces.parts.feasible import Feasible
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.spaces.resnet import ResNet
 from evonas.strategies.base import Strategy
@@ -56,22 +54,21 @@ CASES = [(name, space) for name in STRATEGIES for space in SUITED.get(name, USUA
 
 
 @cache
-def limited(name: str) -> Feasible:
+def limited(name: str) -> SearchSpace:
     """A space without the networks that have more parameters than most."""
     space = SPACES[name]
     counts = sorted(params(space, space.sample(Random(seed))) for seed in range(10))
-    measure = lambda a: {"params": params(space, a)}  # noqa: E731
-    return Feasible(space, {"params": Limit(max=counts[6])}, measure)
+    return space.limited({"params": Limit(max=counts[6])}, TASK)
 
 
 def params(space: SearchSpace, architecture: Architecture) -> float:
-    return cost.count(space, architecture, TASK, ("params",))["params"]
+    return space.costs(architecture, TASK)["params"]
 
 
 def made(name: str, space: SearchSpace) -> Strategy:
     strategy = Registry().find("strategy", name)
-    handed_over = [sampler_of(space)] if strategy.samples else []
-    found: Strategy = strategy(space, VALUE, *handed_over, **OPTIONS.get(name, {}))
+    sampler = {"sampler": sampler_of(space)} if name == "hypernet" else {}
+    found: Strategy = strategy(space, VALUE, **sampler, **OPTIONS.get(name, {}))
     return found
 
 
@@ -127,7 +124,8 @@ def test_it_searches_to_the_end_and_from_any_middle(name: str, space: str, worke
     proposals = [event.proposal for event in whole if event.state is TrialState.RUNNING]
     assert len({proposal.key for proposal in proposals}) == len(proposals)
     assert len(proposals) == trials or name == "hypernet"  # its grid is all that it asks for
-    limit = feasible.limits["params"].max
+    assert feasible.limits is not None
+    limit = feasible.limits.bounds["params"].max
     beyond = [p for p in proposals if params(SPACES[space], p.architecture) > limit]
     assert not beyond
     for cut in (len(whole) // 2, len(whole) - 5):

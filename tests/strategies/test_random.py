@@ -3,10 +3,10 @@ from __future__ import annotations
 from collections import Counter
 from random import Random
 
+from conftest import bounded
 from strategies_helper import VALUE, Run, cube, total
 
 from evonas.spaces.base import SearchSpace
-from evonas.spaces.parts.feasible import Feasible
 from evonas.strategies.random import RandomSearch
 from evonas.trial import Limit
 
@@ -28,7 +28,7 @@ def test_it_is_uniform_over_the_space() -> None:
 
 def test_it_is_uniform_over_what_meets_the_limits() -> None:
     limits = {"total": Limit(max=2)}
-    space = Feasible(cube(2, 3), limits, lambda a: {"total": total(a)})
+    space = bounded(cube(2, 3), limits, lambda a: {"total": total(a)})
     assert is_uniform(space, points=6)
 
 
@@ -56,7 +56,7 @@ def test_every_point_comes_once_and_then_nothing() -> None:
 
 def test_rare_points_are_all_found() -> None:
     limits = {"total": Limit(max=1)}
-    space = Feasible(cube(3, 12), limits, lambda a: {"total": total(a)})
+    space = bounded(cube(3, 12), limits, lambda a: {"total": total(a)})
     run = Run(RandomSearch(space, VALUE))
     assert {run.start().architecture for _ in range(4)} == set(space.enumerate())
     assert run.try_start() is None

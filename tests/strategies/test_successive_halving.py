@@ -9,9 +9,9 @@ from random import Random
 from typing import Any
 
 import pytest
-from strategies_helper import VALUE, Run, cube, haphazard, total
+from strategies_helper import VALUE, Run, cube, haphazard, refused, total
 
-from evonas.errors import RecipeError
+from evonas.errors import OptionError
 from evonas.recipe.registry import Registry
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.aging_evolution import AgingEvolution
@@ -164,20 +164,6 @@ def test_children_descend_from_real_trials() -> None:
         assert sum(before[name] != after[name] for name in before) == 1
 
 
-def test_what_may_be_promoted_lives_until_it_was() -> None:
-    run = Run(halving())
-    for value in (1.0, 3.0, 2.0):
-        run.step(value)
-    assert list(run.strategy.living() or ()) == [1, 2, 0], "the best first"
-    promoted = run.start()
-    assert list(run.strategy.living() or ()) == [2, 0]
-    run.end(promoted, 4.0)
-    assert list(run.strategy.living() or ()) == [promoted.number, 2, 0], "high rungs first"
-    failed = run.start()
-    run.fail(failed)
-    assert failed.number not in set(run.strategy.living() or ())
-
-
 def test_a_small_space_is_searched_to_its_end_and_promoted_to_its_end() -> None:
     run = Run(halving(cube(2, 3)))
     while (trial := run.try_start()) is not None:
@@ -229,17 +215,15 @@ def test_any_strategy_is_a_source(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"eta": 1}, "strategy.eta: must be at least 2, not 1"),
-        ({"min_fidelity": 0.0}, r"strategy.min_fidelity: must be in \(0, 1\], not 0.0"),
-        ({"min_fidelity": 1.5}, r"strategy.min_fidelity: must be in \(0, 1\], not 1.5"),
-        ({"of": SuccessiveHalving}, "strategy.of: must propose at full effort"),
-    ],
+    ("option", "value"), [("eta", 1), ("min_fidelity", 0.0), ("min_fidelity", 1.5)]
 )
-def test_senseless_settings_are_refused(settings: dict[str, Any], reason: str) -> None:
-    with pytest.raises(RecipeError, match=reason):
-        halving(**settings)
+def test_senseless_settings_are_refused(option: str, value: float) -> None:
+    assert f"strategy.{option}: Input should be" in refused(SuccessiveHalving, **{option: value})
+
+
+def test_a_source_with_rungs_of_its_own_is_refused() -> None:
+    with pytest.raises(OptionError, match="of: must propose at full effort"):
+        halving(of=SuccessiveHalving)
 
 
 def test_one_rung_is_the_source_itself() -> None:

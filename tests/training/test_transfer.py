@@ -23,15 +23,16 @@ from evonas.evaluators.base import Context
 from evonas.evaluators.train import Train
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.training import transfer
-from evonas.training.checkpoints import write_weights
+from evonas.training.checkpoints import Checkpoints, Continued, write_weights
 from evonas.training.data import Arrays, Data, Images, Labels, split
-from evonas.training.loop import Settings, fit, parameter_groups
+from evonas.training.loop import Normalize, Settings, fit, parameter_groups
 from evonas.trial import Proposal, Trial
 
 SPACE = PlainCNN(1, 16)
 TRIAL = Trial(0, Proposal(SPACE.architecture({f"k{i}": 1 for i in range(1, 5)} | {
     f"c{i}": 16 for i in range(1, 5)
 })))  # fmt: skip
+FINAL = replace(TRIAL, proposal=replace(TRIAL.proposal, stage="final"))
 
 
 def half(upper: bool, count: int = 240) -> Data:
@@ -58,22 +59,26 @@ def half(upper: bool, count: int = 240) -> Data:
 
 
 def trained(data: Data, **options: object) -> tuple[Train, nn.Module, float]:
-    evaluator = Train(Context(SPACE, data, "cpu", 0), batch_size=20, **options)  # type: ignore[arg-type]
-    done = evaluator.retrain(TRIAL, 0, lambda step, metrics: None)
-    assert done is not None
-    assert isinstance(done.network, nn.Sequential)
-    return evaluator, done.network[1], done.metrics["val_accuracy"]
+    weights = Continued(Checkpoints(Path("weights"), 1.0))
+    world = Context(SPACE, data, "cpu", 0, weights=weights)
+    evaluator = Train(world, batch_size=20, **options)  # type: ignore[arg-type]
+    metrics = evaluator.evaluate(FINAL, lambda step, metrics: None)
+    network = SPACE.build(FINAL.architecture, data.task)
+    network.load_state_dict(dict(weights.checkpoints.read(0, stage="final").weights))
+    return evaluator, network, metrics["val_accuracy"]
+
+
+def as_a_run_keeps_it(network: nn.Module, data: Data, path: Path) -> None:
+    whole = nn.Sequential(Normalize(*data.channel_statistics()), network)
+    write_weights(path, whole.state_dict(), {})
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """Weights of a network trained on one half of the classes, as a run keeps them."""
     data = half(upper=False)
-    evaluator = Train(Context(SPACE, data, "cpu", 0), epochs=8, batch_size=20)
-    done = evaluator.retrain(TRIAL, 0, lambda step, metrics: None)
-    assert done is not None
-    assert done.network is not None
-    write_weights(tmp_path / "weights.safetensors", done.network.state_dict(), {})
+    _, network, _ = trained(data, epochs=8)
+    as_a_run_keeps_it(network, data, tmp_path / "weights.safetensors")
     return tmp_path / "weights.safetensors"
 
 
@@ -340,11 +345,12 @@ def test_half_of_cifar10_helps_with_the_other_half(shared_data: Path, tmp_path: 
     widths = {f"k{i}": 1 for i in range(1, 5)} | {f"c{i}": 16 * i for i in range(1, 5)}
     trial = Trial(0, Proposal(space.architecture(widths)))
     first, second = cifar(shared_data, range(5), 2500), cifar(shared_data, range(5, 10), 250)
-    source = Train(Context(space, first, "cpu", 0), epochs=10, batch_size=64)
-    done = source.retrain(trial, 0, lambda step, metrics: None)
-    assert done is not None
-    assert done.network is not None
-    write_weights(tmp_path / "weights.safetensors", done.network.state_dict(), {})
+    weights = Continued(Checkpoints(tmp_path / "weights", 1.0))
+    source = Train(Context(space, first, "cpu", 0, weights=weights), epochs=10, batch_size=64)
+    source.evaluate(replace(trial, proposal=replace(trial.proposal, stage="final")), print)
+    network = space.build(trial.architecture, first.task)
+    network.load_state_dict(dict(weights.checkpoints.read(0, stage="final").weights))
+    as_a_run_keeps_it(network, first, tmp_path / "weights.safetensors")
     scores: dict[str | None, list[float]] = {}
     for seed in range(2):
         for init in (None, str(tmp_path / "weights.safetensors")):

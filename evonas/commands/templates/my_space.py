@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from evonas.architecture import Architecture, Categorical, Integer
-from evonas.spaces.base import SearchSpace, Task
+from evonas import Architecture, Categorical, Count, Integer, SearchSpace, Task
 
 
 class MySpace(SearchSpace):
@@ -15,7 +14,7 @@ class MySpace(SearchSpace):
         max_depth: Most convolutions.
     """
 
-    def __init__(self, max_depth: int = 6) -> None:
+    def __init__(self, max_depth: Count = 6) -> None:
         # One named domain per choice. `ordered` and Integer: neighbouring values are alike;
         # a role lets `evonas scale` and reduced evaluations make networks larger or smaller.
         self.domains = {

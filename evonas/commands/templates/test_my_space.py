@@ -7,8 +7,7 @@ from random import Random
 
 from torch import nn
 
-from evonas.recipe.registry import Registry
-from evonas.spaces.base import Task
+from evonas import Registry, Task
 from evonas.testing import check_space
 
 PLUGINS = Path(__file__).parents[1]

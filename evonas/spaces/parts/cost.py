@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from evonas.architecture import Architecture
-from evonas.spaces.base import SearchSpace, Task
+if TYPE_CHECKING:
+    from evonas.spaces.base import Task
 
 
 def params(network: nn.Module, task: Task) -> float:
@@ -92,20 +92,10 @@ def _window(func: Any, args: tuple[Any, ...]) -> tuple[int, int]:
 COSTS: Mapping[str, Callable[[nn.Module, Task], float]] = {"params": params, "flops": flops}
 
 
-def count(
-    space: SearchSpace,
-    architecture: Architecture,
-    task: Task,
-    names: tuple[str, ...] = tuple(COSTS),
+def of_built(
+    build: Callable[[], nn.Module], task: Task, names: Iterable[str] = tuple(COSTS)
 ) -> dict[str, float]:
-    """Cost of an architecture before it is built for real.
-
-    The space's own count where it has one, in less than a millisecond; else that of a network on
-    the meta device, which takes tens of them.
-    """
-    known = space.cost(architecture, task)
-    if known is not None:
-        return {name: float(getattr(known, name)) for name in names}
+    """Costs, by their names in ``COSTS``, of a network that is built on the meta device."""
     with torch.device("meta"):
-        network = space.build(architecture, task)
+        network = build()
     return {name: COSTS[name](network, task) for name in names}

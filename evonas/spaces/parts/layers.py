@@ -140,9 +140,9 @@ class LayeredSpace(SearchSpace):
         """Build the network."""
         return network(self.layers(architecture, task))
 
-    def cost(self, architecture: Architecture, task: Task) -> Cost:
+    def costs(self, architecture: Architecture, task: Task) -> Mapping[str, float]:
         """Count it."""
-        return cost(self.layers(architecture, task), task)
+        return cost(self.layers(architecture, task), task).named()
 
 
 def _max_pool(meter: Meter, kernel_size: int, stride: int | None = None, padding: int = 0) -> None:

@@ -3,60 +3,58 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
+from typing import Any, NamedTuple
 
-from deap import base
+from deap import tools
 
-from evonas.architecture import Architecture
-from evonas.errors import RecipeError
-from evonas.trial import Trial
+from evonas.spaces.base import SearchSpace
+from evonas.trial import Objective, Proposal, Trial
 
-_NEAR = 5  # children that were tried before, for every further mutation
-
-
-class _Fitness(base.Fitness):  # type: ignore[misc]  # deap is untyped
-    def __init__(self, values: tuple[float, ...]) -> None:
-        self.weights = (1.0,) * len(values)
-        super().__init__(values)
+# After every so many children in vain a child is mutated once more: the neighbourhood is known.
+_NEAR = 5
 
 
-class Individual:
-    """What DEAP selects among: a trial with a fitness of one or more values."""
+class Individual(NamedTuple):
+    """What DEAP selects among: a trial, with a number or DEAP's own object as its fitness."""
 
-    def __init__(self, trial: Trial, *values: float) -> None:
-        self.trial = trial
-        self.fitness = _Fitness(values)
-
-
-def check_chances(**options: float) -> None:
-    """Raise RecipeError for an option of a strategy that is no probability."""
-    for name, chance in options.items():
-        if not 0 <= chance <= 1:
-            raise RecipeError(f"strategy.{name}: must be in [0, 1], not {chance}")
+    trial: Trial
+    fitness: Any
 
 
-def offspring(
-    toolbox: base.Toolbox, parents: Sequence[Trial], mutation: float, rng: Random, draw: int
-) -> Architecture:
+def individuals(trials: Iterable[Trial], objective: Objective) -> list[Individual]:
+    """Trials with their objective's value, larger being better."""
+    return [Individual(trial, objective.key(trial.metrics)) for trial in trials]
+
+
+def tournament(population: Sequence[Individual], size: int, rng: Random) -> Trial:
+    """The best of so many, drawn with replacement."""
+    with global_random(rng):
+        winner: Individual = tools.selTournament(population, 1, size)[0]
+    return winner.trial
+
+
+def child(
+    space: SearchSpace, parents: Sequence[Trial], mutation: float, rng: Random, attempt: int
+) -> Proposal:
     """A child of one parent, mutated, or of two: by crossover, and mutated with a chance.
 
     Args:
-        toolbox: With ``mate`` and ``mutate``.
-        parents: One or two.
+        space: Whose crossover and mutation these are.
+        parents: One or two; the same one twice is one that is named once.
         mutation: Probability that a child of two is mutated, too.
         rng: Draws.
-        draw: How many children were tried before, in vain: where the neighbourhood is known, they
-            are mutated further.
+        attempt: How many children were tried before, in vain.
     """
-    child: Architecture = parents[0].architecture
+    architecture = parents[0].architecture
     if len(parents) == 2:
-        child = toolbox.mate(child, parents[1].architecture, rng)
+        architecture = space.crossover(architecture, parents[1].architecture, rng)
     mutations = len(parents) == 1 or rng.random() < mutation
-    for _ in range(mutations + draw // _NEAR):
-        child = toolbox.mutate(child, rng)
-    return child
+    for _ in range(mutations + attempt // _NEAR):
+        architecture = space.mutate(architecture, rng)
+    return Proposal(architecture, parents=tuple(dict.fromkeys(trial.number for trial in parents)))
 
 
 @contextmanager

@@ -16,11 +16,20 @@ import pytest
 import torch
 from PIL import Image
 
-from evonas.datasets import base as sources
-from evonas.datasets.base import Source, load
-from evonas.errors import DataError
+from evonas.datasets.base import load
+from evonas.datasets.image_folder import ImageFolder
+from evonas.datasets.parts import images as decoding
+from evonas.errors import DataError, PluginError, RecipeError, UnknownComponent
+from evonas.recipe.options import bind
+from evonas.recipe.registry import Registry
+from evonas.recipe.schema import DatasetSection
 from evonas.training import data as data_module
 from evonas.training.data import Arrays, Data, split
+
+
+def read(name: str, path: Path = Path("data"), validation: float = 0.2, **how: Any) -> Data:
+    return load(DatasetSection(name=name, path=path, validation=validation, **how))
+
 
 # --- a data set of arrays -------------------------------------------------------------------------
 
@@ -36,7 +45,7 @@ def arrays(train: int = 60, test: int = 12, classes: int = 3, **changes: Any) ->
 
 def npz(validation: float = 0.2, seed: int = 0, **changes: Any) -> Data:
     np.savez("data.npz", **arrays(**changes))
-    return load("npz", Source(Path("data.npz"), seed=seed), validation)
+    return read("npz", Path("data.npz"), validation, seed=seed)
 
 
 def counts(labels: torch.Tensor) -> dict[int, int]:
@@ -44,7 +53,7 @@ def counts(labels: torch.Tensor) -> dict[int, int]:
 
 
 def test_digits_are_split_by_class() -> None:
-    data = load("digits", Source(Path("none")), 0.2)
+    data = read("digits", Path("none"), 0.2)
     assert [len(part) for part in (data.train, data.val, data.test) if part] == [1149, 288, 360]
     assert data.task.input_shape == (1, 8, 8)
     assert data.task.classes == 10
@@ -83,8 +92,8 @@ def test_fingerprint_changes_with_data_or_seed_and_not_otherwise() -> None:
     assert npz().fingerprint == base
     Path("elsewhere").mkdir()
     shutil.copy("data.npz", "elsewhere/other.npz")
-    assert load("cifar10", Source(Path("elsewhere/other.npz")), 0.2).fingerprint == base
-    assert load("npz", Source(Path("data.npz"), size=99, test=0.5), 0.2).fingerprint == base
+    assert read("cifar10", Path("elsewhere/other.npz"), 0.2).fingerprint == base
+    assert read("npz", Path("data.npz"), size=99, test=0.5).fingerprint == base
     pixel = arrays()["x_train"].copy()
     pixel[7, 3, 3, 0] ^= 1
     labels = arrays()["y_train"].copy()
@@ -194,7 +203,7 @@ def test_npz_is_never_unpickled(tmp_path: Path, key: str) -> None:
     objects = np.array([Bomb(marker)] * 60, dtype=object)
     np.savez("data.npz", **{**arrays(), key: objects})
     try:
-        load("npz", Source(Path("data.npz")), 0.2)
+        read("npz", Path("data.npz"), 0.2)
     except DataError as error:
         assert "allow_pickle" in str(error)  # noqa: PT017
     else:
@@ -209,7 +218,7 @@ def test_a_pickle_called_npz_is_never_unpickled(tmp_path: Path) -> None:
     marker = tmp_path / "executed"
     Path("data.npz").write_bytes(pickle.dumps(Bomb(marker)))
     with pytest.raises(DataError, match="cannot be read"):
-        load("npz", Source(Path("data.npz")), 0.2)
+        read("npz", Path("data.npz"), 0.2)
     assert not marker.exists()
 
 
@@ -220,7 +229,7 @@ def test_npz_cut_off_anywhere(save: Callable[..., None]) -> None:
     for share in (0.0, 0.001, 0.1, 0.5, 0.9, 0.999):
         Path("data.npz").write_bytes(whole[: int(len(whole) * share)])
         with pytest.raises(DataError, match=r"data\.npz cannot be read") as caught:
-            load("npz", Source(Path("data.npz")), 0.2)
+            read("npz", Path("data.npz"), 0.2)
         assert "\n" not in str(caught.value)
 
 
@@ -235,7 +244,7 @@ def test_npz_with_wrong_bytes_is_refused_or_fits(save: Callable[..., None]) -> N
         damaged[rng.integers(0, len(whole), 10)] = rng.integers(0, 256, 10)
         Path("data.npz").write_bytes(damaged.tobytes())
         try:
-            load("npz", Source(Path("data.npz")), 0.2)
+            read("npz", Path("data.npz"), 0.2)
         except DataError:
             refused += 1
     assert refused > 90  # bytes that the checksums do not cover do no harm
@@ -249,7 +258,7 @@ def test_other_things_called_npz() -> None:
         archive.writestr("x_train", "hello")
     for name in ("one.npz", "folder.npz", "text.npz", "absent.npz", "n" * 300 + ".npz"):
         with pytest.raises(DataError, match="dataset npz"):
-            load("npz", Source(Path(name)), 0.2)
+            read("npz", Path(name), 0.2)
 
 
 # --- image_folder ---------------------------------------------------------------------------------
@@ -269,7 +278,7 @@ def folder(root: Path, per_class: int = 10, classes: str = "ab", **how: Any) -> 
 
 
 def image_folder(root: Path = Path("images"), **how: Any) -> Data:
-    return load("image_folder", Source(root, **how), 0.25)
+    return read("image_folder", root, 0.25, **how)
 
 
 def test_one_folder_per_class() -> None:
@@ -318,7 +327,7 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
     folder(Path("images"), mode="L")
     ramp = (np.arange(144).reshape(12, 12) * 256).astype(np.uint16)
     Image.fromarray(ramp).save("images/a/0.png")
-    found = sources.image_folder("x", Source(Path("images"), test=0.5))
+    found = ImageFolder(Path("images"), test=0.5).read()
     seen = [image for part in (found.train, found.test) for image in part[0]]
     assert any(np.array_equal(image, ramp >> 8) for image in seen)
 
@@ -342,8 +351,8 @@ def test_a_wide_image_is_cut_in_its_centre() -> None:
     wide = np.zeros((10, 30, 3), np.uint8)
     wide[:, 10:20] = 200
     Image.fromarray(wide).save("wide.png")
-    assert sources._decode([Path("wide.png")], (10, 10), "RGB").min() == 200
-    assert sources._decode([Path("wide.png")], (5, 5), "RGB").shape == (1, 5, 5, 3)
+    assert decoding.decode([Path("wide.png")], (10, 10), "RGB").min() == 200
+    assert decoding.decode([Path("wide.png")], (5, 5), "RGB").shape == (1, 5, 5, 3)
 
 
 @pytest.mark.parametrize("parts", [("train",), ("train", "val"), ("train", "val", "test")])
@@ -466,7 +475,7 @@ def test_no_network(tmp_path: Path, name: str, file: str, there: bool) -> None:
         path.mkdir(parents=True)
     start = time.perf_counter()
     with pytest.raises(DataError) as caught:
-        load(name, Source(path), 0.1)
+        read(name, path, 0.1)
     assert time.perf_counter() - start < 30  # importing torchvision takes most of it
     message = str(caught.value)
     for part in (str(tmp_path / path), file, "--set dataset.path=FOLDER", "download failed"):
@@ -481,7 +490,7 @@ def test_the_users_files_stay_when_a_download_fails() -> None:
     Path("data").mkdir()
     Path("data/mine.txt").write_text("precious")
     with pytest.raises(DataError):
-        load("mnist", Source(Path("data")), 0.1)
+        read("mnist", Path("data"), 0.1)
     assert [p.name for p in Path("data").rglob("*")] == ["mine.txt"]
 
 
@@ -501,7 +510,7 @@ def test_cifar10_from_its_files() -> None:
     (root / CIFAR10.meta["filename"]).write_bytes(pickle.dumps(meta))
     with pytest.MonkeyPatch.context() as patch:  # the checksums are those of the real contents
         patch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
-        data = load("cifar10", Source(Path("data")), 0.2)
+        data = read("cifar10", Path("data"), 0.2)
     assert (len(data.train), len(data.val), len(data.test or [])) == (80, 20, 20)
     assert data.classes[3] == "class 3"
     assert data.task.input_shape == (3, 32, 32)
@@ -515,3 +524,108 @@ def test_split_refuses_what_no_loader_should_give() -> None:
     y = np.arange(20) % 2
     with pytest.raises(DataError, match="here: x_test must be uint8"):
         split(Arrays((x, y), (x.astype(float), y)), 0.2, 0, "here")
+
+
+# --- options, and data sets of one's own ----------------------------------------------------------
+
+MINE = '''
+from pathlib import Path
+import numpy as np
+from evonas import Arrays, DataError, Dataset, OptionError
+
+class Mine(Dataset):
+    """Stripes, as many as asked for."""
+
+    def __init__(self, path: Path, seed: int, stripes: int = 2, fault: str = ""):
+        self.path, self.seed, self.stripes, self.fault = path, seed, stripes, fault
+        if fault == "option":
+            raise OptionError("stripes", "are too many")
+
+    def read(self):
+        if self.fault == "code":
+            raise KeyError("nothing")
+        if self.fault == "data":
+            raise DataError(f"no file {self.path}")
+        if self.fault == "system":
+            open(self.path / "absent")
+        x = np.full((20, 8, 8), self.seed, np.uint8)
+        y = np.arange(20) % self.stripes
+        return Arrays((x, y), (x, y))
+'''
+
+
+@pytest.fixture
+def plugins(tmp_path: Path) -> Registry:
+    folder = tmp_path / "plugins" / "datasets"
+    folder.mkdir(parents=True)
+    (folder / "mine.py").write_text(MINE)
+    return Registry((tmp_path / "plugins",))
+
+
+def mine(registry: Registry, **keys: Any) -> Data:
+    return load_from(registry, name="mine", validation=0.2, **keys)
+
+
+def load_from(registry: Registry, **keys: Any) -> Data:
+    section = DatasetSection(**keys)
+    return load(section, bind(registry, "dataset", section, "dataset"))
+
+
+def test_a_plugin_is_given_the_keys_of_the_section_that_it_asks_for(plugins: Registry) -> None:
+    data = mine(plugins, seed=7, stripes=4)
+    assert data.task.input_shape == (1, 8, 8)
+    assert data.task.classes == 4
+    assert int(data.train.images[0, 0, 0, 0]) == 7
+    assert mine(plugins, size=16).task.input_shape == (1, 16, 16), "it asks for no size"
+
+
+def test_an_npz_is_a_plugins_own_to_read(plugins: Registry) -> None:
+    np.savez("data.npz", **arrays())
+    assert mine(plugins, path=Path("data.npz")).task.input_shape == (1, 8, 8)
+    assert read("digits", Path("data.npz")).task.input_shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "complaint"),
+    [
+        ("option", RecipeError, "dataset.stripes: are too many"),
+        ("data", DataError, "dataset mine: no file .*/data"),
+        ("system", DataError, "dataset mine: .*/data/absent: No such file or directory"),
+        ("code", PluginError, "mine:Mine cannot be read: KeyError: 'nothing'"),
+    ],
+)
+def test_a_plugins_faults_are_its_own(
+    plugins: Registry, fault: str, error: type[Exception], complaint: str
+) -> None:
+    with pytest.raises(error, match=complaint) as caught:
+        mine(plugins, fault=fault)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "complaint"),
+    [
+        (
+            {"name": "digits", "pth": "x"},
+            r"dataset\.pth: unknown key\. Did you mean 'path'\? Known: ",
+        ),
+        ({"name": "digits", "shape": 3}, "unknown key. Known: test, seed, path, size, validation"),
+        ({"name": "mine", "stripe": 3}, "dataset.stripe: unknown key. Did you mean 'stripes'"),
+        ({"name": "mine", "stripes": True}, "dataset.stripes: must not be true"),
+        ({"name": "mine", "stripes": "three"}, "dataset.stripes: .* valid integer.*'three'"),
+    ],
+)
+def test_unknown_options_are_refused(
+    plugins: Registry, keys: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(RecipeError, match=complaint):
+        load_from(plugins, **keys)
+
+
+def test_unknown_data_sets_are_answered_with_the_nearest(plugins: Registry) -> None:
+    with pytest.raises(UnknownComponent, match=r"unknown data set 'mime'\. Did you mean 'mine'\?"):
+        load_from(plugins, name="mime")
+    with pytest.raises(
+        UnknownComponent, match=r"'cifar'\. Did you mean 'cifar10+'\? Known: cifar10, "
+    ):
+        load(DatasetSection(name="cifar"))

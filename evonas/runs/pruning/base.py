@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import optuna
-from optuna.pruners import BasePruner, MedianPruner, SuccessiveHalvingPruner
+from optuna.pruners import BasePruner
 
-from evonas.errors import RecipeError, at_least
+from evonas.errors import RecipeError
 from evonas.trial import Objective, Trial, TrialState
 
 _END = {
@@ -23,44 +22,15 @@ _END = {
 }
 
 
-class Median(MedianPruner):
-    """Stop a trial whose best value so far is below the median of the completed trials' values.
+class Rule(BasePruner):
+    """When a running trial is hopeless: a pruner of Optuna's, by its name and options in recipes.
 
-    The median is taken over their values at the same step. Golovin et al., Google Vizier, KDD 2017.
-
-    Args:
-        startup_trials: Completed trials before the first one is stopped.
-        warmup_steps: Steps before this one stop no trial; steps usually count epochs from 1.
-        interval_steps: A trial is judged once in so many steps.
+    Options are the annotated arguments of the constructor. The one method, ``prune(study, trial)``,
+    is asked at every new step of a trial's curve: ``trial.last_step`` and
+    ``trial.intermediate_values`` are its curve so far, ``study.get_trials(deepcopy=False)`` the
+    other trials of its fidelity with theirs. Larger is better, whatever the objective's direction.
+    A resumed run goes on with a fresh one, which is asked again at every step of the history.
     """
-
-    def __init__(
-        self, startup_trials: int = 5, warmup_steps: int = 0, interval_steps: int = 1
-    ) -> None:
-        at_least("pruning", 0, startup_trials=startup_trials, warmup_steps=warmup_steps)
-        at_least("pruning", 1, interval_steps=interval_steps)
-        super().__init__(startup_trials, warmup_steps, interval_steps)
-
-
-class SuccessiveHalving(SuccessiveHalvingPruner):
-    """Go on at a rung only with the best of all trials that reached it.
-
-    Rungs are the steps ``min_steps`` times a power of ``reduction_factor``. This is the form that
-    stops trials and never waits: Li et al., A system for massively parallel hyperparameter tuning,
-    MLSys 2020. The first trials are judged by few others.
-
-    Args:
-        min_steps: The lowest rung.
-        reduction_factor: One of so many trials passes a rung; the paper's eta.
-    """
-
-    def __init__(self, min_steps: int = 1, reduction_factor: int = 3) -> None:
-        at_least("pruning", 1, min_steps=min_steps)
-        at_least("pruning", 2, reduction_factor=reduction_factor)
-        super().__init__(min_steps, reduction_factor)
-
-
-RULES: Mapping[str, type[Any]] = {"median": Median, "successive_halving": SuccessiveHalving}
 
 
 class Pruner:
@@ -74,13 +44,13 @@ class Pruner:
 
     Args:
         objectives: Exactly one; its metric is looked for on the curves.
-        rule: An Optuna pruner.
+        rule: Says so.
 
     Raises:
         RecipeError: There are several objectives.
     """
 
-    def __init__(self, objectives: Sequence[Objective], rule: BasePruner) -> None:
+    def __init__(self, objectives: Sequence[Objective], rule: Rule) -> None:
         if len(objectives) != 1:
             raise RecipeError(f"pruning: takes one objective, not {len(objectives)}")
         optuna.logging.set_verbosity(optuna.logging.WARNING)

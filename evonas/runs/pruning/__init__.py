@@ -1,0 +1,1 @@
+"""Early stopping within a trial: one file per rule."""

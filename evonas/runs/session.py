@@ -1,0 +1,155 @@
+"""What the stages of a run share: the same loop, journal and trackers, and the wish to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from evonas.runs.assemble import Assembly
+from evonas.runs.journal import Journal
+from evonas.runs.search import Budget, End, Search
+from evonas.spaces.base import SearchSpace
+from evonas.strategies.base import Strategy
+from evonas.trackers.base import Tracker
+from evonas.trial import Proposal, Stage, Trial, TrialState
+from evonas.trials import Trials
+
+
+class Stopped(Exception):
+    """The user wants to stop; what is in the journal is kept, and resuming goes on from there."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """One process's work on a run.
+
+    Attributes:
+        assembly: The run's parts.
+        folder: The run folder.
+        journal: The run's, held by this process.
+        trackers: Told of everything.
+        stopping: Whether the user wants to stop.
+    """
+
+    assembly: Assembly
+    folder: Path
+    journal: Journal
+    trackers: tuple[Tracker, ...]
+    stopping: Callable[[], bool]
+
+    def note(self, message: str) -> None:
+        """Tell the trackers something that a person wants to know."""
+        for tracker in self.trackers:
+            tracker.note(message)
+
+    def record(self, event: Trial) -> None:
+        """Write an event down, then tell the trackers."""
+        self.journal.append(event)
+        for tracker in self.trackers:
+            tracker.record(event)
+
+    def trials(self, stage: Stage = "search") -> Trials:
+        """What is known of a stage; only the search's trials are ranked by the objectives."""
+        objectives = self.assembly.objectives if stage == "search" else ()
+        return Trials(objectives, self.journal.events, stage)
+
+    def search(self, strategy: Strategy) -> End:
+        """Go on with the search until it ends.
+
+        Raises:
+            TooManyFailures: If trials fail one after another.
+        """
+        assembly, events = self.assembly, tuple(self.journal.events)
+        with assembly.executor() as executor:
+            search = Search(
+                strategy,
+                executor,
+                assembly.budget,
+                assembly.recipe.seed,
+                events,
+                self.stopping,
+                assembly.pruner(),
+            )
+            for event in search:
+                self.record(event)
+        return search.end
+
+    def train(self, proposals: Sequence[Proposal]) -> list[Trial]:
+        """Train these proposals of one later stage, but for those that were tried before.
+
+        Returns:
+            The last event of each, in their order: COMPLETE or FAILED.
+
+        Raises:
+            Stopped: If the user wants to stop before all have ended.
+        """
+        stage = proposals[0].stage
+        known = self.trials(stage)
+        missing = [p for p in proposals if p.key not in known.proposed]
+        if missing or known.running:
+            plan = Plan(self.assembly.space, proposals)
+            elapsed = max((event.elapsed for event in self.journal.events), default=0.0)
+            with self.assembly.final_executor(len(missing) + len(known.running)) as executor:
+                search = Search(
+                    plan,
+                    executor,
+                    Budget(max_failures=None),
+                    self.assembly.recipe.seed,
+                    tuple(self.journal.events),
+                    self.stopping,
+                    _Narrator(self.note),
+                    stage,
+                    elapsed,
+                )
+                for event in search:
+                    self.record(event)
+            known = self.trials(stage)
+        by_key = {trial.proposal.key: trial for trial in known.latest.values()}
+        results = [by_key[p.key] for p in proposals if p.key in by_key]
+        ended = [trial for trial in results if trial.state is not TrialState.RUNNING]
+        if len(ended) < len(proposals):
+            raise Stopped
+        return ended
+
+    def begin_again(self, trials: Sequence[Trial]) -> None:
+        """Have trials that ended run once more, by their numbers, when ``train`` is called next."""
+        for trial in trials:
+            self.record(Trial(trial.number, trial.proposal, elapsed=trial.elapsed))
+
+
+class Plan(Strategy):
+    """Proposals that are given, in their order, each once.
+
+    Args:
+        space: Not asked: the proposals may exceed its limits.
+        proposals: Of one stage.
+    """
+
+    def __init__(self, space: SearchSpace, proposals: Sequence[Proposal]) -> None:
+        super().__init__(space, ())
+        self.told = Trials(stage=proposals[0].stage)
+        self._proposals = tuple(proposals)
+
+    def ask(self, rng: Random) -> Proposal | None:
+        """The first that was not made."""
+        return next((p for p in self._proposals if p.key not in self.told.proposed), None)
+
+
+class _Narrator:
+    """Says what final trainings report; stops none."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note
+        self._running: dict[int, Proposal] = {}
+
+    def tell(self, trial: Trial) -> None:
+        self._running[trial.number] = trial.proposal
+
+    def should_stop(self, number: int, step: int, metrics: Mapping[str, float]) -> bool:
+        proposal = self._running[number]
+        values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        source = ", ".join(map(str, proposal.parents))
+        self._note(f"  trial {source}, seed {proposal.repeat}, step {step}: {values}")
+        return False

@@ -1,0 +1,92 @@
+"""What is known when a run ends: written into its folder, and read from there again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evonas import files
+from evonas.report import page
+from evonas.report.table import comma_separated
+from evonas.runs import audit, final
+from evonas.runs.session import Session
+from evonas.strategies.base import Strategy
+from evonas.trackers.base import Report
+from evonas.trial import Objective, Trial
+from evonas.trials import Trials
+
+_REPORT = "report.json"  # what of the report the other files do not say
+_TABLE = "table.csv"
+
+
+def write(session: Session, status: str, reason: str, strategy: Strategy) -> Report:
+    """Write ``report.json``, ``report.html`` and, if the strategy ends with rows, ``table.csv``.
+
+    Args:
+        session: The run's.
+        status: "finished", "interrupted" or "failed".
+        reason: One sentence: why the run ended.
+        strategy: Told all of the search.
+
+    Raises:
+        StorageError: If the disk does not take it.
+    """
+    folder, assembly = session.folder, session.assembly
+    findings = strategy.findings()
+    said: dict[str, Any] = {
+        "status": status,
+        "reason": reason,
+        "acceptance": assembly.space.acceptance,
+        "remarks": list(findings.lines),
+        "table": [dict(row) for row in findings.rows],
+    }
+    if said["table"]:
+        files.store(folder / _TABLE, comma_separated(said["table"]))
+    files.store(folder / _REPORT, json.dumps(said))
+    report = _report(folder, assembly.objectives, session.journal.events, said)
+    page.write(folder, assembly.recipe.name, assembly.objectives, session.journal.events, report)
+    return report
+
+
+def read(folder: Path, objectives: Sequence[Objective], events: Sequence[Trial]) -> Report | None:
+    """The report of a run that ended, as its folder says now; None if it never did."""
+    if not (folder / _REPORT).exists():
+        return None
+    return _report(folder, objectives, events, json.loads((folder / _REPORT).read_text()))
+
+
+def status(folder: Path) -> str | None:
+    """How the last session ended; None if it never did."""
+    path = folder / _REPORT
+    return json.loads(path.read_text())["status"] if path.exists() else None
+
+
+def _report(
+    folder: Path,
+    objectives: Sequence[Objective],
+    events: Sequence[Trial],
+    said: Mapping[str, Any],
+) -> Report:
+    trials = Trials(objectives, events)
+    best, final_metrics = trials.best, {}
+    concluded = final.stored(folder)
+    if concluded is not None and said["status"] == "finished":
+        best, final_metrics = trials.latest[concluded["trial"]], concluded["metrics"]
+    examined = audit.stored(folder)
+    return Report(
+        status=said["status"],
+        reason=said["reason"],
+        trials=trials.counts(),
+        seconds=max((trial.elapsed for trial in trials.latest.values()), default=0.0),
+        incumbent=best,
+        front=trials.front(),
+        final=final_metrics,
+        acceptance=said["acceptance"],
+        audit=examined.metrics if examined else {},
+        verdict=examined.sentence if examined else "",
+        hypervolume=trials.hypervolume,
+        remarks=tuple(said["remarks"]),
+        table=tuple(said["table"]),
+    )

@@ -1,0 +1,75 @@
+"""A recipe's ``constraints``: what the space counts is the space's, the rest the trials'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from evonas.errors import RecipeError
+from evonas.recipe import reading
+from evonas.recipe.registry import Registry
+from evonas.runs.assemble import Assembly, assemble
+from evonas.trial import Limit
+
+PLUGIN = '''
+from evonas.spaces.plain_cnn import PlainCNN
+
+class Warm(PlainCNN):
+    """What a network heats is a cost of this space's own."""
+
+    counted = (*PlainCNN.counted, "joules")
+
+    def costs(self, architecture, task):
+        return {**super().costs(architecture, task), "joules": float(architecture.choices["c1"])}
+'''
+Assemble = Callable[..., Assembly]
+
+
+@pytest.fixture
+def assembled(images: Callable[..., Path], tmp_path: Path) -> Assemble:
+    folder = tmp_path / "plugins" / "spaces"
+    folder.mkdir(parents=True)
+    (folder / "warm.py").write_text(PLUGIN)
+
+    def make(space: str, **limits: dict[str, float]) -> Assembly:
+        content = {
+            "name": "limits",
+            "dataset": {"name": "npz", "path": str(images())},
+            "space": space,
+            "strategy": "random",
+            "evaluation": {"name": "train", "epochs": 1},
+            "constraints": limits,
+            "budget": {"trials": 1},
+            "executor": {"device": "cpu"},
+            "tracking": "console",
+        }
+        registry = Registry((tmp_path / "plugins",))
+        return assemble(reading.validate(content, "recipe"), registry, tmp_path / "run")
+
+    return make
+
+
+def test_a_cost_of_the_spaces_own_is_a_hard_limit(assembled: Assemble) -> None:
+    assembly = assembled("warm", joules={"max": 8}, params={"max": 1e6})
+    assert assembly.space.limits is not None
+    assert set(assembly.space.limits.bounds) == {"joules", "params"}
+    assert all(int(assembly.space.sample(Random(n)).choices["c1"]) <= 8 for n in range(20))
+    assert assembly.acceptance is not None
+    assert assembly.evaluator.context.limits == {}
+
+
+def test_a_metric_is_limited_where_it_is_measured(assembled: Assemble) -> None:
+    assembly = assembled("plain_cnn", val_accuracy={"min": 0.5})
+    assert assembly.space.limits is assembly.acceptance is None
+    assert assembly.evaluator.context.limits == {"val_accuracy": Limit(min=0.5)}
+
+
+def test_what_neither_gives_is_refused(assembled: Assemble) -> None:
+    for name in ("joules", "juoles"):
+        with pytest.raises(RecipeError, match=f"^constraints.{name}: .* counts no such cost"):
+            assembled("plain_cnn", **{name: {"max": 8}})
+    with pytest.raises(RecipeError, match=r"Did you mean 'joules'\? Known: params, flops, jou"):
+        assembled("warm", juoles={"max": 8})
