@@ -17,7 +17,7 @@ from torchvision import models
 from evonas.recipe import reading
 from evonas.recipe.registry import Registry
 from evonas.runs import run
-from evonas.spaces.nasbench201 import OPERATIONS
+from evonas.spaces.nasbench201 import NASBench201
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 TINY = ("budget.trials=2", "executor.name=serial", "tracking.name=console")
@@ -63,7 +63,7 @@ def table(folder: Path) -> Path:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["architecture", "valid_12ep", "test_200ep", "params_M"])
-        for a, b, c, d, e, f in itertools.product(OPERATIONS, repeat=6):
+        for a, b, c, d, e, f in itertools.product(NASBench201.operations, repeat=6):
             key = f"|{a}~0|+|{b}~0|{c}~1|+|{d}~0|{e}~1|{f}~2|"
             writer.writerow([key, len(key), len(key) + 1, 0.5])
     return path

@@ -25,7 +25,7 @@ from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.evaluators.parts.hypernetwork import Hypernetwork, draw, uniform_weights
 from evonas.evaluators.parts.one_shot import SharedWeights
 from evonas.recipe.options import Count, Decay, Positive
-from evonas.spaces.darts import DARTS, KINDS, kinds
+from evonas.spaces.darts import DARTS, OPERATIONS_BY_KIND, count_kinds
 from evonas.spaces.parts.supernet import Supernet
 from evonas.strategies.hypernet import COMPLEXITY, Sampler
 from evonas.training.augmentation import Augmentation
@@ -36,7 +36,7 @@ from evonas.trial import Trial
 
 # ``none`` is no choice of the hypernetwork: it would win by being free, and the counts of the
 # three kinds would not sum to the number of edges.
-OPERATIONS = tuple(operation for kind in COMPLEXITY for operation in KINDS[kind])
+NUMBERED = tuple(name for kind in COMPLEXITY for name in OPERATIONS_BY_KIND[kind])
 _HIDDEN = 16
 _LONGEST = 5.0  # gradient, as in DARTS
 _MOMENTA = (0.5, 0.999)  # Adam's, as DARTS has them for architectures
@@ -112,7 +112,7 @@ class Hypernet(SharedWeights):
 
     def score(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """Accuracy with the shared weights, costs, and the number of operations of each kind."""
-        counts = kinds(trial.architecture)
+        counts = count_kinds(trial.architecture)
         metrics = super().score(trial, report)
         return {**metrics, **{kind: float(counts[kind]) for kind in COMPLEXITY}}
 
@@ -138,7 +138,7 @@ class Hypernet(SharedWeights):
         return self._architecture(self._trained.hypernetwork.choices(weights))
 
     def _architecture(self, numbers: Sequence[int]) -> Architecture:
-        operations = (OPERATIONS[number] for number in numbers)
+        operations = (NUMBERED[number] for number in numbers)
         return self._space.architecture(dict(zip(self._space.domains, operations, strict=True)))
 
     @cached_property
@@ -147,7 +147,7 @@ class Hypernet(SharedWeights):
         supernet = self._initial_supernet()
         # On the CPU: it is tiny, and its draws must be known there to build the path.
         rng = torch.Generator().manual_seed(self._seed("hypernetwork"))
-        sizes = [len(KINDS[kind]) for kind in COMPLEXITY]
+        sizes = [len(OPERATIONS_BY_KIND[kind]) for kind in COMPLEXITY]
         trained = _Trained(supernet, Hypernetwork(sizes, self._costs, _HIDDEN, rng))
         optimizers = (
             torch.optim.AdamW(supernet.parameters(), weight_decay=self._decay),
@@ -183,7 +183,7 @@ class Hypernet(SharedWeights):
         if path is not None and path.exists():
             times = json.loads(path.read_text())
         else:
-            times = [self._latency(operation) / edges for operation in OPERATIONS]
+            times = [self._latency(operation) / edges for operation in NUMBERED]
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 files.write(path, json.dumps(times).encode())
@@ -197,7 +197,7 @@ class Hypernet(SharedWeights):
 
     def _flops(self) -> torch.Tensor:
         """FLOPs of an operation on an edge, over all cells of its kind, (E, O)."""
-        choices = dict.fromkeys(self._space.domains, OPERATIONS[0])
+        choices = dict.fromkeys(self._space.domains, NUMBERED[0])
 
         def flops(**changed: str) -> float:
             architecture = self._space.architecture({**choices, **changed})
@@ -206,7 +206,7 @@ class Hypernet(SharedWeights):
         without = flops()
         return torch.tensor(
             [
-                [1 + flops(**{edge: operation}) - without for operation in OPERATIONS]  # none is 0
+                [1 + flops(**{edge: operation}) - without for operation in NUMBERED]  # none is 0
                 for edge in self._space.domains
             ]
         )

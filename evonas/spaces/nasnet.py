@@ -9,27 +9,39 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from random import Random
+from typing import Annotated, NamedTuple
 
-from torch import nn
+from pydantic import Field
 
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
-from evonas.spaces.base import Condition, SearchSpace, Task, at_least
+from evonas.recipe.options import Count
+from evonas.spaces.base import Condition, Task
 from evonas.spaces.parts.cell_operations import OPERATIONS
-from evonas.spaces.parts.cells import INPUTS, Cell, Element, Pair, Stack
+from evonas.spaces.parts.cells import CELLS, INPUTS, STEM, Cell, Edge, Place, stacked
+from evonas.spaces.parts.layers import Layer, LayeredSpace
 
 _COMBINATIONS = 5
-_STATES = range(len(INPUTS), len(INPUTS) + _COMBINATIONS)  # that combinations make
-_CELLS = ("normal", "reduction")
+_STATES = range(len(INPUTS), len(INPUTS) + _COMBINATIONS)  # Those that combinations make.
 _SIDES = ("left", "right")
 _STAGES = (1, 2, 3)
 _OUTPUTS = ("unused", "all", *(f"unused+{state}" for state in range(_STATES[-1])))
-_AROUND = 0.1  # share of the mutations that change what is not within a cell
+_AROUND = 0.1  # The share of the mutations that change what is not within a cell.
 _NAMES = tuple(OPERATIONS)
 _NUMBER = {name: number for number, name in enumerate(_NAMES)}
-_Code = tuple[tuple[int, int], tuple[int, int]]  # state and operation, twice
+_Code = tuple[tuple[int, int], tuple[int, int]]  # State and operation, twice.
 
 
-class NASNetCell(SearchSpace):
+class Element(NamedTuple):
+    """Half of a combination: an operation on a hidden state."""
+
+    state: int
+    operation: str
+
+
+Pair = tuple[Element, Element]
+
+
+class NASNet(LayeredSpace):
     """A normal and a reduction cell of pairwise combinations, stacked in three stages.
 
     A combination takes two states and an operation on each, and adds them up to a new state. States
@@ -57,8 +69,9 @@ class NASNetCell(SearchSpace):
         max_filters: Of the first stage; in steps of 4, sampled log-uniformly.
     """
 
-    def __init__(self, max_repeats: int = 6, max_filters: int = 48) -> None:
-        at_least(max_repeats=(max_repeats, 1), max_filters=(max_filters, 4))
+    def __init__(
+        self, max_repeats: Count = 6, max_filters: Annotated[int, Field(ge=4)] = 48
+    ) -> None:
         self.domains: dict[str, Domain] = {
             "combinations": Integer(_COMBINATIONS - 1, _COMBINATIONS),
             "filters": Integer(4, max_filters, step=4, log=True, role="width"),
@@ -66,7 +79,7 @@ class NASNetCell(SearchSpace):
         for stage in _STAGES:
             self.domains[f"repeats{stage}"] = Integer(1, max_repeats, role="depth")
         self.conditions: dict[str, Condition] = {}
-        for cell in _CELLS:
+        for cell in CELLS:
             self._declare(cell)
             self.domains[f"{cell}_output"] = Categorical(_OUTPUTS)
         inner = {name for name in self.domains if name.endswith(("_op", "_input"))}
@@ -84,7 +97,7 @@ class NASNetCell(SearchSpace):
     def canonical(self, choices: Mapping[str, Value]) -> Mapping[str, Value]:
         """States in the order that makes the cell's description the first of all orders."""
         settled = dict(choices)
-        for cell in _CELLS:
+        for cell in CELLS:
             settled |= _spelled(cell, *_ordered(*_read(cell, choices)))
         return settled
 
@@ -95,7 +108,7 @@ class NASNetCell(SearchSpace):
     def _mutant(self, choices: Mapping[str, Value], rng: Random) -> Mapping[str, Value]:
         if rng.random() < _AROUND:
             return self._changed_around(choices, rng)
-        cell = rng.choice(_CELLS)
+        cell = rng.choice(CELLS)
         pairs, output = _read(cell, choices)
         place, side = rng.randrange(len(pairs)), rng.randrange(len(_SIDES))
         pair = list(pairs[place])
@@ -116,13 +129,10 @@ class NASNetCell(SearchSpace):
             child |= {gained: self.domains[gained].sample(rng) for gained in self.conditions}
         return child
 
-    def build(self, architecture: Architecture, task: Task) -> nn.Module:
-        """Build the network."""
-        return _stack(architecture).build(task)
-
-    def costs(self, architecture: Architecture, task: Task) -> Mapping[str, float]:
-        """Count it."""
-        return _stack(architecture).cost(task).named()
+    def layers(self, architecture: Architecture, task: Task) -> Mapping[str, Layer]:
+        """The network's layers."""
+        filters = STEM * int(architecture.choices["filters"])
+        return stacked(task, filters, list(_places(architecture.choices)))
 
 
 def _has_all(choices: Mapping[str, Value]) -> bool:
@@ -212,14 +222,36 @@ def _descendants(pairs: Sequence[Pair], place: int) -> set[int]:
     return found
 
 
-def _stack(architecture: Architecture) -> Stack:
-    choices = architecture.choices
-    cells = []
-    for name in _CELLS:
-        pairs, output = _read(name, choices)
-        cells.append(Cell(tuple(pairs), tuple(_concatenated(pairs, output))))
-    repeats = tuple(int(choices[f"repeats{stage}"]) for stage in _STAGES)
-    return Stack(cells[0], cells[1], repeats, int(choices["filters"]))
+def _places(choices: Mapping[str, Value]) -> Iterator[Place]:
+    """The cells in a row. The name of one does not depend on how many come before its stage."""
+    read = (_read(cell, choices) for cell in CELLS)
+    normal, reduction = (_cell(pairs, _concatenated(pairs, output)) for pairs, output in read)
+    for stage in _STAGES:
+        filters = int(choices["filters"]) * 2 ** (stage - 1)
+        if stage > 1:
+            yield Place(f"reduction{stage - 1}", reduction, filters, stride=2)
+        for number in range(1, int(choices[f"repeats{stage}"]) + 1):
+            yield Place(f"stage{stage}_cell{number}", normal, filters)
+
+
+def _cell(pairs: Sequence[Pair], output: Sequence[int]) -> Cell:
+    """Edges are named by the state that they help to make, their side, and their kind.
+
+    An input that is put out must be as large as the nodes: a node of its own stands for it.
+    """
+    nodes: list[tuple[Edge, ...]] = []
+    for made, pair in enumerate(pairs, start=len(INPUTS)):
+        left, right = (
+            Edge(f"{made}_{side}_{OPERATIONS[operation].kind}", state, OPERATIONS[operation])
+            for side, (state, operation) in zip(_SIDES, pair, strict=True)
+        )
+        nodes.append((left, right))
+    states = list(output)
+    for place, state in enumerate(output):
+        if state in INPUTS:
+            states[place] = len(INPUTS) + len(nodes)
+            nodes.append((Edge(f"output_{state}", state, OPERATIONS["identity"]),))
+    return Cell(tuple(nodes), tuple(states))
 
 
 _SHORT = {
@@ -270,7 +302,7 @@ _AMOEBANET = {
     ),
 }
 _PNASNET = dict.fromkeys(
-    _CELLS,
+    CELLS,
     _published("all", "0:s5 0:max", "1:s7 1:max", "1:s5 1:s3", "4:s3 1:max", "0:s3 1:id"),
 )
 _DARTS = {

@@ -13,18 +13,10 @@ from torch import nn
 
 from evonas.architecture import Architecture
 from evonas.errors import InvalidArchitecture, RecipeError
+from evonas.recipe.options import check
 from evonas.spaces.base import Task
-from evonas.spaces.darts import (
-    DARTS,
-    EDGES,
-    OPERATIONS,
-    _Cell,
-    _cells_of,
-    _Edge,
-    _edges,
-    _Place,
-    kinds,
-)
+from evonas.spaces.darts import DARTS, EDGES, _cell, _count_cells, _edges, count_kinds
+from evonas.spaces.parts.cells import Cells, Place
 
 SPACE = DARTS(channels=2)
 CIFAR = Task(channels=3, height=32, width=32, classes=10)
@@ -56,7 +48,8 @@ def drawn(count: int, space: DARTS = SPACE) -> list[Architecture]:
     for seed in range(count):
         rng = Random(seed)
         choices = {
-            name: rng.choice(OPERATIONS) if rng.random() < 0.2 else "none" for name in space.domains
+            name: rng.choice(DARTS.operations) if rng.random() < 0.2 else "none"
+            for name in space.domains
         }
         found.append(space.architecture(choices))
     return found
@@ -65,10 +58,11 @@ def drawn(count: int, space: DARTS = SPACE) -> list[Architecture]:
 def cell_of(edges: Mapping[str, str], stride: int = 1) -> nn.Module:
     """A cell of two channels whose inputs come in as they are; edges such as ``0_2``."""
     named = {f"normal_{edge}": operation for edge, operation in edges.items()}
-    place = _Place("cell", _edges("normal", only(**named).choices), 2, stride, reduced=False)
-    built = _Cell(place, 2, 2)
-    for state in built.inputs:
-        built.inputs[state] = nn.Identity()
+    place = Place("cell", _cell(_edges("normal", only(**named).choices)), 2, stride)
+    built = Cells(2, [place]).build().get_submodule("cell")
+    entries = built.get_submodule("entries")
+    for name, _ in list(entries.named_children()):
+        setattr(entries, name, nn.Identity())
     return built.eval()
 
 
@@ -76,7 +70,7 @@ def test_there_are_28_operations_to_choose() -> None:
     assert len(SPACE.domains) == 28
     names = [f"normal_{edge}" for edge in ("0_2", "1_2", "0_3", "1_3", "2_3", "0_4", "1_4", "2_4")]
     assert list(SPACE.domains)[:8] == names
-    assert all(domain.values() == OPERATIONS for domain in SPACE.domains.values())
+    assert all(domain.values() == DARTS.operations for domain in SPACE.domains.values())
 
 
 def test_a_cell_of_skips_adds_up_all_that_is_earlier() -> None:
@@ -110,7 +104,7 @@ def test_edges_connect_the_states_in_their_names(
         assert torch.allclose(node, expected)
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operation", DARTS.operations)
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 9), (7, 7), (1, 1)])
 def test_edges_from_the_inputs_halve_the_size_of_a_reduction(
     operation: str, height: int, width: int
@@ -148,9 +142,8 @@ def test_the_size_is_halved_and_the_channels_doubled_in_the_middle(
     space = DARTS(channels=2, cells=cells)
     network = space.build(space.point("all_skip"), FASHION)
     shapes: list[tuple[int, ...]] = []
-    for module in network.modules():
-        if isinstance(module, _Cell):
-            module.register_forward_hook(lambda m, i, out: shapes.append(tuple(out.shape[1:])))
+    for module in network.get_submodule("cells").children():
+        module.register_forward_hook(lambda m, i, out: shapes.append(tuple(out.shape[1:])))
     network(torch.randn(2, 1, 28, 28))
     assert shapes == [(8, 28, 28) if c == 8 else (16, 14, 14) for c in channels]
 
@@ -177,15 +170,17 @@ def test_parameters_by_hand() -> None:
 
 
 def test_kinds_are_counted() -> None:
-    assert kinds(SPACE.point("darts_v2")) == {
+    assert count_kinds(SPACE.point("darts_v2")) == {
         "pooling": 5,
         "convolution": 6,
         "identity": 5,
         "zero": 12,
     }
     for architecture in drawn(20):
-        assert sum(kinds(architecture).values()) == 28
-        assert kinds(architecture)["zero"] == list(architecture.choices.values()).count("none")
+        assert sum(count_kinds(architecture).values()) == 28
+        assert count_kinds(architecture)["zero"] == list(architecture.choices.values()).count(
+            "none"
+        )
 
 
 @each_task
@@ -203,7 +198,7 @@ def test_the_count_is_that_of_longer_networks(cells: int) -> None:
 
 @each_task
 def test_every_kind_of_network_can_be_trained(task: Task) -> None:
-    uniform = [SPACE.architecture(dict.fromkeys(SPACE.domains, o)) for o in OPERATIONS]
+    uniform = [SPACE.architecture(dict.fromkeys(SPACE.domains, o)) for o in DARTS.operations]
     for architecture in uniform:
         logits = SPACE.build(architecture, task)(torch.randn(2, *task.input_shape))
         assert logits.shape == (2, task.classes)
@@ -216,8 +211,8 @@ def test_a_network_without_edges_learns_how_frequent_the_classes_are() -> None:
     assert torch.equal(logits, logits[:1].expand(3, -1))
     logits[:, 1].sum().backward()
     gradients = {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
-    assert gradients["head.classifier.bias"].tolist() == [0, 3] + [0] * 8
-    assert set(gradients) == {"head.classifier.bias", "head.classifier.weight"}
+    assert gradients["classifier.bias"].tolist() == [0, 3] + [0] * 8
+    assert set(gradients) == {"classifier.bias", "classifier.weight"}
 
 
 def test_nothing_is_built_that_has_no_effect() -> None:
@@ -269,11 +264,11 @@ def test_the_size_counts_every_network_once() -> None:
     drawings = itertools.product(("none", "skip_connect"), repeat=len(edges))
     different = {only(**dict(zip(edges, drawing, strict=True))) for drawing in drawings}
     counts = [list(a.choices.values()).count("skip_connect") for a in different]
-    assert sum(7**count for count in counts) == _cells_of(2, nodes=3)
-    both, one = _cells_of(2), _cells_of(1)
+    assert sum(7**count for count in counts) == _count_cells(2, nodes=3)
+    both, one = _count_cells(2), _count_cells(1)
     assert DARTS(cells=3).size() == (both - one) * both + one
     assert DARTS(cells=5).size() == (both - 1) * both + 1
-    assert DARTS().size() < len(OPERATIONS) ** 28
+    assert DARTS().size() < len(DARTS.operations) ** 28
 
 
 def test_whatever_is_drawn_is_canonical_and_differs() -> None:
@@ -317,14 +312,18 @@ def test_images_of_224_pixels_can_be_used() -> None:
 
 def test_edges_are_read_in_the_order_of_their_nodes() -> None:
     choices = only(normal_1_2="skip_connect", normal_0_5="max_pool_3x3").choices
-    expected = (_Edge(1, 2, "skip_connect"), _Edge(0, 5, "max_pool_3x3"))
-    assert _edges("normal", choices) == expected
+    edges = _edges("normal", choices)
+    assert list(edges) == [(1, 2), (0, 5)]
+    assert [(edge.name, edge.state) for edge in edges.values()] == [
+        ("1_2_skip_connect", 1),
+        ("0_5_max_pool_3x3", 0),
+    ]
 
 
 def test_impossible_options_are_refused() -> None:
     for name, value, least in (("channels", 1, 2), ("cells", 2, 3)):
-        with pytest.raises(RecipeError, match=rf"space\.{name}: must be at least {least}, not"):
-            DARTS(**{name: value})
+        with pytest.raises(RecipeError, match=rf"space\.{name}: .* equal to {least}, not"):
+            check(DARTS, {name: value}, "space")
 
 
 def test_an_unknown_operation_is_refused() -> None:

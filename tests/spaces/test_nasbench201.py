@@ -6,12 +6,14 @@ from random import Random
 
 import pytest
 import torch
+from spaces_helper import check_costs
 from torch import nn
 
 from evonas.architecture import Architecture
 from evonas.errors import InvalidArchitecture, RecipeError
+from evonas.recipe.options import check
 from evonas.spaces.base import Task
-from evonas.spaces.nasbench201 import EDGES, OPERATIONS, NASBench201, _Cell
+from evonas.spaces.nasbench201 import EDGES, NASBench201
 
 TASK = Task(channels=3, height=16, width=16, classes=10)
 
@@ -22,12 +24,12 @@ def uniform(operation: str, **others: str) -> Architecture:
 
 
 def cell(architecture: Architecture, channels: int = 2) -> nn.Module:
-    operations = {(i, j): str(architecture.choices[f"edge_{i}_{j}"]) for i, j in EDGES}
-    return _Cell(operations, channels).eval()
+    network = NASBench201(channels, cells=1).build(architecture, TASK)
+    return network.get_submodule("cells.stage1_cell1").eval()
 
 
 def test_the_space_has_the_size_of_the_benchmark() -> None:
-    assert NASBench201().size() == len(OPERATIONS) ** len(EDGES) == 15_625
+    assert NASBench201().size() == len(NASBench201.operations) ** len(EDGES) == 15_625
 
 
 def test_a_cell_of_skips_counts_the_paths() -> None:
@@ -76,8 +78,8 @@ def test_three_stages_double_the_channels_and_halve_the_size() -> None:
     space = NASBench201(channels=4, cells=2)
     network = space.build(uniform("skip_connect"), TASK)
     sizes: list[tuple[int, ...]] = []
-    for module in network.modules():
-        if isinstance(module, _Cell):
+    for name, module in network.get_submodule("cells").named_children():
+        if not name.startswith("reduction"):
             module.register_forward_hook(lambda m, i, out: sizes.append(tuple(out.shape[1:])))
     network(torch.randn(2, 3, 16, 16))
     assert sizes == [(4, 16, 16)] * 2 + [(8, 8, 8)] * 2 + [(16, 4, 4)] * 2
@@ -93,7 +95,25 @@ def test_odd_sizes(size: int) -> None:
 def test_impossible_options_are_refused() -> None:
     for options in ({"channels": 0}, {"cells": 0}):
         with pytest.raises(RecipeError, match=rf"space\.{next(iter(options))}: .*not 0"):
-            NASBench201(**options)
+            check(NASBench201, options, "space")
+
+
+def test_the_count_is_that_of_the_network() -> None:
+    for space in (NASBench201(channels=3, cells=2), NASBench201(channels=1, cells=1)):
+        check_costs(space, TASK, Task(1, 28, 28, 10), Task(3, 5, 9, 4), Task(1, 1, 1, 2))
+
+
+def test_a_reduction_averages_what_there_is_beside_two_convolutions() -> None:
+    network = NASBench201(channels=2, cells=1).build(uniform("none"), TASK)
+    reduction = network.get_submodule("cells.reduction1").eval()
+    x = torch.arange(18.0).reshape(1, 2, 3, 3)
+    out, edges = reduction(x), reduction.get_submodule("edges")
+    body, shortcut = edges.get_submodule("body"), edges.get_submodule("shortcut")
+    means = torch.tensor([[2.0, 3.5], [6.5, 8.0]])  # of 0 1 3 4, 2 5, 6 7 and 8
+    pooled = shortcut.get_submodule("pool")(x)
+    assert torch.equal(pooled, torch.stack([means, means + 9])[None])
+    assert torch.equal(out, body(x) + shortcut(x))
+    assert out.shape == (1, 4, 2, 2)
 
 
 def test_it_has_no_width() -> None:

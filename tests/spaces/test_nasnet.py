@@ -13,14 +13,15 @@ from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Integer
 from evonas.errors import RecipeError
+from evonas.recipe.options import check
 from evonas.spaces.base import Task
-from evonas.spaces.nasnet import NASNetCell, _ordered, _read, _spelled
+from evonas.spaces.nasnet import Element, NASNet, Pair, _cell, _ordered, _places, _read, _spelled
 from evonas.spaces.parts import cost
-from evonas.spaces.parts.cell_operations import OPERATIONS, FactorizedReduction, layers_of
-from evonas.spaces.parts.cells import Cell, Element, Pair, Place, Stack, _Cell
+from evonas.spaces.parts.cell_operations import OPERATIONS, FactorizedReduction
+from evonas.spaces.parts.cells import Cells, Place
 from evonas.spaces.parts.layers import network
 
-SPACE = NASNetCell(max_repeats=2, max_filters=8)
+SPACE = NASNet(max_repeats=2, max_filters=8)
 CIFAR = Task(channels=3, height=32, width=32, classes=10)
 CELLS = ("normal", "reduction")
 TASKS = (
@@ -42,10 +43,17 @@ def on_meta(architecture: Architecture, task: Task) -> nn.Module:
 
 def cell_of(*pairs: Pair, output: tuple[int, ...], stride: int = 1) -> nn.Module:
     """A cell of two filters whose inputs come in as they are."""
-    built = _Cell(Place("cell", Cell(pairs, output), 2, stride, False), 2, 2)
-    for name in built.inputs:
-        built.inputs[name] = nn.Identity()
+    place = Place("cell", _cell(pairs, output), 2, stride)
+    built = Cells(2, [place]).build().get_submodule("cell")
+    for name in entries_of(built):
+        entries_of(built)[name] = nn.Identity()
     return built.eval()
+
+
+def entries_of(cell: nn.Module) -> nn.ModuleDict:
+    found = cell.get_submodule("entries")
+    assert isinstance(found, nn.ModuleDict)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -67,7 +75,7 @@ def test_points_have_the_published_size(name: str, params: int, published: float
 
 
 def test_nasnet_a_ends_in_768_channels() -> None:
-    head = on_meta(SPACE.point("nasnet_a"), CIFAR).get_submodule("head.classifier")
+    head = on_meta(SPACE.point("nasnet_a"), CIFAR).get_submodule("classifier")
     assert isinstance(head, nn.Linear)
     assert head.in_features == 768
 
@@ -92,7 +100,7 @@ def test_networks_train_on_maps_of_any_size(task: Task) -> None:
 
 
 def test_the_domains() -> None:
-    domains = NASNetCell().domains
+    domains = NASNet().domains
     assert domains["repeats2"] == Integer(1, 6, role="depth")
     assert domains["filters"] == Integer(4, 48, step=4, log=True, role="width")
     assert domains["normal_2_left_input"] == Categorical((0, 1))
@@ -103,19 +111,19 @@ def test_the_domains() -> None:
 
 def test_the_size_is_the_product_of_the_choices() -> None:
     cell = math.prod(state**2 * 14**2 for state in range(2, 7)) * 8
-    assert NASNetCell().size() == 2 * 12 * 6**3 * cell**2
+    assert NASNet().size() == 2 * 12 * 6**3 * cell**2
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_repeats": 0}, r"space\.max_repeats: .*at least 1, not 0"),
-        ({"max_filters": 3}, r"space\.max_filters: .*at least 4, not 3"),
+        ({"max_repeats": 0}, r"space\.max_repeats: .*greater than or equal to 1, not 0"),
+        ({"max_filters": 3}, r"space\.max_filters: .*greater than or equal to 4, not 3"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, int], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        NASNetCell(**options)
+        check(NASNet, options, "space")
 
 
 # One id per network.
@@ -306,8 +314,8 @@ def test_a_cell_of_identities_adds_and_concatenates() -> None:
 
 def test_an_input_that_nothing_takes_is_not_prepared() -> None:
     pair = (E(1, "identity"), E(1, "max_pool_3x3"))
-    assert list(_Cell(Place("cell", Cell((pair,), (2,)), 4, 1, False), 8, 8).inputs) == ["1"]
-    assert list(_Cell(Place("cell", Cell((pair,), (0, 2)), 4, 1, False), 8, 8).inputs) == ["0", "1"]
+    assert list(entries_of(cell_of(pair, output=(2,)))) == ["1"]
+    assert list(entries_of(cell_of(pair, output=(0, 2)))) == ["0", "1"]
 
 
 def test_average_pooling_ignores_the_padding() -> None:
@@ -336,19 +344,23 @@ def test_a_factorized_reduction_sees_every_pixel_of_the_diagonals() -> None:
 @pytest.mark.parametrize("stride", [1, 2])
 def test_operations_keep_the_channels_and_divide_the_size(operation: str, stride: int) -> None:
     for height, width in ((1, 1), (5, 8)):
-        out = network(layers_of(operation, 6, stride))(torch.randn(2, 6, height, width))
+        out = network(OPERATIONS[operation].layers(6, 6, stride))(torch.randn(2, 6, height, width))
         assert out.shape == (2, 6, -(-height // stride), -(-width // stride))
 
 
 def test_stages_double_the_filters_and_halve_the_size() -> None:
-    pair = (E(0, "identity"), E(1, "identity"))
-    stack = Stack(Cell((pair,), (2,)), Cell((pair, pair), (2, 3)), (2, 1, 1), 4)
-    built, sizes = stack.build(CIFAR), []
-    for module in built.modules():
-        if isinstance(module, _Cell):
-            module.register_forward_hook(lambda m, i, out: sizes.append(tuple(out.shape[1:])))
+    chain: list[Pair] = [(E(state, "identity"), E(1, "identity")) for state in (0, 2, 3, 4)]
+    choices = {
+        **SPACE.sample(Random(0)).choices,
+        **{"combinations": 4, "filters": 4, "repeats1": 2, "repeats2": 1, "repeats3": 1},
+        **_spelled("normal", chain, "unused"),
+        **_spelled("reduction", chain, "unused+2"),
+    }
+    built, sizes = SPACE.build(SPACE.architecture(choices), CIFAR), []
+    for module in built.get_submodule("cells").children():
+        module.register_forward_hook(lambda m, i, out: sizes.append(tuple(out.shape[1:])))
     built(torch.randn(2, 3, 32, 32))
     normal = [(4, 32, 32)] * 2, [(8, 16, 16)], [(16, 8, 8)]
     assert sizes == [*normal[0], (16, 16, 16), *normal[1], (32, 8, 8), *normal[2]]
     names = ["stage1_cell1", "stage1_cell2", "reduction1", "stage2_cell1", "reduction2"]
-    assert [place.name for place in stack.places()] == [*names, "stage3_cell1"]
+    assert [place.name for place in _places(choices)] == [*names, "stage3_cell1"]

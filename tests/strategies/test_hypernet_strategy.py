@@ -12,7 +12,7 @@ from strategies_helper import refused
 from evonas.architecture import Architecture
 from evonas.errors import OptionError
 from evonas.spaces.base import SearchSpace
-from evonas.spaces.darts import DARTS, KINDS
+from evonas.spaces.darts import DARTS, OPERATIONS_BY_KIND
 from evonas.spaces.nasbench201 import NASBench201
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.strategies.hypernet import ComplexityGrid, grid
@@ -26,7 +26,7 @@ SPACE = DARTS(4)
 def by_largest(complexity: Sequence[float]) -> Architecture:
     """All of the cheapest kind."""
     kind = ("pooling", "identity", "convolution")[complexity.index(min(complexity))]
-    return SPACE.architecture(dict.fromkeys(SPACE.domains, KINDS[kind][0]))
+    return SPACE.architecture(dict.fromkeys(SPACE.domains, OPERATIONS_BY_KIND[kind][0]))
 
 
 def exhaust(strategy: ComplexityGrid, state: TrialState = TrialState.COMPLETE) -> list[Trial]:

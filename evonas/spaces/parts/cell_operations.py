@@ -6,7 +6,9 @@ Those of NASNet (Zoph et al., CVPR 2018); the separable convolutions of half of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -14,48 +16,24 @@ from torch.nn import functional
 
 from evonas.spaces.parts.layers import Layer, Meter
 
-# By name: the kind, and the kernel. What differs in its kernel alone is one kind, so that it can
-# hand its weights on.
-OPERATIONS: Mapping[str, tuple[str, int]] = {
-    "identity": ("identity", 1),
-    "sep_conv_3x3": ("sep_conv", 3),
-    "sep_conv_5x5": ("sep_conv", 5),
-    "sep_conv_7x7": ("sep_conv", 7),
-    "dil_conv_3x3": ("dil_conv", 3),
-    "dil_conv_5x5": ("dil_conv", 5),
-    "avg_pool_3x3": ("avg_pool", 3),
-    "max_pool_3x3": ("max_pool", 3),
-    "max_pool_5x5": ("max_pool", 5),
-    "max_pool_7x7": ("max_pool", 7),
-    "conv_1x1": ("pointwise", 1),
-    "conv_3x3": ("conv", 3),
-    "conv_1x3_3x1": ("lines", 3),
-    "conv_1x7_7x1": ("lines", 7),
-}
 
+class Operation(NamedTuple):
+    """What an edge of a cell does.
 
-def layers_of(operation: str, channels: int, stride: int) -> dict[str, Layer]:
-    """What an operation consists of; it keeps the channels, and divides the size by the stride."""
-    kind, kernel = OPERATIONS[operation]
-    match kind:
-        case "identity" if stride == 1:
-            return {"identity": Layer(nn.Identity)}
-        case "identity":
-            return {"reduce": Layer(FactorizedReduction, channels, channels)}
-        case "sep_conv":
-            first = _separable(channels, kernel, stride)
-            second = _separable(channels, kernel)
-            return first | {f"{name}2": layer for name, layer in second.items()}
-        case "dil_conv":
-            return _separable(channels, kernel, stride, dilation=2)
-        case "avg_pool":
-            return {"pool": Layer(_AveragePool, kernel, stride)}
-        case "max_pool":
-            return {"pool": Layer(nn.MaxPool2d, kernel, stride, kernel // 2)}
-        case "pointwise":
-            return relu_conv_norm(channels, channels, stride=stride)
-        case _:
-            return _bottleneck(channels, kernel, stride, lines=kind == "lines")
+    Attributes:
+        kind: What differs in its kernel alone is of one kind, so that it can hand its weights on.
+        describe: Gives the layers in a row for input channels, output channels, kernel and stride;
+            the size is divided by the stride and rounded up.
+        kernel: Pixels a side.
+    """
+
+    kind: str
+    describe: Callable[[int, int, int, int], dict[str, Layer]]
+    kernel: int = 1
+
+    def layers(self, inputs: int, outputs: int, stride: int = 1) -> dict[str, Layer]:
+        """The layers in a row."""
+        return self.describe(inputs, outputs, self.kernel, stride)
 
 
 def relu_conv_norm(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> dict[str, Layer]:
@@ -67,45 +45,89 @@ def relu_conv_norm(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) 
     }
 
 
-def _separable(channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> dict[str, Layer]:
+def joined(**parts: Mapping[str, Layer]) -> dict[str, Layer]:
+    """All layers in a row, named by their part and by themselves."""
+    return {f"{part}_{name}": x for part, layers in parts.items() for name, x in layers.items()}
+
+
+def _fit(inputs: int, outputs: int, kernel: int, stride: int) -> dict[str, Layer]:
+    if stride == 1:
+        return relu_conv_norm(inputs, outputs)
+    return {"reduce": Layer(FactorizedReduction, inputs, outputs)}
+
+
+def _identity(inputs: int, outputs: int, kernel: int, stride: int) -> dict[str, Layer]:
+    if stride == 1:
+        return {"identity": Layer(nn.Identity)}
+    return {"reduce": Layer(FactorizedReduction, inputs, outputs)}
+
+
+def _separable(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1
+) -> dict[str, Layer]:
     padding = dilation * (kernel // 2)
-    depthwise = (channels, channels, kernel, stride, padding, dilation, channels, False)
+    depthwise = (inputs, inputs, kernel, stride, padding, dilation, inputs, False)
     return {
         "relu": Layer(nn.ReLU),
         "depthwise": Layer(nn.Conv2d, *depthwise),
-        "pointwise": Layer(nn.Conv2d, channels, channels, 1, bias=False),
-        "norm": Layer(nn.BatchNorm2d, channels),
+        "pointwise": Layer(nn.Conv2d, inputs, outputs, 1, bias=False),
+        "norm": Layer(nn.BatchNorm2d, outputs),
     }
 
 
-def _bottleneck(channels: int, kernel: int, stride: int, lines: bool) -> dict[str, Layer]:
-    """A full convolution, or a row and then a column, of a quarter of the channels."""
-    quarter = max(1, channels // 4)
-    named = {f"{name}_in": layer for name, layer in relu_conv_norm(channels, quarter).items()}
-    if lines:
-        named |= {
-            "relu_row": Layer(nn.ReLU),
-            "row": Layer(_Line, quarter, (1, kernel), (1, stride)),
-            "norm_row": Layer(nn.BatchNorm2d, quarter),
+def _separable_twice(inputs: int, outputs: int, kernel: int, stride: int) -> dict[str, Layer]:
+    first = _separable(inputs, inputs, kernel, stride)
+    return joined(first=first, second=_separable(inputs, outputs, kernel))
+
+
+def _average(inputs: int, outputs: int, kernel: int, stride: int) -> dict[str, Layer]:
+    return {"pool": Layer(AveragePool, kernel, stride)}
+
+
+def _largest(inputs: int, outputs: int, kernel: int, stride: int) -> dict[str, Layer]:
+    return {"pool": Layer(nn.MaxPool2d, kernel, stride, kernel // 2)}
+
+
+def _bottleneck(inputs: int, outputs: int, kernel: int, stride: int) -> dict[str, Layer]:
+    """A full convolution of a quarter of the channels."""
+    quarter = max(1, inputs // 4)
+    return joined(
+        narrow=relu_conv_norm(inputs, quarter),
+        full=relu_conv_norm(quarter, quarter, kernel, stride),
+        widen=relu_conv_norm(quarter, outputs),
+    )
+
+
+def _lines(inputs: int, outputs: int, kernel: int, stride: int) -> dict[str, Layer]:
+    """A row and then a column of a quarter of the channels."""
+    quarter = max(1, inputs // 4)
+    row, column = (
+        {
             "relu": Layer(nn.ReLU),
-            "column": Layer(_Line, quarter, (kernel, 1), (stride, 1)),
+            "conv": Layer(_Line, quarter, (height, width), (down, right)),
             "norm": Layer(nn.BatchNorm2d, quarter),
         }
-    else:
-        named |= relu_conv_norm(quarter, quarter, kernel, stride)
-    return named | {f"{name}_out": x for name, x in relu_conv_norm(quarter, channels).items()}
+        for height, width, down, right in ((1, kernel, 1, stride), (kernel, 1, stride, 1))
+    )
+    return joined(
+        narrow=relu_conv_norm(inputs, quarter),
+        row=row,
+        column=column,
+        widen=relu_conv_norm(quarter, outputs),
+    )
 
 
-class _AveragePool(nn.AvgPool2d):
-    """The mean of what there is: padding does not count."""
+class AveragePool(nn.AvgPool2d):
+    """The mean of what there is: padding does not count. The size is rounded up."""
 
     def __init__(self, kernel: int, stride: int) -> None:
-        super().__init__(kernel, stride, kernel // 2, count_include_pad=False)
+        padding, ceil = (kernel - 1) // 2, kernel % 2 == 0
+        super().__init__(kernel, stride, padding, ceil, count_include_pad=False)
 
     @staticmethod
     def cost(meter: Meter, kernel: int, stride: int) -> None:
         """Nothing but a smaller size."""
-        meter.pool(kernel, stride, kernel // 2)
+        meter.pool(kernel, stride, (kernel - 1) // 2, ceil=kernel % 2 == 0)
 
 
 class _Line(nn.Conv2d):
@@ -147,3 +169,24 @@ class FactorizedReduction(nn.Module):
         shifted = functional.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]  # so that both have one size
         out: torch.Tensor = self.norm(torch.cat([self.even(x), self.odd(shifted)], dim=1))
         return out
+
+
+# An input becomes as large as the last one, and has the channels of the cell's nodes.
+FIT = Operation("fit", _fit)
+# Those of NASNet's space, in the order in which mutations draw them.
+OPERATIONS: Mapping[str, Operation] = {
+    "identity": Operation("identity", _identity),
+    "sep_conv_3x3": Operation("sep_conv", _separable_twice, 3),
+    "sep_conv_5x5": Operation("sep_conv", _separable_twice, 5),
+    "sep_conv_7x7": Operation("sep_conv", _separable_twice, 7),
+    "dil_conv_3x3": Operation("dil_conv", partial(_separable, dilation=2), 3),
+    "dil_conv_5x5": Operation("dil_conv", partial(_separable, dilation=2), 5),
+    "avg_pool_3x3": Operation("avg_pool", _average, 3),
+    "max_pool_3x3": Operation("max_pool", _largest, 3),
+    "max_pool_5x5": Operation("max_pool", _largest, 5),
+    "max_pool_7x7": Operation("max_pool", _largest, 7),
+    "conv_1x1": Operation("pointwise", relu_conv_norm),
+    "conv_3x3": Operation("conv", _bottleneck, 3),
+    "conv_1x3_3x1": Operation("lines", _lines, 3),
+    "conv_1x7_7x1": Operation("lines", _lines, 7),
+}

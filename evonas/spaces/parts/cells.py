@@ -1,132 +1,97 @@
-"""Networks of cells: two inputs, pairwise combinations of hidden states, a concatenation.
+"""Networks of cells: graphs of operations, described as data, and built and counted from that.
 
-The layout is that of NASNet for CIFAR (Zoph, Vasudevan, Shlens and Le, Learning transferable
-architectures for scalable image recognition, CVPR 2018), in the details that DARTS gave it (Liu,
-Simonyan and Yang, ICLR 2019). Every part is described by layers, and counted by them.
+A cell reads what was put out before it. Its states are numbered: first these inputs, then its
+nodes, each of them the sum of operations on earlier states; a cell puts out some of its nodes,
+concatenated. So it is in NASNet (Zoph, Vasudevan, Shlens and Le, CVPR 2018), in DARTS (Liu,
+Simonyan and Yang, ICLR 2019) and in NAS-Bench-201 (Dong and Yang, ICLR 2020).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+from functools import cached_property, lru_cache, reduce
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from evonas.spaces.base import Cost, Task
+from evonas.spaces.base import Task
 from evonas.spaces.parts import layers
 from evonas.spaces.parts.blocks import named_classifier
-from evonas.spaces.parts.cell_operations import (
-    OPERATIONS,
-    FactorizedReduction,
-    layers_of,
-    relu_conv_norm,
-)
-from evonas.spaces.parts.layers import Layer
+from evonas.spaces.parts.cell_operations import FIT, Operation
+from evonas.spaces.parts.layers import Layer, Meter
 
-_SIDES = ("left", "right")
-INPUTS = (0, 1)  # states: the outputs of the cell before the last and of the last one
-STEM = 3  # times the filters of the first cell
+CELLS = ("normal", "reduction")
+INPUTS = (0, 1)  # States of such cells: the outputs of the cell before the last and of the last.
+STEM = 3  # The stem has three times the channels of the first cell's nodes.
 
 
-def stem(task: Task, filters: int) -> dict[str, Layer]:
-    """A 3×3 convolution to three times the filters."""
-    return {
-        "conv": Layer(nn.Conv2d, task.channels, STEM * filters, 3, padding=1, bias=False),
-        "norm": Layer(nn.BatchNorm2d, STEM * filters),
-    }
-
-
-class Element(NamedTuple):
-    """Half of a combination: an operation on a hidden state."""
-
-    state: int
-    operation: str
-
-
-Pair = tuple[Element, Element]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What a cell computes.
+class Edge(NamedTuple):
+    """An operation on a state.
 
     Attributes:
-        pairs: The sum of the first one's elements is state 2, of the second one's state 3, ….
-        output: States that are concatenated.
+        name: Unique within its cell; what has one name in two networks shares or inherits weights.
+        state: What it reads.
+        operation: What it does.
     """
 
-    pairs: tuple[Pair, ...]
+    name: str
+    state: int
+    operation: Operation
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """The graph of a cell.
+
+    Attributes:
+        nodes: Per node, in the order in which they are computed, the edges that it is the sum of;
+            it is zero without any.
+        output: States that are concatenated, nodes all of them.
+        inputs: How many of the last outputs are its first states; the oldest is state 0.
+        entry: What every input goes through that an edge reads, so that it fits the others; without
+            one there is a single input, taken as it is.
+    """
+
+    nodes: tuple[tuple[Edge, ...], ...]
     output: tuple[int, ...]
+    inputs: int = len(INPUTS)
+    entry: Operation | None = FIT
+
+    @cached_property
+    def edges(self) -> tuple[Edge, ...]:
+        """Those of all nodes in a row."""
+        return tuple(edge for node in self.nodes for edge in node)
 
     @cached_property
     def reads(self) -> tuple[int, ...]:
-        """The inputs that have an effect."""
-        read = {element.state for pair in self.pairs for element in pair} | set(self.output)
-        return tuple(state for state in INPUTS if state in read)
-
-    @property
-    def kept(self) -> tuple[int, ...]:
-        """The inputs that are concatenated."""
-        return tuple(state for state in INPUTS if state in self.output)
+        """The inputs that edges read."""
+        return tuple(sorted({edge.state for edge in self.edges if edge.state < self.inputs}))
 
 
-@dataclass(frozen=True)
-class Stack:
-    """A whole network.
+class _Output(NamedTuple):
+    """What a cell puts out: its channels, and what the network's size has been divided by."""
 
-    Attributes:
-        normal: The cell that keeps the size.
-        reduction: The cell that halves it, between two stages.
-        repeats: Normal cells per stage.
-        filters: Of the first stage; every reduction doubles them.
-    """
+    channels: int
+    scale: int
 
-    normal: Cell
-    reduction: Cell
-    repeats: tuple[int, ...]
-    filters: int
 
-    def build(self, task: Task) -> nn.Module:
-        """The network, freshly initialised."""
-        cells: dict[str, nn.Module] = {}
-        before = last = STEM * self.filters
-        for place in self.places():
-            cells[place.name] = _Cell(place, before, last)
-            before, last = last, len(place.cell.output) * place.filters
-        return CellNetwork(stem(task, self.filters), cells, last, task.classes)
+_Sources = tuple[_Output, ...]  # Of what a cell reads, the oldest first.
 
-    def cost(self, task: Task) -> Cost:
-        """What it costs; cells of one kind and size are counted once."""
-        costs = [layers.cost(stem(task, self.filters), task)]
-        bodies: dict[tuple[int, int], list[Cost]] = {}
-        before = last = Task(STEM * self.filters, task.height, task.width, task.classes)
-        for place in self.places():
-            inside = Task(place.filters, last.height, last.width, task.classes)
-            kind = place.stride, place.filters
-            if kind not in bodies:
-                bodies[kind] = _cost_of_body(place, inside)
-            costs += bodies[kind]
-            for state in place.cell.reads:
-                shape = (before, last)[state]
-                costs.append(layers.cost(place.entry(state, shape.channels), shape))
-            before, last = last, place.outcome(inside)
-        costs.append(layers.cost(named_classifier(last.channels, task.classes), last))
-        return Cost(sum(cost.params for cost in costs), sum(cost.flops for cost in costs))
 
-    def places(self) -> Iterator[Place]:
-        """The cells in a row. The name of one does not depend on how many come before its stage."""
-        filters, reduced = self.filters, False
-        for stage, repeats in enumerate(self.repeats, start=1):
-            if stage > 1:
-                filters *= 2
-                yield Place(f"reduction{stage - 1}", self.reduction, filters, 2, reduced)
-                reduced = True
-            for number in range(1, repeats + 1):
-                yield Place(f"stage{stage}_cell{number}", self.normal, filters, 1, reduced)
-                reduced = False
+class _Part(NamedTuple):
+    """An operation somewhere in a network, and what it reads."""
+
+    operation: Operation
+    source: _Output
+    channels: int
+    stride: int
+
+    def layers(self) -> dict[str, Layer]:
+        return self.operation.layers(self.source.channels, self.channels, self.stride)
 
 
 class Place(NamedTuple):
@@ -135,110 +100,136 @@ class Place(NamedTuple):
     Attributes:
         name: Unique within the network.
         cell: What it computes.
-        filters: Channels of every hidden state.
-        stride: 2 if it halves the size.
-        reduced: Whether the cell before it has: its first input is then twice as large.
+        channels: Of every node.
+        stride: 2 if edges from the inputs halve the size.
     """
 
     name: str
     cell: Cell
-    filters: int
-    stride: int
-    reduced: bool
+    channels: int
+    stride: int = 1
 
-    def entry(self, state: int, channels: int) -> dict[str, Layer]:
-        """What brings an input of so many channels to the cell's size and filters."""
-        if state == 0 and self.reduced:
-            return {"reduce": Layer(FactorizedReduction, channels, self.filters)}
-        return relu_conv_norm(channels, self.filters)
+    @property
+    def outputs(self) -> int:
+        """Channels that it puts out."""
+        return len(self.cell.output) * self.channels
 
-    def operations(self) -> Iterator[tuple[str, int, str]]:
-        """Name, state and operation of all that comes between the entries and the concatenation."""
-        for made, pair in enumerate(self.cell.pairs, start=len(INPUTS)):
-            for side, element in zip(_SIDES, pair, strict=True):
-                kind, _ = OPERATIONS[element.operation]
-                yield f"{made}_{side}_{kind}", element.state, element.operation
-        for state in self.cell.kept:
-            yield f"output_{state}", state, "identity"
+    def output(self, sources: _Sources) -> _Output:
+        """What it puts out."""
+        return _Output(self.outputs, sources[-1].scale * self.stride)
 
-    def layers(self, state: int, operation: str) -> dict[str, Layer]:
-        """Those of an operation on a state; the inputs are as large as before the reduction."""
-        return layers_of(operation, self.filters, self.stride if state in INPUTS else 1)
-
-    def outcome(self, inside: Task) -> Task:
-        """The shape that it puts out, from that of its inputs after the entries."""
-        height, width = (-(-size // self.stride) for size in (inside.height, inside.width))
-        return Task(len(self.cell.output) * self.filters, height, width, inside.classes)
-
-
-def _cost_of_body(place: Place, inside: Task) -> list[Cost]:
-    """Of the operations in a cell; equal ones are counted once."""
-    made = Task(place.filters, *place.outcome(inside).input_shape[1:], inside.classes)
-    known: dict[tuple[bool, str], Cost] = {}
-    costs = []
-    for _, state, operation in place.operations():
-        key = state in INPUTS, operation
-        if key not in known:
-            shape = inside if state in INPUTS else made
-            known[key] = layers.cost(place.layers(state, operation), shape)
-        costs.append(known[key])
-    return costs
+    def parts(self, sources: _Sources) -> tuple[Mapping[str, _Part], Mapping[str, _Part]]:
+        """The entries by state, and the edges by name."""
+        cell, scale = self.cell, sources[-1].scale
+        entries: dict[str, _Part] = {}
+        states = dict(enumerate(sources))
+        if cell.entry:
+            states = dict.fromkeys(states, _Output(self.channels, scale))
+            for state in cell.reads:
+                stride = scale // sources[state].scale
+                entries[str(state)] = _Part(cell.entry, sources[state], self.channels, stride)
+        node = _Output(self.channels, scale * self.stride)
+        edges = {
+            name: _Part(operation, states[state], self.channels, self.stride)
+            if state in states
+            else _Part(operation, node, self.channels, 1)
+            for name, state, operation in cell.edges
+        }
+        return entries, edges
 
 
-class CellNetwork(nn.Module):
-    """A stem, cells that each read what the two before them put out, and a classifier.
+def stacked(task: Task, channels: int, places: Sequence[Place], **last: Layer) -> dict[str, Layer]:
+    """A whole network: a 3×3 convolution to so many channels, cells, further layers, a head."""
+    return {
+        "stem": Layer(nn.Conv2d, task.channels, channels, 3, padding=1, bias=False),
+        "stem_norm": Layer(nn.BatchNorm2d, channels),
+        "cells": Cells(channels, places),
+        **last,
+        **named_classifier(places[-1].outputs, task.classes),
+    }
+
+
+class Cells(Layer):
+    """Cells in a row, each of which reads the last outputs before it, and puts out one.
 
     Args:
-        stem: Whose output both inputs of the first cell are.
-        cells: By name, in a row.
-        channels: Of the last one.
-        classes: Number of logits.
+        channels: Of what comes in, which stands for all outputs before the first cell.
+        places: The cells.
     """
 
-    def __init__(
-        self,
-        stem: Mapping[str, Layer],
-        cells: Mapping[str, nn.Module],
-        channels: int,
-        classes: int,
-    ) -> None:
-        super().__init__()
-        self.stem = layers.network(stem)
-        self.cells = nn.ModuleDict(cells)
-        self.head = layers.network(named_classifier(channels, classes))
+    def __init__(self, channels: int, places: Sequence[Place]) -> None:
+        self._channels, self._places = channels, places
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(N, channels, H, W) to (N, classes)."""
-        before = last = self.stem(images)
-        for cell in self.cells.values():
+    def build(self) -> nn.Module:
+        """The cells, freshly initialised."""
+        cells = {place.name: _Cell(place, sources) for place, sources in self._with_sources()}
+        return _Row(OrderedDict(cells))
+
+    def cost(self, meter: Meter) -> None:
+        """Send the meter through; equal cells, and equal operations at one size, once."""
+        height, width = meter.height, meter.width
+        counts: dict[tuple[Any, ...], tuple[int, int]] = {}
+        for place, sources in self._with_sources():
+            key = *place[1:], sources
+            if key not in counts:
+                parts = chain(*(named.values() for named in place.parts(sources)))
+                meters = [_metered(part, height, width) for part in parts]
+                counts[key] = sum(m.params for m in meters), sum(m.flops for m in meters)
+            meter.params += counts[key][0]
+            meter.flops += counts[key][1]
+        meter.channels, scale = place.output(sources)
+        meter.height, meter.width = -(-height // scale), -(-width // scale)
+
+    def _with_sources(self) -> Iterator[tuple[Place, _Sources]]:
+        before = last = _Output(self._channels, 1)
+        for place in self._places:
+            sources = (before, last)[-place.cell.inputs :]
+            yield place, sources
+            before, last = last, place.output(sources)
+
+
+@lru_cache(maxsize=2**14)
+def _metered(part: _Part, height: int, width: int) -> Meter:
+    """What went through a part of a network of that size; to be read and not sent on."""
+    channels, scale = part.source
+    meter = Meter(Task(channels, -(-height // scale), -(-width // scale), classes=1))
+    for layer in part.layers().values():
+        layer.cost(meter)
+    return meter
+
+
+class _Row(nn.Sequential):
+    """Cells that each read the last two outputs; the first reads one twice."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        before = last = x
+        for cell in self:
             before, last = last, cell(before, last)
-        logits: torch.Tensor = self.head(last)
-        return logits
+        return last
 
 
 class _Cell(nn.Module):
-    """Operations are named by the state that they help to make, the side, and their kind."""
-
-    def __init__(self, place: Place, *channels: int) -> None:
+    def __init__(self, place: Place, sources: _Sources) -> None:
         super().__init__()
-        self._cell = place.cell
-        self.inputs = nn.ModuleDict(
-            {str(i): layers.network(place.entry(i, channels[i])) for i in place.cell.reads}
-        )
-        self.operations = nn.ModuleDict(
-            {
-                name: layers.network(place.layers(state, operation))
-                for name, state, operation in place.operations()
-            }
+        self._place = place
+        self.entries, self.edges = (
+            nn.ModuleDict({name: layers.network(part.layers()) for name, part in parts.items()})
+            for parts in place.parts(sources)
         )
 
     def forward(self, *outputs: torch.Tensor) -> torch.Tensor:
-        """Outputs of the cell before the last, and of the last one, to (N, channels, H, W)."""
-        states = {state: self.inputs[str(state)](outputs[state]) for state in self._cell.reads}
-        operations = iter(self.operations.values())
-        for made, (left, right) in enumerate(self._cell.pairs, start=len(INPUTS)):
-            first, second = next(operations), next(operations)
-            states[made] = first(states[left.state]) + second(states[right.state])
-        for state, operation in zip(self._cell.kept, operations, strict=True):
-            states[state] = operation(states[state])
-        return torch.cat([states[state] for state in self._cell.output], dim=1)
+        """The last outputs before it, the oldest first, to (N, channels, H / stride, …)."""
+        cell = self._place.cell
+        states = dict(enumerate(outputs[-cell.inputs :]))
+        for state, entry in self.entries.items():
+            states[int(state)] = entry(states[int(state)])
+        for made, edges in enumerate(cell.nodes, start=cell.inputs):
+            terms = [self.edges[edge.name](states[edge.state]) for edge in edges]
+            states[made] = reduce(torch.add, terms) if terms else self._zeros(outputs[-1])
+        output = [states[state] for state in cell.output]
+        return torch.cat(output, dim=1) if len(output) > 1 else output[0]
+
+    def _zeros(self, last: torch.Tensor) -> torch.Tensor:
+        """A node without edges."""
+        height, width = (-(-size // self._place.stride) for size in last.shape[2:])
+        return last.new_zeros(len(last), self._place.channels, height, width)
