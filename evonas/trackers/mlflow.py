@@ -87,7 +87,8 @@ class MLflow(Tracker):
 
     def record(self, trial: Trial) -> None:
         """Wake the thread: the journal has grown."""
-        self._wake.set()
+        if trial.state is not TrialState.RUNNING:
+            self._wake.set()
 
     def close(self, report: Report) -> None:
         """Wait for the mirror: as long as it moves, or ten seconds if nobody answers."""
