@@ -186,7 +186,7 @@ class _State:
 
 
 class _Mirror:
-    """One run in one store, written synchronously. After an error it is done for: make a new one."""
+    """One run in one store, written synchronously. After an error make a new one."""
 
     def __init__(self, uri: str, experiment: str, run: RunInfo, events: Sequence[Trial]) -> None:
         self._run, self._client, self._state = run, _open(uri), _State.of(run, uri)
