@@ -87,7 +87,8 @@ class MLflow(Tracker):
 
     def record(self, trial: Trial) -> None:
         """Wake the thread: the journal has grown."""
-        self._wake.set()
+        if trial.state is not TrialState.RUNNING:
+            self._wake.set()
 
     def close(self, report: Report) -> None:
         """Wait for the mirror: as long as it moves, or ten seconds if nobody answers."""
@@ -185,18 +186,12 @@ class _State:
 
 
 class _Mirror:
-    """One run in one store, written synchronously. After an error it is done for: make a new one.
-
-    Args:
-        uri: The store.
-        experiment: The experiment's name.
-        run: The run, whose parent is found here, or made.
-        events: The journal so far; what comes later no earlier mirror can have sent.
-    """
+    """One run in one store, written synchronously. After an error make a new one."""
 
     def __init__(self, uri: str, experiment: str, run: RunInfo, events: Sequence[Trial]) -> None:
         self._run, self._client, self._state = run, _open(uri), _State.of(run, uri)
-        self._doubtful = len(events)  # events before this place may be in the store
+        # Events before this place may be in the store; those to come no earlier mirror has seen.
+        self._doubtful = len(events)
         own = self._state.run_id and self._state.events <= len(events)  # else: another journal's
         if not own or not self._goes_on():
             self._begin(uri, experiment)
@@ -229,8 +224,8 @@ class _Mirror:
     def finish(self, report: Report) -> None:
         """Send the parent's final metrics, tags and files, and end it."""
         best = report.incumbent
-        values = {"search_seconds": report.seconds}
-        values |= {f"{state}_trials": float(count) for state, count in report.trials.items()}
+        values = {f"{state}_trials": float(count) for state, count in report.trials.items()}
+        values["search_seconds"] = report.seconds
         values |= {} if report.acceptance is None else {"acceptance": report.acceptance}
         values |= {f"best_{name}": value for name, value in (best.metrics if best else {}).items()}
         values |= {f"audit_{name}": value for name, value in report.audit.items()}
