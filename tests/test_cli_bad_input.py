@@ -94,7 +94,7 @@ def evolution(population: int, tournament: int) -> str:
         ),
         (
             ["evaluation={name: latency, runs: 0, of: {name: train}}"],
-            "evaluation.runs: must be at least 1, not 0",
+            "evaluation.runs: Input should be greater than or equal to 1, not 0",
         ),
         (
             ["evaluation={name: reduced, of: {name: latency, of: {name: train}}}"],
@@ -123,7 +123,7 @@ def evolution(population: int, tournament: int) -> str:
         (["executor.device=3"], "executor.device"),
         (["executor.device=gpu"], "device 'gpu' is not one of"),
         (["name=a/b"], "name"),
-        (["evaluation.epochs=0"], "evaluation.epochs: must be at least 1"),
+        (["evaluation.epochs=0"], "evaluation.epochs: Input should be greater than or equal to 1"),
         (["evaluation.batch_size=-1"], "evaluation.batch_size"),
         (["evaluation.learning_rate=0"], "evaluation.learning_rate"),
         (["evaluation.optimizer=adma"], "evaluation.optimizer"),
@@ -171,7 +171,8 @@ def test_the_recipe_itself_is_right() -> None:
     """Else the tests above would prove little."""
     result = run(more=["--run-dir", "out"])
     assert result.exit_code == 0, result.output
-    assert len(read_journal(Path("out"))[1]) == 2
+    _, events = read_journal(Path("out"))
+    assert [event.proposal.stage for event in events] == ["search"] * 2 + ["final"] * 2
 
 
 @pytest.mark.parametrize(

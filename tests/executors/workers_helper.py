@@ -10,10 +10,13 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from evonas.architecture import Architecture
-from evonas.evaluators.base import Evaluator, Infeasible, Reporter
+from evonas.evaluators.base import Context, Evaluator, Infeasible, Reporter
 from evonas.trial import Proposal, Trial
+
+NOWHERE: Any = None  # no space: those of evonas import torch, and workers are to do without
 
 
 def trial(number: int = 0, do: str = "nothing", **choices: int | float | str) -> Trial:
@@ -27,6 +30,7 @@ class Obedient(Evaluator):
     metrics = ("pid",)
 
     def __init__(self, device: str) -> None:
+        super().__init__(Context(NOWHERE, None, device, seed=0))
         self.device = device
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
@@ -84,7 +88,7 @@ class Stubborn(Evaluator):
     metrics = ("pid",)
 
     def __init__(self, device: str) -> None:
-        pass
+        super().__init__(Context(NOWHERE, None, device, seed=0))
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         do, step = trial.architecture.choices["do"], 0

@@ -200,11 +200,11 @@ def test_workers_promote_what_other_workers_trained(
         ),
         (
             {"evaluation": {"name": "reduced", "of": {**TRAIN, "batch_size": 0}}},
-            "evaluation.of.batch_size: must be at least 1, not 0",
+            "evaluation.of.batch_size: Input should be greater than or equal to 1, not 0",
         ),
         (
             {"evaluation": {"name": "inherit", "of": {"name": "reduced", "of": TRAIN, "data": 2}}},
-            "evaluation.of.data: must be in",
+            "evaluation.of.data: Input should be less than or equal to 1, not 2",
         ),
     ],
 )
