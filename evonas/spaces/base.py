@@ -224,6 +224,13 @@ class SearchSpace(ABC):
             raise InvalidArchitecture(f"{architecture.id} exceeds the limits")
         return architecture
 
+    def valid(self, choices: Mapping[str, Value]) -> Architecture | None:
+        """As ``architecture``, but None where that raises."""
+        try:
+            return self.architecture(choices)
+        except InvalidArchitecture:
+            return None
+
     def reference(self, choices: Mapping[str, Value]) -> Architecture:
         """Make an architecture that is to be built, not searched: its numbers may be any.
 
@@ -329,11 +336,8 @@ class SearchSpace(ABC):
         seen = {architecture.id}
         for name, domain in self.domains.items():
             for value in domain.neighbours(architecture.choices[name]):
-                try:
-                    neighbour = self.architecture({**architecture.choices, name: value})
-                except InvalidArchitecture:
-                    continue
-                if neighbour.id not in seen:
+                neighbour = self.valid({**architecture.choices, name: value})
+                if neighbour and neighbour.id not in seen:
                     seen.add(neighbour.id)
                     yield neighbour
 
@@ -341,11 +345,8 @@ class SearchSpace(ABC):
         """Every architecture once, in the order of the domains."""
         seen = set()
         for values in itertools.product(*(domain.values() for domain in self.domains.values())):
-            try:
-                architecture = self.architecture(dict(zip(self.domains, values, strict=True)))
-            except InvalidArchitecture:
-                continue
-            if architecture.id not in seen:
+            architecture = self.valid(dict(zip(self.domains, values, strict=True)))
+            if architecture and architecture.id not in seen:
                 seen.add(architecture.id)
                 yield architecture
 

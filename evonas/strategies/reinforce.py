@@ -12,14 +12,13 @@ Measured figures: docs/results.md.
 from __future__ import annotations
 
 import math
-from bisect import bisect, bisect_left, bisect_right, insort
+from bisect import bisect
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from random import Random
 from typing import TYPE_CHECKING, Literal
 
 from evonas.architecture import Architecture, Categorical, Domain, Value
-from evonas.errors import InvalidArchitecture
 from evonas.recipe.options import Count, NonNegative, Positive
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
@@ -46,8 +45,6 @@ class Reinforce(Strategy):
     at last the space itself is sampled; what came of that is learned from all the same.
 
     Args:
-        space: What to search.
-        objectives: Exactly one.
         algorithm: ``ppo`` or ``reinforce``, which takes one step on a batch.
         batch_size: Ended trials between updates of the controller.
         learning_rate: Of Adam; default 0.01 for ppo, 0.05 for reinforce.
@@ -71,7 +68,6 @@ class Reinforce(Strategy):
         self._controller = _Controller(space, hidden, rate)
         self._steps = _EPOCHS if algorithm == "ppo" else 1
         self._batch_size, self._entropy = batch_size, entropy
-        self._ranked: list[float] = []  # values of the completed trials, ascending
         self._batch: list[tuple[Architecture, float]] = []
         self._baseline: float | None = None
 
@@ -79,12 +75,9 @@ class Reinforce(Strategy):
         """The controller's first draw that is new and allowed."""
         for temperature in _TEMPERATURES:
             for choices in self._controller.draw(_DRAWN, temperature, rng):
-                try:
-                    drawn = Proposal(self.space.architecture(choices))
-                except InvalidArchitecture:
-                    continue
-                if drawn.key not in self.told.proposed:
-                    return drawn
+                architecture = self.space.valid(choices)
+                if architecture and Proposal(architecture).key not in self.told.proposed:
+                    return Proposal(architecture)
         return self.new(rng)
 
     def tell(self, trial: Trial) -> None:
@@ -101,10 +94,9 @@ class Reinforce(Strategy):
         """Share of the completed trials that are worse, halves of ties counted."""
         if trial.state is not TrialState.COMPLETE:
             return 0.0
-        value = self.objectives[0].key(trial.metrics)
-        insort(self._ranked, value)
-        below = bisect_left(self._ranked, value) + bisect_right(self._ranked, value) - 1
-        return below / (2 * max(1, len(self._ranked) - 1))
+        value, *values = (self.objectives[0].key(t.metrics) for t in (trial, *self.told.complete))
+        below = sum((other < value) + (other <= value) for other in values) - 1  # not of itself
+        return below / (2 * max(1, len(values) - 1))
 
     def _learn(self) -> None:
         """Follow the policy gradient of the batch."""
