@@ -206,9 +206,10 @@ class SearchSpace(ABC):
 
     def active(self, choices: Mapping[str, Value]) -> list[str]:
         """Names of the choices that have an effect, in order of declaration."""
-        return [name for name in self.domains if self._holds(name, choices)]
+        return [name for name in self.domains if self.has_effect(name, choices)]
 
-    def _holds(self, name: str, choices: Mapping[str, Value]) -> bool:
+    def has_effect(self, name: str, choices: Mapping[str, Value]) -> bool:
+        """Whether a choice has an effect beside those that are declared before it."""
         return name not in self.conditions or bool(self.conditions[name](choices))
 
     def architecture(self, choices: Mapping[str, Value]) -> Architecture:
@@ -249,7 +250,7 @@ class SearchSpace(ABC):
         """In canonical form, with the rules kept."""
         settled = dict(choices)
         for name, domain in self.domains.items():
-            if not self._holds(name, settled):
+            if not self.has_effect(name, settled):
                 settled[name] = domain.values()[0]
         architecture = Architecture(self.name, self.canonical(settled))
         self.validate(architecture)
@@ -300,7 +301,7 @@ class SearchSpace(ABC):
         active = set(self.active(parent.choices))
         child = {**parent.choices, name: self.domains[name].mutate(parent.choices[name], rng)}
         for gained, domain in self.domains.items():
-            if gained not in active and self._holds(gained, child):
+            if gained not in active and self.has_effect(gained, child):
                 child[gained] = domain.sample(rng)
         return child
 
@@ -370,17 +371,14 @@ class SearchSpace(ABC):
             InvalidArchitecture: If a factor is not 1 and the space declares no such role.
         """
         choices = dict(architecture.choices)
+        integers = [(name, d) for name, d in self.domains.items() if isinstance(d, Integer)]
         for role, factor in (("width", width), ("depth", depth)):
-            domains = {
-                name: domain
-                for name, domain in self.domains.items()
-                if isinstance(domain, Integer) and domain.role == role
-            }
-            if factor != 1 and not domains:
+            scalable = [(name, domain) for name, domain in integers if domain.role == role]
+            if factor != 1 and not scalable:
                 raise InvalidArchitecture(
                     f"space {self.name!r} declares no choice with role {role!r}"
                 )
-            for name, domain in domains.items():
+            for name, domain in scalable:
                 old = int(choices[name])
                 if factor == 1 or not old:
                     continue
@@ -403,15 +401,15 @@ class SearchSpace(ABC):
         broken: InvalidArchitecture | None = None
         for choices in itertools.islice(candidates, _TRIES):
             try:
-                found = self.unlimited.architecture(choices)
+                candidate = self.unlimited.architecture(choices)
             except InvalidArchitecture as error:
                 broken = error
                 continue
-            if found.id == other_than:
+            if candidate.id == other_than:
                 continue
-            if not self.limits or self.limits.violation(found) == 0:
-                return found
-            exceeding.append(found)
+            if not self.limits or self.limits.violation(candidate) == 0:
+                return candidate
+            exceeding.append(candidate)
             if len(exceeding) == TRIES:
                 break
         if self.limits and exceeding:
