@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from evonas.spaces.parts.supernet import Supernet
 
-_TRIES = 1000  # Candidates before a space is taken to have none that keeps its rules.
+_TRIES = 1000  # After so many candidates a space is taken to have none that keeps its rules.
 
 Condition = Callable[[Mapping[str, Any]], bool]
 

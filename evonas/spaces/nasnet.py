@@ -21,7 +21,7 @@ from evonas.spaces.parts.cells import CELLS, INPUTS, STEM, Cell, Edge, Place, st
 from evonas.spaces.parts.layers import Layer, LayeredSpace
 
 _COMBINATIONS = 5
-_STATES = range(len(INPUTS), len(INPUTS) + _COMBINATIONS)  # Those that combinations make.
+_STATES = range(len(INPUTS), len(INPUTS) + _COMBINATIONS)  # Combinations make these.
 _SIDES = ("left", "right")
 _STAGES = (1, 2, 3)
 _OUTPUTS = ("unused", "all", *(f"unused+{state}" for state in range(_STATES[-1])))

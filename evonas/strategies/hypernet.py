@@ -27,7 +27,7 @@ from evonas.strategies.base import Findings, Strategy
 from evonas.trial import Objective, Proposal
 
 COMPLEXITY = ("pooling", "identity", "convolution")  # S weighs these kinds of operation.
-_MIDDLE = (1 / 3, 1 / 3, 1 / 3)
+_MIDDLE = (1 / 3, 1 / 3, 1 / 3)  # Here the grid begins.
 
 
 class Sampler(Protocol):

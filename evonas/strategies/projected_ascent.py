@@ -22,13 +22,12 @@ from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Findings, Strategy
 from evonas.trial import Limit, Objective, Proposal, Trial, TrialState
 
-# Steps of so many times the wanted length are tried until one leads to a new centre.
+# Steps of so many times the usual length are tried until one leads to a new centre.
 _LENGTHS = (1.0, 0.5, 2.0, 4.0)
 _STARTS = 10  # So many random architectures are tried until one can be brought into the band.
 _FLAT = 1e-9  # What is no larger a share of a gradient's length is rounding.
 
-# The neighbours below and above along a choice.
-_Sides = tuple[Architecture | None, Architecture | None]
+_Sides = tuple[Architecture | None, Architecture | None]  # The neighbours below and above.
 
 
 class _Measured(NamedTuple):
