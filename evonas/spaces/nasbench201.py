@@ -130,9 +130,11 @@ class _Reduction(nn.Module):
 
     @staticmethod
     def cost(meter: Meter, inputs: int, outputs: int) -> None:
-        with meter.aside():
+        read = meter.here
+        with meter.holding(read):
             meter.pool(2, stride=2, ceil=True)
             meter.conv(outputs)
+        meter.here = read
         _relu_conv_bn_cost(meter, outputs, kernel=3, stride=2)
         _relu_conv_bn_cost(meter, outputs, kernel=3)
 
