@@ -16,7 +16,7 @@ from pydantic import Field
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
 from evonas.recipe.options import Count
 from evonas.spaces.base import Condition, Task, divisible
-from evonas.spaces.parts.blocks import bottleneck, conv_norm, named_classifier
+from evonas.spaces.parts.blocks import ConvNorm, bottleneck, named_classifier
 from evonas.spaces.parts.layers import Layer, LayeredSpace
 
 _STAGES = range(1, 5)
@@ -62,7 +62,7 @@ def named_layers(
         se: Whether the blocks have squeeze-and-excitation, to a quarter of their input.
     """
     channels = stem_width
-    named = OrderedDict[str, Layer](stem=conv_norm(task.channels, channels, 3, stem_stride))
+    named = OrderedDict[str, Layer](stem=ConvNorm(task.channels, channels, 3, stem_stride))
     for i, stage in enumerate(map(fitted, stages), start=1):
         inner = stage.width // stage.ratio
         groups = inner // stage.group_width

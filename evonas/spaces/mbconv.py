@@ -11,7 +11,7 @@ from pydantic import Field
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
 from evonas.recipe.options import Count
 from evonas.spaces.base import Task
-from evonas.spaces.parts.blocks import conv_norm, mbconv, named_classifier, named_stages
+from evonas.spaces.parts.blocks import ConvNorm, mbconv, named_classifier, named_stages
 from evonas.spaces.parts.layers import Layer, LayeredSpace
 from evonas.spaces.parts.supernet import Supernet
 
@@ -49,7 +49,7 @@ class MBConv(LayeredSpace):
         choices = {name: int(value) for name, value in architecture.choices.items()}
         channels, stages = choices["stem"], []
         stem: OrderedDict[str, Layer] = OrderedDict(
-            stem=conv_norm(task.channels, channels, bias=True)
+            stem=ConvNorm(task.channels, channels, bias=True)
         )
         for i in range(1, 5):
             stage: list[Layer] = []

@@ -12,7 +12,7 @@ from torch import nn
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
 from evonas.recipe.options import Count, Positive
 from evonas.spaces.base import Task, divisible
-from evonas.spaces.parts.blocks import Activation, conv_norm, inverted, separable
+from evonas.spaces.parts.blocks import Activation, ConvNorm, inverted, separable
 from evonas.spaces.parts.layers import Layer, LayeredSpace
 
 STAGES = range(1, 8)
@@ -92,15 +92,16 @@ class MobileNet(LayeredSpace):
         activation = _ACTIVATIONS[str(choices["stem_activation"])]
         stride = int(choices["stem_stride"])
         named = OrderedDict[str, Layer](
-            stem=conv_norm(task.channels, channels, 3, stride, activation=activation)
+            stem=ConvNorm(task.channels, channels, 3, stride, activation=activation)
         )
         for i in STAGES:
             stage = {n: choices[f"{n}{i}"] for n in _OF_A_STAGE}
             width = divisible(int(stage["width"]) * self._multiplier)
             for number in range(1, int(stage["depth"]) + 1):
-                block = _block(stage, channels, width, first=number == 1)
+                if number <= 2:  # the rest of a stage are like its second block
+                    block = _block(stage, channels, width, first=number == 1)
+                    channels = width
                 named[f"stage{i}_{stage['block']}{number}"] = block
-                channels = width
         return named | self._head(choices, channels, task.classes)
 
     def _head(
@@ -110,7 +111,7 @@ class MobileNet(LayeredSpace):
         named: OrderedDict[str, Layer] = OrderedDict()
         if choices["head"]:
             head = divisible(int(choices["head"]) * max(1.0, self._multiplier))
-            named["head"] = conv_norm(channels, head, activation=activation)
+            named["head"] = ConvNorm(channels, head, activation=activation)
             channels = head
         named |= {"pool": Layer(nn.AdaptiveAvgPool2d, 1), "flatten": Layer(nn.Flatten)}
         if choices["hidden"]:

@@ -10,7 +10,7 @@ from pydantic import Field
 from evonas.architecture import Architecture, Integer
 from evonas.recipe.options import Count
 from evonas.spaces.base import Task
-from evonas.spaces.parts.blocks import conv_norm, named_classifier, named_stages
+from evonas.spaces.parts.blocks import ConvNorm, named_classifier, named_stages
 from evonas.spaces.parts.layers import Layer, LayeredSpace
 from evonas.spaces.parts.supernet import Supernet
 
@@ -42,7 +42,7 @@ class PlainCNN(LayeredSpace):
             block: list[Layer] = []
             for _ in range(int(choices[f"k{i}"])):
                 width = int(choices[f"c{i}"])
-                block.append(conv_norm(channels, width, kernel=3, bias=True))
+                block.append(ConvNorm(channels, width, kernel=3, bias=True))
                 channels = width
             blocks.append(block)
         stages = named_stages(blocks, min(task.height, task.width))

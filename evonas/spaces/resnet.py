@@ -12,7 +12,7 @@ from torch import nn
 from evonas.architecture import Architecture, Categorical, Integer, Value
 from evonas.recipe.options import Count
 from evonas.spaces.base import Task, divisible
-from evonas.spaces.parts.blocks import basic, bottleneck, conv_norm, named_classifier
+from evonas.spaces.parts.blocks import ConvNorm, basic, bottleneck, named_classifier
 from evonas.spaces.parts.layers import Layer, LayeredSpace
 
 _EXPANSION = 4  # outputs of a bottleneck per channel of width
@@ -66,7 +66,7 @@ class ResNet(LayeredSpace):
 def _layers(choices: Mapping[str, Value], task: Task) -> dict[str, Layer]:
     channels = int(choices["stem"])
     kernel, stride = int(choices["stem_kernel"]), int(choices["stem_stride"])
-    named = OrderedDict[str, Layer](stem=conv_norm(task.channels, channels, kernel, stride))
+    named = OrderedDict[str, Layer](stem=ConvNorm(task.channels, channels, kernel, stride))
     if choices["stem_pool"]:
         named["stem_pool"] = _pool()
     for i in range(1, 5):
@@ -74,10 +74,10 @@ def _layers(choices: Mapping[str, Value], task: Task) -> dict[str, Layer]:
         if down == "pool":
             named[f"pool{i - 1}"] = _pool()
         for number in range(1, int(choices[f"depth{i}"]) + 1):
-            stride = 2 if down == "stride" and number == 1 else 1
-            block, outputs = _block(choices, channels, int(choices[f"width{i}"]), stride)
+            if number <= 2:  # the rest of a stage are like its second block
+                stride = 2 if down == "stride" and number == 1 else 1
+                block, channels = _block(choices, channels, int(choices[f"width{i}"]), stride)
             named[f"stage{i}_block{number}"] = block
-            channels = outputs
     return named | named_classifier(channels, task.classes)
 
 

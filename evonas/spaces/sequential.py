@@ -12,7 +12,7 @@ from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
 from evonas.spaces.base import Condition, Task
-from evonas.spaces.parts.blocks import basic, conv_norm, named_classifier, separable
+from evonas.spaces.parts.blocks import ConvNorm, basic, named_classifier, separable
 from evonas.spaces.parts.layers import Layer, LayeredSpace
 
 _OF_A_KERNEL = ("conv", "separable")
@@ -141,7 +141,7 @@ def _layers(architecture: Architecture, task: Task) -> dict[str, Layer]:
     for number, (kind, width, kernel) in enumerate(_chain(architecture), start=1):
         match kind:
             case "conv":
-                layer: Layer = conv_norm(channels, width, kernel)
+                layer: Layer = ConvNorm(channels, width, kernel)
             case "separable":
                 layer = separable(channels, width, kernel)
             case "residual":

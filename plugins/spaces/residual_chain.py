@@ -14,7 +14,7 @@ from pydantic import Field
 
 from evonas.architecture import Architecture, Categorical, Integer, Value
 from evonas.spaces.base import Task
-from evonas.spaces.parts.blocks import conv_norm, named_classifier, named_stages
+from evonas.spaces.parts.blocks import ConvNorm, named_classifier, named_stages
 from evonas.spaces.parts.layers import Layer, LayeredSpace, Sum
 
 
@@ -57,9 +57,9 @@ class ResidualChain(LayeredSpace):
     def layers(self, architecture: Architecture, task: Task) -> dict[str, Layer]:
         """The network's layers, from which it is built and counted."""
         channels = int(architecture.choices["channels"])
-        stages: list[list[Layer]] = [[conv_norm(task.channels, channels)]]
+        stages: list[list[Layer]] = [[ConvNorm(task.channels, channels)]]
         for kernel in self._chain(architecture):  # the input plus a convolution of it
-            stages.append([Sum(conv_norm(channels, channels, int(kernel)))])
+            stages.append([Sum(ConvNorm(channels, channels, int(kernel)))])
         named = named_stages(stages, min(task.height, task.width))
         return named | named_classifier(channels, task.classes)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -11,7 +13,15 @@ from torch.utils.hooks import RemovableHandle
 
 from evonas.spaces.parts.layers import Gate, Layer, Meter, Row, Sum
 
+Describe = TypeVar("Describe", bound=Callable[..., Layer | None])
 Activation = type[nn.Module]
+_RELU = Layer(nn.ReLU)
+_TREES = 2**10  # So many descriptions of each kind of block are remembered.
+
+
+def _once(describe: Describe) -> Describe:
+    """Descriptions are never changed: one of the same arguments serves a whole stage."""
+    return cast(Describe, lru_cache(maxsize=_TREES)(describe))
 
 
 def conv(
@@ -21,24 +31,41 @@ def conv(
     return Layer(nn.Conv2d, inputs, outputs, kernel, stride, kernel // 2, 1, groups, bias)
 
 
-def conv_norm(
-    inputs: int,
-    outputs: int,
-    kernel: int = 1,
-    stride: int = 1,
-    groups: int = 1,
-    bias: bool = False,
-    activation: Activation | None = nn.ReLU,
-) -> Row:
-    """A convolution, batch normalisation and an activation."""
-    return Row(
-        Chain,
-        conv=conv(inputs, outputs, kernel, stride, groups, bias),
-        norm=Layer(nn.BatchNorm2d, outputs),
-        activation=Layer(activation) if activation else None,
-    )
+class ConvNorm(Layer):
+    """A convolution, batch normalisation and an activation: one layer, since most are."""
+
+    __slots__ = ("activation", "convolution", "inputs")
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        activation: Activation | None = nn.ReLU,
+    ) -> None:
+        self.inputs, self.activation = inputs, activation
+        self.convolution = outputs, kernel, stride, groups, bias
+
+    def build(self) -> nn.Module:
+        """A freshly initialised module."""
+        outputs, kernel, stride, groups, bias = self.convolution
+        return Row(
+            Chain,
+            conv=conv(self.inputs, outputs, kernel, stride, groups, bias),
+            norm=Layer(nn.BatchNorm2d, outputs),
+            activation=Layer(self.activation) if self.activation else None,
+        ).build()
+
+    def cost(self, meter: Meter) -> None:
+        """Those of the convolution and the normalisation."""
+        meter.conv(*self.convolution)
+        meter.params += 2 * self.convolution[0]
 
 
+@_once
 def separable(
     inputs: int, outputs: int, kernel: int = 3, stride: int = 1, activation: Activation = nn.ReLU
 ) -> Row:
@@ -49,11 +76,12 @@ def separable(
     """
     return Row(
         Chain,
-        depthwise=conv_norm(inputs, inputs, kernel, stride, inputs, activation=activation),
-        pointwise=conv_norm(inputs, outputs, activation=activation),
+        depthwise=ConvNorm(inputs, inputs, kernel, stride, inputs, activation=activation),
+        pointwise=ConvNorm(inputs, outputs, activation=activation),
     )
 
 
+@_once
 def squeeze_excitation(
     channels: int, squeezed: int, activation: Activation = nn.ReLU, gate: Activation = nn.Sigmoid
 ) -> Gate | None:
@@ -73,6 +101,7 @@ def squeeze_excitation(
     )
 
 
+@_once
 def mbconv(inputs: int, outputs: int, inner: int) -> Sum:
     """Simplified inverted residual block: no squeeze-and-excitation, ReLU after every convolution.
 
@@ -81,26 +110,28 @@ def mbconv(inputs: int, outputs: int, inner: int) -> Sum:
     number of channels changes. After Sandler et al., MobileNetV2, CVPR 2018.
     """
     body = Row(
-        expand=conv_norm(inputs, inner, bias=True),
-        depthwise=conv_norm(inner, inner, kernel=3, groups=inner, bias=True),
-        project=conv_norm(inner, outputs, bias=True),
+        expand=ConvNorm(inputs, inner, bias=True),
+        depthwise=ConvNorm(inner, inner, kernel=3, groups=inner, bias=True),
+        project=ConvNorm(inner, outputs, bias=True),
     )
     return Sum(body, None if inputs == outputs else Layer(Projection, inputs, outputs))
 
 
+@_once
 def basic(inputs: int, outputs: int, stride: int = 1, squeezed: int = 0) -> Sum:
     """ResNet's block of two 3×3 convolutions, with squeeze-and-excitation if ``squeezed``.
 
     He, Zhang, Ren and Sun, Deep residual learning for image recognition, CVPR 2016.
     """
     body = Row(
-        first=conv_norm(inputs, outputs, 3, stride),
-        second=conv_norm(outputs, outputs, 3, activation=None),
+        first=ConvNorm(inputs, outputs, 3, stride),
+        second=ConvNorm(outputs, outputs, 3, activation=None),
         excite=squeeze_excitation(outputs, squeezed),
     )
-    return Sum(body, _fit(inputs, outputs, stride), Layer(nn.ReLU))
+    return Sum(body, _fit(inputs, outputs, stride), _RELU)
 
 
+@_once
 def bottleneck(
     inputs: int,
     outputs: int,
@@ -117,22 +148,23 @@ def bottleneck(
     3×3 convolution in RegNetY (``squeezed_inner``, Radosavovic et al., CVPR 2020).
     """
     body = Row(
-        reduce=conv_norm(inputs, inner),
-        spatial=conv_norm(inner, inner, 3, stride, groups),
+        reduce=ConvNorm(inputs, inner),
+        spatial=ConvNorm(inner, inner, 3, stride, groups),
         excite_inner=squeeze_excitation(inner, squeezed_inner),
-        expand=conv_norm(inner, outputs, activation=None),
+        expand=ConvNorm(inner, outputs, activation=None),
         excite=squeeze_excitation(outputs, squeezed),
     )
-    return Sum(body, _fit(inputs, outputs, stride), Layer(nn.ReLU))
+    return Sum(body, _fit(inputs, outputs, stride), _RELU)
 
 
 def _fit(inputs: int, outputs: int, stride: int) -> Layer | None:
     """A 1×1 convolution on the shortcut where the shape changes."""
     if inputs == outputs and stride == 1:
         return None
-    return conv_norm(inputs, outputs, stride=stride, activation=None)
+    return ConvNorm(inputs, outputs, stride=stride, activation=None)
 
 
+@_once
 def inverted(
     inputs: int,
     outputs: int,
@@ -150,12 +182,12 @@ def inverted(
     ``inner`` equals ``inputs``, and no shortcut where the shape changes; names are the same with
     and without.
     """
-    expand = conv_norm(inputs, inner, activation=activation) if inner != inputs else None
+    expand = ConvNorm(inputs, inner, activation=activation) if inner != inputs else None
     body = Row(
         expand=expand,
-        depthwise=conv_norm(inner, inner, kernel, stride, inner, activation=activation),
+        depthwise=ConvNorm(inner, inner, kernel, stride, inner, activation=activation),
         excite=squeeze_excitation(inner, squeezed, gate=gate),
-        project=conv_norm(inner, outputs, activation=None),
+        project=ConvNorm(inner, outputs, activation=None),
     )
     return Sum(body) if inputs == outputs and stride == 1 else Row(body=body)
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -32,6 +31,11 @@ class FeatureMap:
     def __init__(self, channels: int, height: int, width: int) -> None:
         self.channels, self.height, self.width = channels, height, width
         self.values = channels * height * width
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Without the batch dimension."""
+        return self.channels, self.height, self.width
 
 
 class Meter:
@@ -58,10 +62,26 @@ class Meter:
         self.peak_memory = _BYTES * self.here.values
         self._waiting: tuple[FeatureMap, ...] = ()
         self._held = 0  # Values of what waits.
+        self._last: tuple[Layer | None, FeatureMap, int, int] = None, self.here, 0, 0
 
     def costs(self) -> dict[str, float]:
         """All costs so far, by name."""
         return {name: float(getattr(self, name)) for name in self.counted}
+
+    def through(self, layer: Layer) -> None:
+        """Send it through a layer beside which nothing waits.
+
+        In a stage the same one comes again and again: it costs the same, and no higher peak.
+        """
+        last, read, params, flops = self._last
+        here = self.here
+        if layer is last and here.shape == read.shape:
+            self.params += params
+            self.flops += flops
+        else:
+            params, flops = self.params, self.flops
+            layer.cost(self)
+            self._last = layer, here, self.params - params, self.flops - flops
 
     def make(self, channels: int, height: int, width: int) -> None:
         """What a layer makes of what is here: a new map, which is here from now on."""
@@ -73,17 +93,11 @@ class Meter:
     def overwrite(self) -> None:
         """What works in place, unless somebody waits for what is here: then it makes a new map."""
         if self.here in self._waiting:
-            self.make(self.here.channels, self.here.height, self.here.width)
+            self.make(*self.here.shape)
 
-    @contextmanager
-    def holding(self, *maps: FeatureMap) -> Iterator[None]:
-        """Keep maps live, because something later reads them; one that is kept already is one."""
-        before = self._waiting, self._held
-        fresh = [each for each in dict.fromkeys(maps) if each not in self._waiting]
-        self._waiting += tuple(fresh)
-        self._held += sum(each.values for each in fresh)
-        yield
-        self._waiting, self._held = before
+    def holding(self, *maps: FeatureMap) -> _Holding:
+        """A context in which maps are live, because something later reads them."""
+        return _Holding(self, maps)
 
     def conv(
         self,
@@ -96,11 +110,16 @@ class Meter:
         dilation: int = 1,
     ) -> None:
         """A convolution; ``padding`` keeps the size by default."""
+        here = self.here
+        height, width = here.height, here.width
         padding = dilation * (kernel // 2) if padding is None else padding
-        weights = self.here.channels // groups * outputs * kernel**2
-        self._slide(outputs, dilation * (kernel - 1) + 1, stride, padding)
-        self.params += weights + bias * outputs
-        self.flops += 2 * weights * self.here.height * self.here.width
+        if stride > 1 or dilation * (kernel - 1) != 2 * padding:  # else the size is kept
+            height = _slid(height, dilation * (kernel - 1) + 1, stride, padding)
+            width = _slid(width, dilation * (kernel - 1) + 1, stride, padding)
+        weights = here.channels // groups * outputs * kernel**2
+        self.params += weights + outputs if bias else weights
+        self.flops += 2 * weights * height * width
+        self.make(outputs, height, width)
 
     def norm(self) -> None:
         """Batch or layer normalisation with scale and shift."""
@@ -111,7 +130,10 @@ class Meter:
         self, kernel: int, stride: int | None = None, padding: int = 0, ceil: bool = False
     ) -> None:
         """A window that slides over the image."""
-        self._slide(self.here.channels, kernel, stride or kernel, padding, ceil)
+        stride = stride or kernel
+        height = _slid(self.here.height, kernel, stride, padding, ceil)
+        width = _slid(self.here.width, kernel, stride, padding, ceil)
+        self.make(self.here.channels, height, width)
 
     def average(self) -> None:
         """Global pooling."""
@@ -124,14 +146,28 @@ class Meter:
         self.flops += 2 * inputs * outputs
         self.make(outputs, 1, 1)
 
-    def _slide(
-        self, outputs: int, kernel: int, stride: int, padding: int, ceil: bool = False
-    ) -> None:
-        height = _slid(self.here.height, kernel, stride, padding, ceil)
-        self.make(outputs, height, _slid(self.here.width, kernel, stride, padding, ceil))
+
+class _Holding:
+    """A class and no generator: there are many."""
+
+    __slots__ = ("_before", "_maps", "_meter")
+
+    def __init__(self, meter: Meter, maps: tuple[FeatureMap, ...]) -> None:
+        self._meter, self._maps = meter, maps
+
+    def __enter__(self) -> None:
+        meter = self._meter
+        self._before = meter._waiting, meter._held
+        for each in self._maps:
+            if each not in meter._waiting:
+                meter._waiting += (each,)
+                meter._held += each.values
+
+    def __exit__(self, *error: object) -> None:
+        self._meter._waiting, self._meter._held = self._before
 
 
-def _slid(size: int, kernel: int, stride: int, padding: int, ceil: bool) -> int:
+def _slid(size: int, kernel: int, stride: int, padding: int, ceil: bool = False) -> int:
     room = size + 2 * padding - kernel
     if not ceil:
         return room // stride + 1
@@ -147,6 +183,8 @@ class Layer:
             the same arguments; torch's own common layers need none.
         arguments: Of both.
     """
+
+    __slots__ = ("arguments", "keywords", "kind")
 
     def __init__(self, kind: type[nn.Module], /, *arguments: Any, **keywords: Any) -> None:
         self.kind, self.arguments, self.keywords = kind, arguments, keywords
@@ -169,6 +207,7 @@ class Row(Layer):
         parts: By name; None is left out.
     """
 
+    __slots__ = ("parts",)
     kind: type[nn.Sequential]
 
     def __init__(self, kind: type[nn.Sequential] = nn.Sequential, /, **parts: Layer | None) -> None:
@@ -194,6 +233,8 @@ class Sum(Layer):
         last: What the sum goes through.
     """
 
+    __slots__ = ("body", "last", "shortcut")
+
     def __init__(
         self, body: Layer, shortcut: Layer | None = None, last: Layer | None = None
     ) -> None:
@@ -213,7 +254,7 @@ class Sum(Layer):
             waiting, meter.here = meter.here, read
         with meter.holding(waiting):
             self.body.cost(meter)
-            meter.make(waiting.channels, waiting.height, waiting.width)
+            meter.make(*waiting.shape)
         if self.last:
             self.last.cost(meter)
 
@@ -233,7 +274,7 @@ class Gate(Layer):
         read = meter.here
         with meter.holding(read):
             self.row.cost(meter)
-            meter.make(read.channels, read.height, read.width)
+            meter.make(*read.shape)
 
 
 class Added(nn.Module):
@@ -281,7 +322,7 @@ def costs(layers: Mapping[str, Layer], task: Task) -> dict[str, float]:
     """What ``network(layers)`` costs on images of the task, by name."""
     meter = Meter(task)
     for layer in layers.values():
-        layer.cost(meter)
+        meter.through(layer)
     return meter.costs()
 
 
