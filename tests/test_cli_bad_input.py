@@ -100,6 +100,21 @@ def evolution(population: int, tournament: int) -> str:
             ["evaluation={name: reduced, of: {name: latency, of: {name: train}}}"],
             "latency is to be that of the whole network",
         ),
+        (
+            ["evaluation={name: extrapolate, of: {name: supernet, of: train}}"],
+            "evaluation.of: supernet ignores the share of a training that extrapolate gives it",
+        ),
+        (
+            ["evaluation={name: inherit, of: {name: zero_cost, training: false, of: train}}"],
+            "evaluation.of: zero_cost ignores the weights that inherit gives it",
+        ),
+        (
+            [
+                "evaluation={name: latency, of: {name: extrapolate, of: "
+                "{name: extrapolate, of: train}}}"
+            ],
+            "evaluation.of.of: extrapolate ignores the share of a training that extrapolate gives",
+        ),
         (["seeed=1"], "r.yaml: seeed: unknown key. Did you mean 'seed'?"),
         (["budget.trails=1"], "budget.trails: unknown key. Did you mean 'trials'?"),
         (["strategy.name=radnom"], "unknown strategy 'radnom'. Did you mean 'random'?"),

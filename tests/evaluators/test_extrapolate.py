@@ -178,8 +178,7 @@ def test_without_a_curve_of_accuracies_the_trial_fails(inner: type[Told], reason
 
 
 def test_it_keeps_the_contract() -> None:
-    wrapped = Extrapolate(context(), of=partial(Train, **QUICK), share=0.75)
-    assert check_evaluator(wrapped, trial().architecture) == []
+    assert check_evaluator(partial(Extrapolate, of=partial(Train, **QUICK), share=0.75)) == []
 
 
 def test_training_is_shortened_and_the_final_training_is_not() -> None:

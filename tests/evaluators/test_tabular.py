@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -49,7 +50,11 @@ def test_metrics_are_the_columns_of_the_row(tmp_path: Path, name: str) -> None:
     evaluator = tabular(write(tmp_path / name))
     assert evaluator.metrics == ("val_accuracy",)
     assert evaluate(evaluator, trial()) == ({"val_accuracy": 61.5}, [])
-    assert check_evaluator(evaluator, trial().architecture) == []
+    columns = {"val_accuracy": "valid"}
+    keys = {TEMPLATE.format_map(dict(point.choices)) for point in SPACE.enumerate()}
+    path = write(tmp_path / name, [{**ROWS[0], "architecture": key} for key in sorted(keys)])
+    table = partial(Tabular, path=path, template=TEMPLATE, columns=columns)
+    assert check_evaluator(table, SPACE) == []
 
 
 def test_json_may_be_an_object_by_key(tmp_path: Path) -> None:

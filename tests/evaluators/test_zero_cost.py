@@ -45,8 +45,7 @@ def scores(given: Trial, seed: int = 0, **how: Any) -> Mapping[str, float]:
 
 def test_it_keeps_the_contract_beside_a_training_and_alone() -> None:
     for training in (True, False):
-        evaluator = ZeroCost(context(), of=QUICK, training=training)
-        assert check_evaluator(evaluator, trial().architecture) == []
+        assert check_evaluator(partial(ZeroCost, of=QUICK, training=training)) == []
 
 
 def test_the_proxies_stand_beside_the_metrics_of_the_training() -> None:

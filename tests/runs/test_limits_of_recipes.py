@@ -12,7 +12,10 @@ from evonas.errors import RecipeError
 from evonas.recipe import reading
 from evonas.recipe.registry import Registry
 from evonas.runs.assemble import Assembly, assemble
-from evonas.trial import Limit
+from evonas.runs.journal import read_journal
+from evonas.runs.run import start
+from evonas.trial import Limit, TrialState
+from evonas.trials import Trials
 
 PLUGIN = '''
 from evonas.spaces.plain_cnn import PlainCNN
@@ -72,3 +75,39 @@ def test_what_neither_gives_is_refused(assembled: Assemble) -> None:
             assembled("plain_cnn", **{name: {"max": 8}})
     with pytest.raises(RecipeError, match=r"Did you mean 'joules'\? Known: params, flops, jou"):
         assembled("warm", juoles={"max": 8})
+
+
+HOT = '''
+from evonas import Evaluator
+
+class Hot(Evaluator):
+    """Knows nothing of limits."""
+
+    metrics = ("val_accuracy", "latency")
+
+    def evaluate(self, trial, report):
+        return {"val_accuracy": 0.5, "latency": 50.0 if trial.number % 2 else 5.0}
+'''
+
+
+def test_limits_hold_for_an_evaluator_that_knows_nothing_of_them(tmp_path: Path) -> None:
+    folder = tmp_path / "plugins" / "evaluators"
+    folder.mkdir(parents=True)
+    (folder / "hot.py").write_text(HOT)
+    content = {
+        "name": "limits",
+        "space": "plain_cnn",
+        "strategy": "random",
+        "evaluation": "hot",
+        "constraints": {"latency": {"max": 5}},
+        "budget": {"trials": 6},
+        "tracking": "console",
+    }
+    registry = Registry((tmp_path / "plugins",))
+    outcome = start(reading.validate(content, "recipe"), registry, tmp_path / "run")
+    trials = Trials((), read_journal(tmp_path / "run")[1]).latest.values()
+    states = [str(trial.state) for trial in trials]
+    assert states == ["complete", "pruned"] * 3
+    assert {t.metrics["violation"] for t in trials if t.state is TrialState.PRUNED} == {9.0}
+    assert outcome.report.incumbent is not None
+    assert outcome.report.incumbent.metrics["latency"] == 5.0

@@ -186,6 +186,8 @@ def test_a_run_crashed_anywhere_is_the_run_left_alone(
     start(given, crashed, Crashes(rng.randrange(2, TRIALS)))
     resume(crashed, crash=Crashes(rng.randrange(2, TRIALS)))
     resume(crashed, crash=Crashes(trainings=2))
+    resume(crashed, crash=Crashes(3))
+    resume(crashed, crash=Crashes(4))
     resume(crashed)
     assert timeless(ended(crashed)) == wanted
     assert figures(crashed) == figures(alone)
@@ -408,7 +410,7 @@ def test_a_serial_run_killed_is_the_run_left_alone(
 ) -> None:
     given = content(name)
     start(given, Path("alone"))
-    run_dir = killed(given, [5, 12, 20], 2)
+    run_dir = killed(given, [5, 12, 20, 27, 30, 35], 2)  # the last three among the finals
     assert timeless(ended(run_dir)) == timeless(ended(Path("alone")))
     assert figures(run_dir) == figures(Path("alone"))
 

@@ -8,6 +8,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -267,45 +268,62 @@ def numbers(folder: Path) -> set[int]:
     return {int(path.stem.removeprefix("trial_")) for path in folder.glob("trial_*.safetensors")}
 
 
-def test_others_are_deleted(tmp_path: Path) -> None:
-    sized(tmp_path, dict.fromkeys(range(6), 1), 1.0).retain([4, 1, 77])
-    assert numbers(tmp_path) == {1, 4}
-    Checkpoints(tmp_path, 1.0).retain([])
+def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
+    checkpoints = sized(tmp_path, dict.fromkeys(range(4), 100), 0.00025)
+    assert numbers(tmp_path) == {0, 1, 2, 3}, "nothing goes before a trial begins"
+    assert checkpoints.load(0) is not None
+    checkpoints.make_room(9)
+    assert numbers(tmp_path) == {0, 3}
+
+
+def test_a_trial_that_is_run_again_finds_what_it_found_the_first_time(tmp_path: Path) -> None:
+    checkpoints = sized(tmp_path, dict.fromkeys(range(3), 100), 0.00025)
+    checkpoints.make_room(3)
+    first = numbers(tmp_path)
+    checkpoints.save(trial(3), nn.Linear(25_000, 1, bias=False), 1)  # and then the run is killed
+    checkpoints.make_room(3)
+    assert numbers(tmp_path) == first == {1, 2}
+
+
+def test_finals_stay(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, 1e-9)
+    final = replace(trial(2), proposal=replace(trial(2).proposal, stage="final"))
+    checkpoints.save(final, network(1), 5)
+    checkpoints.save(trial(2), network(2), 6)
+    checkpoints.make_room(3)
     assert numbers(tmp_path) == set()
-
-
-def test_the_most_important_are_kept_as_far_as_they_fit(tmp_path: Path) -> None:
-    sized(tmp_path, {0: 100, 1: 100, 2: 100, 3: 10, 4: 300}, 0.00025).retain([4, 2, 0, 1, 3, 2])
-    assert numbers(tmp_path) == {2, 0, 3}, "4 is too big alone, 1 beside 2 and 0"
+    assert same(checkpoints.read(2, stage="final").weights, network(1).state_dict())
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_never_more_than_allowed_and_nothing_that_would_fit_is_gone(
-    tmp_path: Path, seed: int
-) -> None:
+def test_never_more_than_allowed_and_what_was_used_last_stays(tmp_path: Path, seed: int) -> None:
     rng = Random(seed)
     sizes = {number: rng.randrange(1, 60) for number in range(8)}
     limit = rng.randrange(1, 200)
     checkpoints = sized(tmp_path, sizes, limit * 1e3 / 1e9)
+    used = list(sizes)
+    for number in rng.sample(used, rng.randrange(8)):
+        checkpoints.load(number)
+        used.remove(number)
+        used.append(number)
     bytes_of = {n: (tmp_path / f"trial_{n}.safetensors").stat().st_size for n in sizes}
-    wanted = rng.sample(range(10), rng.randrange(9))
-    checkpoints.retain(wanted)
+    checkpoints.make_room(9)
     left = numbers(tmp_path)
-    total = sum(bytes_of[n] for n in left)
-    assert left <= set(wanted)
-    assert total <= limit * 1e3
-    for lost in set(wanted) & set(sizes) - left:
-        earlier = [n for n in wanted[: wanted.index(lost)] if n in left]
-        assert bytes_of[lost] + sum(bytes_of[n] for n in earlier) > limit * 1e3
+    kept = [number for number in used if number in left]
+    assert kept == used[len(used) - len(kept) :], "those used last"
+    assert sum(bytes_of[n] for n in kept) <= limit * 1e3
+    if len(kept) < len(used):
+        lost = used[len(used) - len(kept) - 1]
+        assert bytes_of[lost] + sum(bytes_of[n] for n in kept) > limit * 1e3
 
 
 def test_foreign_files_and_an_absent_folder_are_let_alone(tmp_path: Path) -> None:
-    Checkpoints(tmp_path / "absent", 1.0).retain([1, 2])
+    Checkpoints(tmp_path / "absent", 1.0).make_room(1)
     assert not (tmp_path / "absent").exists()
     foreign = {"supernet.safetensors", "supernet.lock", "notes.txt", "trial_1.json"}
     for name in foreign:
         (tmp_path / name).write_text("keep me")
-    sized(tmp_path, {1: 1}, 1.0).retain([])
+    sized(tmp_path, {1: 1}, 1e-9).make_room(2)
     assert {path.name for path in tmp_path.iterdir()} == foreign
 
 
@@ -375,8 +393,6 @@ def test_full_fidelity_leaves_nothing(tmp_path: Path) -> None:
     continued, lower = rung(tmp_path)
     continued.end(lower, trial(6, fidelity=1.0), 12)
     assert numbers(tmp_path) == {5}
-    continued.retain([])
-    assert numbers(tmp_path) == set()
 
 
 def test_reading_says_what_is_wrong(tmp_path: Path) -> None:
