@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,8 @@ def run(
     from evonas.recipe import reading as recipes
     from evonas.runs import run as runs
 
-    given, registry = recipes.load(recipe, overrides), _registry(plugins)
-    _execute(
-        ctx,
-        lambda stopping, listeners: runs.start(given, registry, run_dir, listeners, stopping),
-    )
+    content, registry = recipes.load(recipe, overrides), _registry(plugins)
+    _execute(ctx, lambda stop, trackers: runs.start(content, registry, run_dir, trackers, stop))
 
 
 @main.command()
@@ -95,33 +93,39 @@ def resume(ctx: click.Context, run_dir: Path, overrides: tuple[str, ...]) -> Non
     """Go on with the run in RUN_DIR; --set may change budget, executor and tracking."""
     from evonas.runs import run as runs
 
-    _execute(ctx, lambda stopping, listeners: runs.resume(run_dir, overrides, listeners, stopping))
+    _execute(ctx, lambda stop, trackers: runs.resume(run_dir, overrides, trackers, stop))
 
 
 def _execute(ctx: click.Context, begin: Callable[[Any, Any], Any]) -> None:
     """Run with the two signals watched, print what came out, exit with its code."""
-    from evonas.runs.run import Interruption
     from evonas.trackers.console import Console
 
-    interruption, console = Interruption(), Console()
+    console = Console()
     try:
-        with interruption.watching():
+        with _interruptible(ctx, lambda: f"resume {console.run_dir}") as interruption:
             outcome = begin(interruption, (console,))
-    except KeyboardInterrupt:
-        click.echo(f"stopped; go on with: evonas resume {console.run_dir}", err=True)
-        _exit_on_signal(ctx, interruption.signal)
-        return
     finally:
         console.stop()
     _print_outcome(outcome)
     if outcome.report.status == "interrupted":
-        _exit_on_signal(ctx, interruption.signal)
+        ctx.exit(128 + (interruption.signal or signal.SIGINT))
     good = outcome.report.status == "finished" and outcome.report.incumbent is not None
     ctx.exit(0 if good else errors.TooManyFailures.exit_code)
 
 
-def _exit_on_signal(ctx: click.Context, number: int | None) -> None:
-    ctx.exit(128 + (number or signal.SIGINT))
+@contextmanager
+def _interruptible(ctx: click.Context, again: Callable[[], str]) -> Iterator[Any]:
+    """Watch the two signals; who stops at once is told which command goes on."""
+    from evonas.runs.run import Interruption
+    from evonas.runs.session import Stopped
+
+    interruption = Interruption()
+    try:
+        with interruption.watching():
+            yield interruption
+    except (Stopped, KeyboardInterrupt):
+        click.echo(f"stopped; go on with: evonas {again()}", err=True)
+        ctx.exit(128 + (interruption.signal or signal.SIGINT))
 
 
 def _print_outcome(outcome: Any) -> None:
@@ -191,21 +195,14 @@ def audit_run(ctx: click.Context, run_dir: Path, trials: int) -> None:
     """Train a sample of RUN_DIR's trials for good: can its ranking be trusted?"""
     from evonas.runs import audit
     from evonas.runs import run as runs
-    from evonas.runs.session import Stopped
     from evonas.trackers.console import Console
 
-    interruption = runs.Interruption()
-    try:
-        with interruption.watching():
-            done = runs.examine(run_dir, trials, (Console(),), interruption)
-    except (Stopped, KeyboardInterrupt):
-        click.echo(f"stopped; go on with: evonas audit {run_dir}", err=True)
-        _exit_on_signal(ctx, interruption.signal)
-        return
-    if done is None:
+    with _interruptible(ctx, lambda: f"audit {run_dir}") as interruption:
+        agreement = runs.examine(run_dir, trials, (Console(),), interruption)
+    if agreement is None:
         click.echo("nothing to audit: too few trainings succeeded, or no fuller training exists")
         ctx.exit(errors.TooManyFailures.exit_code)
-    click.echo(audit.table(done))
+    click.echo(audit.table(agreement))
 
 
 @main.command()
@@ -269,11 +266,6 @@ def show(reference: str, shape: str, classes: int, plugins: tuple[Path, ...]) ->
 @_PLUGINS
 def scale(
     reference: str,
-    phi: float | None,
-    flops: str | None,
-    depth: float | None,
-    width: float | None,
-    resolution: int | None,
     rule: str,
     grid: bool,
     train: Path | None,
@@ -281,6 +273,7 @@ def scale(
     shape: str,
     classes: int,
     plugins: tuple[Path, ...],
+    **size: Any,
 ) -> None:
     """Make a found or named network larger: depth, width and resolution at once.
 
@@ -288,17 +281,17 @@ def scale(
     """
     from evonas.commands import scaling
 
-    given = scaling.source(_registry(plugins), reference, shape, classes)
-    asked = scaling.Request(phi, flops, depth, width, resolution)
+    source = scaling.find(_registry(plugins), reference, shape, classes)
+    request = scaling.Request(**size)
     if train is not None:
-        scaling.check_trainable(given, train)
-    by = scaling.search_rule(given, click.echo) if grid else scaling.parse_rule(rule)
-    scaled = asked.answer(given, by)
-    click.echo(scaling.table(given, scaled))
+        scaling.check_trainable(source, train)
+    factors = scaling.search_rule(source, click.echo) if grid else scaling.parse_rule(rule)
+    scaled = request.answer(source, factors)
+    click.echo(scaling.table(source, scaled))
     if output is not None:
         scaling.write(scaled, output)
     if train is not None:
-        for name, value in scaling.train(given, scaled, train, click.echo).items():
+        for name, value in scaling.train(source, scaled, train, click.echo).items():
             click.echo(f"  {name:<12} {value:,.6g}   (final training)")
         click.echo(f"  network      {train}/incumbent")
 

@@ -13,19 +13,20 @@ Each function returns a list of problems, empty if there are none::
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 from statistics import median
+from typing import ParamSpec
 
 import numpy as np
 import torch
@@ -43,8 +44,9 @@ from evonas.errors import (
     InvalidArchitecture,
     RecipeError,
 )
-from evonas.evaluators.base import Context, Evaluator, Reporter
+from evonas.evaluators.base import Context, Evaluator, Infeasible, Reporter
 from evonas.executors.base import Executor, MakeEvaluator, Watch, run_trial
+from evonas.executors.serial import Serial
 from evonas.recipe.reading import validate
 from evonas.runs.pruning.base import Pruner, Rule
 from evonas.runs.search import Budget, Search
@@ -57,26 +59,73 @@ from evonas.strategies.hypernet import Sampler
 from evonas.strategies.random import RandomSearch
 from evonas.trackers.base import Report, RunInfo, Tracker
 from evonas.training.checkpoints import Checkpoints, Continued
-from evonas.training.data import Arrays, Images, Labels, split
+from evonas.training.data import Arrays, split
 from evonas.trial import Limit, Objective, Proposal, Trial, TrialState
 from evonas.trials import Trials
 
-_TIMES = ("seconds", "latency")  # metrics that are measured, and so never twice the same
-_TAKES = ("data", "share", "weights")  # what a wrapper may change for the evaluator inside
-_VALUE = (Objective("value"),)
-_SAME_IMAGES = 0.01  # share of the test images that may be training images by chance
-_AT_ONCE = 1.0  # seconds in which a tracker is told
-_WAIT = 120.0  # seconds in which the smallest trial ends, the start of a process included
-_MUTANTS = 1000  # As many of a parent's mutants are looked through for its child.
+TASK = Task(channels=3, height=16, width=16, classes=10)
+
+_Arguments = ParamSpec("_Arguments")
+
+
+class _Broken(Exception):
+    """Findings after which a check has nothing else to look at."""
+
+
+def _check(problems: Callable[_Arguments, Iterator[str]]) -> Callable[_Arguments, list[str]]:
+    """Make a list of what a check finds until it ends, or raises ``_Broken``."""
+
+    @functools.wraps(problems)
+    def check(*args: _Arguments.args, **options: _Arguments.kwargs) -> list[str]:
+        def findings() -> Iterator[str]:
+            try:
+                yield from problems(*args, **options)
+            except _Broken as broken:
+                yield from broken.args
+
+        return list(findings())
+
+    return check
+
+
+@contextmanager
+def _running(
+    what: str, cure: str = "", passing: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Run the component under test, which is anybody's code: what it raises is a finding.
+
+    Args:
+        what: Begins the sentence.
+        cure: Ends it.
+        passing: What is no finding, but raised.
+    """
+    try:
+        yield
+    except passing:
+        raise
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise _Broken(f"{what}{type(error).__name__}: {reason}{cure}") from error
+
+
+def _stop_if(problems: Iterable[str]) -> None:
+    if found := list(problems):
+        raise _Broken(*found)
+
+
+# A parent's child must be among so many of its mutants.
+_MUTANTS = 1000
 _INSTEAD = {
     method: f"override {hook}, which yields choices, in place of {method}"
     for method, hook in {"sample": "draws", "mutate": "mutants", "crossover": "crossovers"}.items()
 }
-_NEW_TENSORS = "make new tensors by x.new_zeros and the like, or register them as buffers"
-TASK = Task(channels=3, height=16, width=16, classes=10)
+_NEW_TENSORS = "; make new tensors by x.new_zeros and the like, or register them as buffers"
 
 
-def check_space(space: SearchSpace, task: Task = TASK, points: int = 8, seed: int = 0) -> list[str]:
+@_check
+def check_space(
+    space: SearchSpace, task: Task = TASK, points: int = 8, seed: int = 0
+) -> Iterator[str]:
     """Check a search space, and say in a sentence what is wrong.
 
     Domains, conditions and rules; sampling, mutation, crossover, also under a limit; JSON; networks
@@ -89,27 +138,23 @@ def check_space(space: SearchSpace, task: Task = TASK, points: int = 8, seed: in
         points: How many random points are built and run forward and backward.
         seed: Seed of the points.
     """
-    problems = list(_check_declarations(space))
-    if problems:
-        return problems
+    _stop_if(_check_declarations(space))
     for n in range(points):
         rng = Random(f"{seed}/{n}")
         architecture = space.sample(rng)
-        problems += _check_point(space, architecture, rng)
-        problems += _check_network(space, architecture, task)
-        if problems:
-            return problems
-    problems += _check_variation(space, Random(seed))
-    problems += _check_limits(space.unlimited, task, seed)
-    problems += _check_extremes(space, task, Random(seed))
+        _stop_if(
+            [*_check_point(space, architecture, rng), *_check_network(space, architecture, task)]
+        )
+    yield from _check_variation(space, Random(seed))
+    yield from _check_limits(space.unlimited, task, seed)
+    yield from _check_extremes(space, task, Random(seed))
     grey = Task(1 if task.channels > 1 else 3, task.height, task.width, task.classes + 1)
-    problems += _check_network(space, space.sample(Random(seed)), grey)
+    yield from _check_network(space, space.sample(Random(seed)), grey)
     for name in space.points:
         try:
             space.point(name)
         except InvalidArchitecture as error:
-            problems.append(f"points: {name!r} is not in the space: {error}")
-    return problems
+            yield f"points: {name!r} is not in the space: {error}"
 
 
 def _check_declarations(space: SearchSpace) -> Iterator[str]:
@@ -123,11 +168,11 @@ def _check_declarations(space: SearchSpace) -> Iterator[str]:
     for name in space.conditions:
         if name not in domains:
             yield f"conditions: {name!r} is no choice of the space; name one of its domains"
-    some = {name: d.values()[0] for name, d in domains.items() if hasattr(d, "values")}
+    choices = {name: d.values()[0] for name, d in domains.items() if hasattr(d, "values")}
     for kind, predicates in (("conditions", space.conditions), ("rules", space.rules)):
         for name, predicate in predicates.items():
             try:
-                predicate(some)
+                predicate(choices)
             # The space under test is anybody's code: what it raises is the finding.
             except Exception as error:
                 yield f"{kind}: that of {name!r} raises {type(error).__name__}: {error}"
@@ -135,7 +180,7 @@ def _check_declarations(space: SearchSpace) -> Iterator[str]:
 
 def _check_point(space: SearchSpace, parent: Architecture, rng: Random) -> Iterator[str]:
     copy = Architecture.from_json(json.loads(json.dumps(parent.to_json())))
-    if copy != parent or copy.id != parent.id:
+    if copy != parent:
         yield f"JSON: {dict(parent.choices)} does not survive the round trip"
     if dict(space.canonical(parent.choices)) != dict(parent.choices):
         yield "canonical: applied twice it gives something else than applied once"
@@ -143,19 +188,19 @@ def _check_point(space: SearchSpace, parent: Architecture, rng: Random) -> Itera
         child = space.mutate(parent, rng)
         if child.id == parent.id:
             yield f"mutate: the child equals its parent {dict(parent.choices)}"
-        yield from _belongs(space, child, "mutate")
+        yield from _check_membership(space, child, "mutate")
         yield from _check_descent(space, parent, rng.random())
-        yield from _belongs(space, space.crossover(parent, child, rng), "crossover")
-    yield from _belongs(space, parent, "sample")
+        yield from _check_membership(space, space.crossover(parent, child, rng), "crossover")
+    yield from _check_membership(space, parent, "sample")
 
 
-def _belongs(space: SearchSpace, architecture: Architecture, method: str) -> Iterator[str]:
+def _check_membership(space: SearchSpace, architecture: Architecture, method: str) -> Iterator[str]:
     try:
-        again = space.architecture(architecture.choices)
+        canonical = space.architecture(architecture.choices)
     except InvalidArchitecture as error:
         yield f"{method}: gives an architecture outside the space: {error}"
     else:
-        if again.id != architecture.id:
+        if canonical != architecture:
             yield f"{method}: gives an architecture that is not canonical; use self.architecture()"
 
 
@@ -167,9 +212,9 @@ def _check_descent(space: SearchSpace, parent: Architecture, seed: float) -> Ite
         return
     for choices in itertools.islice(space.mutants(parent, Random(seed)), _MUTANTS):
         with suppress(InvalidArchitecture):
-            if space.architecture(choices).id == child.id:
+            if space.architecture(choices) == child:
                 return
-    if child.id != parent.id:
+    if child != parent:
         yield f"mutate: gives a child that mutants does not yield; {_INSTEAD['mutate']}"
 
 
@@ -190,55 +235,48 @@ def _check_limits(space: SearchSpace, task: Task, seed: int) -> Iterator[str]:
     for method, draw in methods.items():
         for n in range(8):
             try:
-                drawn = draw(Random(f"{seed}/{n}"))
+                architecture = draw(Random(f"{seed}/{n}"))
             except InfeasibleConstraints:  # what the contract wants where nothing is found
                 continue
             except InvalidArchitecture as error:
                 yield f"{method}: raises under a limit on {name}: {error}; {_INSTEAD[method]}"
                 break
-            if space.costs(drawn, task)[name] > limit.max:
+            if space.costs(architecture, task)[name] > limit.max:
                 yield f"{method}: exceeds a limit on {name}; {_INSTEAD[method]}"
                 break
     for parent in within:
         yield from _check_descent(limited, parent, seed)
 
 
+@_check
 def _check_variation(space: SearchSpace, rng: Random) -> Iterator[str]:
     """Determinism, and that search can get everywhere."""
     # Sixteen draws, so that chance does not hide randomness of the space's own.
     seeds = (rng.random(),) * 2
-    first, second = ([space.sample(own) for _ in range(16)] for own in map(Random, seeds))
-    if first != second:
-        yield "sample: two generators of one seed give different architectures"
-        return
-    one, two = ([space.mutate(parent, Random(0)) for parent in first] for _ in range(2))
+    points, again = ([space.sample(own) for _ in range(16)] for own in map(Random, seeds))
+    if points != again:
+        raise _Broken("sample: two generators of one seed give different architectures")
+    one, two = ([space.mutate(parent, Random(0)) for parent in points] for _ in range(2))
     if one != two:
         yield "mutate: two generators of one seed give different children"
-    if len({a.id for a in first}) > space.size():
+    if len(set(points)) > space.size():
         yield f"size: says {space.size()}, but more architectures than that were drawn"
     unchanged = {name for name, domain in space.domains.items() if domain.size > 1}
-    unchanged -= _changed_by_mutation(space, rng, unchanged)
-    for name in sorted(unchanged):
-        yield f"mutate: never changes {name!r}, so that search cannot reach its other values"
-    a, b = first[0], next((other for other in first if other != first[0]), first[0])
-    children = {space.crossover(a, b, rng).id for _ in range(32)}
-    for parent in (a, b):
-        if a != b and children == {parent.id}:
-            yield "crossover: the child is always the same parent; take choices from both"
-
-
-def _changed_by_mutation(space: SearchSpace, rng: Random, wanted: set[str]) -> set[str]:
-    """Those choices that a random walk by mutation changed."""
-    changed: set[str] = set()
-    for _ in range(20 * len(wanted)):
+    # Random walks, so that choices are met that have an effect in few networks alone.
+    for _ in range(20 * len(unchanged)):
         here = space.sample(rng)
         for _ in range(5):
             child = space.mutate(here, rng)
-            changed |= {n for n in wanted if child.choices.get(n) != here.choices.get(n)}
+            unchanged -= {n for n in unchanged if child.choices.get(n) != here.choices.get(n)}
             here = child
-        if changed == wanted:
+        if not unchanged:
             break
-    return changed
+    for name in sorted(unchanged):
+        yield f"mutate: never changes {name!r}, so that search cannot reach its other values"
+    a, b = points[0], next((other for other in points if other != points[0]), points[0])
+    children = {space.crossover(a, b, rng) for _ in range(32)}
+    if a != b and children in ({a}, {b}):
+        yield "crossover: the child is always the same parent; take choices from both"
 
 
 def _check_extremes(space: SearchSpace, task: Task, rng: Random) -> Iterator[str]:
@@ -246,7 +284,7 @@ def _check_extremes(space: SearchSpace, task: Task, rng: Random) -> Iterator[str
     smallest, largest = (_extreme(space, end, rng) for end in (0, -1))
     yield from _check_network(space, smallest, task)
     for architecture in (smallest, largest):
-        yield from _check_without_data(space, architecture, task, "cuda")
+        yield from _check_without_data(space, architecture, task, "cuda", torch.float32)
         yield from _check_without_data(space, architecture, task, "meta", torch.bfloat16)
 
 
@@ -258,111 +296,73 @@ def _extreme(space: SearchSpace, end: int, rng: Random) -> Architecture:
         return space.sample(rng)
 
 
+@_check
 def _check_without_data(
-    space: SearchSpace,
-    architecture: Architecture,
-    task: Task,
-    device: str,
-    dtype: torch.dtype = torch.float32,
+    space: SearchSpace, architecture: Architecture, task: Task, device: str, dtype: torch.dtype
 ) -> Iterator[str]:
     """Where only shapes, types and devices are computed: forward on a GPU, which needs none.
 
     Backward on the meta device alone: torch's gradients want a real GPU.
     """
+    doing = f"forward: {dict(architecture.choices)} on {device} as {dtype} raises "
     fake = FakeTensorMode() if device == "cuda" else nullcontext()
-    try:
-        with fake, torch.device(device):
+    with _running(doing, _NEW_TENSORS), fake:
+        with torch.device(device):
             network = space.build(architecture, task)
+            images = torch.empty(2, *task.input_shape, dtype=dtype)
             if device == "meta":
                 network = network.to(dtype)
-            images = torch.empty(2, *task.input_shape, dtype=dtype)
-        with fake:
-            logits = network(images)
+        logits = network(images)
         if device == "meta" and logits.requires_grad:
             logits.sum().backward()
-    # As below: anybody's code.
-    except Exception as error:
-        said = str(error).partition("\n")[0]
-        yield (
-            f"forward: {dict(architecture.choices)} on {device} as {dtype} raises "
-            f"{type(error).__name__}: {said}; {_NEW_TENSORS}"
-        )
-        return
     if logits.dtype != dtype or logits.device.type != device:
         yield f"forward: of {dtype} on {device} it gives {logits.dtype} on {logits.device.type}"
 
 
+@_check
 def _check_network(space: SearchSpace, architecture: Architecture, task: Task) -> Iterator[str]:
     choices = dict(architecture.choices)
-    try:
+    with _running(f"build: {choices} raises "):
         network, other = space.build(architecture, task), space.build(architecture, task)
-    # The space under test is anybody's code: what it raises is the finding.
-    except Exception as error:
-        yield f"build: {choices} raises {type(error).__name__}: {error}"
-        return
-    if not isinstance(network, nn.Module):
-        yield f"build: returns {type(network).__name__}, not a torch module"
-        return
-    if _shapes(network) != _shapes(other):
-        yield f"build: {choices} gives a different network each time"
-        return
+    for built in (network, other):
+        if not isinstance(built, nn.Module):
+            raise _Broken(f"build: returns {type(built).__name__}, not a torch module")
+    shapes, others = (
+        {name: tensor.shape for name, tensor in built.state_dict().items()}
+        for built in (network, other)
+    )
+    if shapes != others:
+        raise _Broken(f"build: {choices} gives a different network each time")
     if {p.device.type for p in network.parameters()} - {"cpu"}:
-        yield "build: puts parameters on a device; evonas does that"
-        return
+        raise _Broken("build: puts parameters on a device; evonas does that")
     images = torch.randn(2, *task.input_shape)
     before = images.clone()
-    try:
-        logits = network(images)
-        alone = network.eval()(before[:1])
-    # As above.
-    except Exception as error:
-        yield f"forward: {choices} raises {type(error).__name__}: {error}"
-        return
+    with _running(f"forward: {choices} raises "):
+        logits, alone = network(images), network.eval()(before[:1])
     if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (2, task.classes):
-        yield f"forward: {choices} must give logits of shape (2, {task.classes})"
-        return
+        raise _Broken(f"forward: {choices} must give logits of shape (2, {task.classes})")
     if tuple(alone.shape) != (1, task.classes):
         yield f"forward: {choices} must give logits of shape (1, {task.classes}) for one image"
     if not torch.equal(images, before):
         yield f"forward: {choices} changes the images in place; leave out inplace=True at the start"
-    yield from _check_gradients(network, logits, choices)
-    yield from _check_cost(space, architecture, task, other)
-
-
-def _shapes(network: object) -> dict[str, torch.Size]:
-    if not isinstance(network, nn.Module):
-        return {}
-    return {name: tensor.shape for name, tensor in network.state_dict().items()}
-
-
-def _check_gradients(
-    network: nn.Module, logits: torch.Tensor, choices: Mapping[str, object]
-) -> Iterator[str]:
-    if not any(p.requires_grad for p in network.parameters()):
-        yield f"build: {choices} has no parameter to train"
-        return
+    parameters = [p for p in network.parameters() if p.requires_grad]
     if logits.requires_grad:
         logits.sum().backward()
-    if all(p.grad is None for p in network.parameters()):
+    if not parameters:
+        yield f"build: {choices} has no parameter to train"
+    elif all(p.grad is None for p in parameters):
         yield f"backward: no parameter of {choices} gets a gradient"
-
-
-def _check_cost(
-    space: SearchSpace, architecture: Architecture, task: Task, network: nn.Module
-) -> Iterator[str]:
-    try:
-        told = space.costs(architecture, task)
-    # As above: the space's own count, or its network on the meta device.
-    except Exception as error:
-        said = str(error).partition("\n")[0]
-        yield f"costs: counting raises {type(error).__name__}: {said}; {_NEW_TENSORS}"
-        return
-    choices = dict(architecture.choices)
+    with _running("costs: counting raises ", _NEW_TENSORS):
+        costs = space.costs(architecture, task)
     for name in space.counted:
-        if name not in told:
+        if name not in costs:
             yield f"costs: gives no {name!r}, which counted names"
-        elif name in cost.COSTS and (value := cost.COSTS[name](network, task)) != told[name]:
-            yield f"costs: says {told[name]:,.0f} {name}, the network of {choices} has {value:,.0f}"
+        elif name in cost.COSTS and (value := cost.COSTS[name](other, task)) != costs[name]:
+            stated = f"says {costs[name]:,.0f} {name}"
+            yield f"costs: {stated}, the network of {choices} has {value:,.0f}"
+
+
+_VALUE = (Objective("value"),)
 
 
 class _Grid(SearchSpace):
@@ -376,31 +376,21 @@ class _Grid(SearchSpace):
 
 
 class _Sum(Evaluator):
-    """The sum of the choices; every seventh architecture fails."""
+    """The sum of the choices; every seventh architecture fails, every fifth other is pruned."""
 
     metrics = ("value",)
 
-    def __init__(self) -> None:
-        super().__init__(Context(_Grid(1, 1), None, "cpu", seed=0))
+    def __init__(self, device: str) -> None:
+        super().__init__(Context(_Grid(1, 1), None, device, seed=0))
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         if int(trial.architecture.id, 16) % 7 == 0:
             raise RuntimeError("this architecture fails on purpose")
         value = float(sum(int(v) for v in trial.architecture.choices.values()))
         report(1, {"value": value / 2})
+        if int(trial.architecture.id, 16) % 5 == 0:
+            raise Infeasible({"value": value / 2})
         return {"value": value}
-
-
-class _Sums(Executor):
-    """Evaluates the sum at once; every fifth architecture is pruned."""
-
-    workers = 1
-
-    def submit(self, trial: Trial, watch: Watch | None = None) -> Future[Trial]:
-        hopeless = int(trial.architecture.id, 16) % 5 == 0
-        future: Future[Trial] = Future()
-        future.set_result(run_trial(_Sum(), trial, lambda step, metrics: hopeless))
-        return future
 
 
 def sampler_of(space: SearchSpace) -> Sampler:
@@ -408,9 +398,10 @@ def sampler_of(space: SearchSpace) -> Sampler:
     return lambda complexity: space.sample(Random(repr(complexity)))
 
 
+@_check
 def check_strategy(
     make: Callable[[SearchSpace], Strategy], trials: int = 60, seed: int = 0
-) -> list[str]:
+) -> Iterator[str]:
     """Check a strategy: a fold over events, no repetition, exhaustion, parents that were tried.
 
     Some of the trials fail, and some are pruned.
@@ -421,85 +412,78 @@ def check_strategy(
         seed: Seed of the searches.
     """
     space = _Grid(dimensions=5, options=4)
-    events = list(_run(make(space), trials, seed))
-    if [e.to_json() for e in _run(make(space), trials, seed)] != [e.to_json() for e in events]:
-        return ["ask: two searches of one seed differ; use only the generator that ask is handed"]
-    problems: list[str] = []
+    events = _searched(make(space), trials, seed)
+    if _searched(make(space), trials, seed) != events:
+        raise _Broken(
+            "ask: two searches of one seed differ; use only the generator that ask is handed"
+        )
     for cut in (1, len(events) // 3, len(events) // 2, len(events) - 1):
-        resumed = [*events[:cut], *_run(make(space), trials, seed, events[:cut])]
-        if _keys(resumed) != _keys(events):
-            problems.append(f"tell: told {cut} events of a history, it goes on differently")
-    keys = [e.proposal.key for e in events if e.state is TrialState.RUNNING]
+        if events[:cut] + _searched(make(space), trials, seed, events[:cut]) != events:
+            yield f"tell: told {cut} events of a history, it goes on differently"
+    keys = _proposed(events)
     if len(set(keys)) < len(keys):
-        problems.append("ask: the same architecture is proposed twice")
-    problems += _check_fidelities(make(space).fidelities, events)
-    to_the_end = list(_run(make(_Grid(2, 3)), 50, seed))
-    problems += [*_check_parents(events), *_check_parents(to_the_end)]
-    small = [event.proposal.key for event in to_the_end if event.state is TrialState.RUNNING]
-    points = {architecture for architecture, *_ in small}
-    if len(points) < 9:
-        problems.append(f"ask: of a space of 9 points only {len(points)} are proposed")
-    if len(small) > len(set(small)):
-        problems.append("ask: in an exhausted space it repeats itself and does not return None")
-    return problems
+        yield "ask: the same architecture is proposed twice"
+    yield from _check_lineage(events, make(space).fidelities)
+    to_the_end = _searched(make(_Grid(2, 3)), 50, seed)
+    yield from _check_lineage(to_the_end, make(_Grid(2, 3)).fidelities)
+    keys = _proposed(to_the_end)
+    if (points := len({architecture for architecture, *_ in keys})) < 9:
+        yield f"ask: of a space of 9 points only {points} are proposed"
+    if len(set(keys)) < len(keys):
+        yield "ask: in an exhausted space it repeats itself and does not return None"
 
 
-def _check_fidelities(declared: Sequence[float], events: Sequence[Trial]) -> Iterator[str]:
-    """Proposals have the declared fidelities; what is continued was completed with less effort."""
-    complete: dict[int | None, Proposal] = {}
+def _searched(
+    strategy: Strategy, trials: int, seed: int, history: Sequence[Trial] = ()
+) -> list[Trial]:
+    """The events of a search, without the times."""
+    with Serial(_Sum, ("cpu",)) as executor:
+        search = Search(strategy, executor, Budget(trials, max_failures=None), seed, history)
+        return [replace(event, seconds=0.0, elapsed=0.0) for event in search]
+
+
+def _proposed(events: Sequence[Trial]) -> list[tuple[str, float, int]]:
+    return [event.proposal.key for event in events if event.state is TrialState.RUNNING]
+
+
+def _check_lineage(events: Sequence[Trial], fidelities: Sequence[float]) -> Iterator[str]:
+    """Fidelities are declared ones; parents did not fail; less effort than before is continued."""
+    trials = Trials()
     for event in events:
         proposal, rung = event.proposal, event.proposal.resume_from
-        if event.state is TrialState.COMPLETE:
-            complete[event.number] = proposal
-        if event.state is not TrialState.RUNNING:
-            continue
-        if proposal.fidelity not in declared:
-            yield f"ask: fidelity {proposal.fidelity:g} is none of strategy.fidelities"
-        lower = complete.get(rung)
-        same = lower is not None and lower.architecture == proposal.architecture
-        if rung is not None and not (same and lower and lower.fidelity < proposal.fidelity):
-            yield (
-                f"ask: trial {event.number} continues trial {rung}, which is no completed trial "
-                "of its architecture with less effort"
-            )
+        if event.state is TrialState.RUNNING:
+            if proposal.fidelity not in fidelities:
+                yield f"ask: fidelity {proposal.fidelity:g} is none of strategy.fidelities"
+            if rung is not None and not any(
+                lower.number == rung
+                and lower.architecture == proposal.architecture
+                and lower.proposal.fidelity < proposal.fidelity
+                for lower in trials.complete
+            ):
+                yield (
+                    f"ask: trial {event.number} continues trial {rung}, which is no completed "
+                    "trial of its architecture with less effort"
+                )
+            alive = {trial.number for trial in (*trials.complete, *trials.pruned)}
+            for parent in set(proposal.parents) - alive:
+                yield (
+                    f"ask: trial {event.number} names trial {parent} as a parent, which had not "
+                    "ended by then, or had failed; parents are told trials that the child was made "
+                    "of"
+                )
+        trials.add(event)
 
 
-def _check_parents(events: Sequence[Trial]) -> Iterator[str]:
-    """Who is named as a parent was tried before, and did not fail."""
-    alive = set()
-    for event in events:
-        if event.state in (TrialState.COMPLETE, TrialState.PRUNED):
-            alive.add(event.number)
-        for parent in set(event.proposal.parents) - alive:
-            yield (
-                f"ask: trial {event.number} names trial {parent} as a parent, which had not ended "
-                "by then, or had failed; parents are told trials that the child was made of"
-            )
+# Metrics that are measured are never twice the same.
+_TIMES = ("seconds", "latency")
+# A wrapper may change these attributes of a context for the evaluator inside.
+_TAKES = ("data", "share", "weights")
 
 
-def _run(
-    strategy: Strategy, trials: int, seed: int, history: list[Trial] | tuple[Trial, ...] = ()
-) -> Iterator[Trial]:
-    with _Sums(lambda device: _Sum(), ("cpu",)) as executor:
-        for event in Search(strategy, executor, Budget(trials, max_failures=None), seed, history):
-            yield Trial(
-                event.number,
-                event.proposal,
-                event.state,
-                event.metrics,
-                event.curve,
-                0.0,
-                event.error,
-            )
-
-
-def _keys(events: list[Trial]) -> list[tuple[int, Proposal, TrialState]]:
-    return [(e.number, e.proposal, e.state) for e in events]
-
-
+@_check
 def check_evaluator(
     make: Callable[[Context], Evaluator], space: SearchSpace | None = None, seed: int = 0
-) -> list[str]:
+) -> Iterator[str]:
     """Check an evaluator on a few small digits, and say in a sentence what is wrong.
 
     What it promises, the same result for the same trial also after a resume and without the test
@@ -516,11 +500,8 @@ def check_evaluator(
     """
     with tempfile.TemporaryDirectory() as folder:
         world = _world(make, space, Path(folder), seed)
-        try:
-            return list(_check_evaluator(make, world))
-        # The evaluator under test is anybody's code: what it raises is the finding.
-        except Exception as error:
-            return [f"{type(error).__name__}: {error}"]
+        with _running(""):
+            yield from _check_evaluator(make, world)
 
 
 def _world(
@@ -528,41 +509,36 @@ def _world(
 ) -> Context:
     """A small world that the evaluator can be made in."""
     digits = Digits(seed=seed).read()
-    (images, labels), (test_images, test_labels) = digits.train, digits.test
-    few = Arrays(
-        (images[:200], labels[:200]), (test_images[:50], test_labels[:50]), None, digits.classes
+    train, test = (
+        (images[:n], labels[:n]) for (images, labels), n in ((digits.train, 200), (digits.test, 50))
     )
-    data, weights = split(few, 0.2, seed, "digits"), Checkpoints(folder / "weights", keep_gb=1)
-    first, *others = (space,) if space else (PlainCNN(1, 8), DARTS(2))
-    world = Context(first, data, "cpu", seed, folder, Continued(weights))
-    try:
-        make(world)
-    except RecipeError:
-        if not others:
-            raise
-        world = replace(world, space=others[0])
-        make(world)
-    return world
+    data = split(Arrays(train, test, None, digits.classes), 0.2, seed, "digits")
+    weights = Continued(Checkpoints(folder / "weights", keep_gb=1))
+    worlds = [
+        Context(each, data, "cpu", seed, folder, weights)
+        for each in ((space,) if space else (PlainCNN(1, 8), DARTS(2)))
+    ]
+    for world in worlds[:-1]:
+        with suppress(RecipeError):
+            make(world)
+            return world
+    make(worlds[-1])
+    return worlds[-1]
 
 
+@_check
 def _check_evaluator(make: Callable[[Context], Evaluator], world: Context) -> Iterator[str]:
     evaluator = make(world)
-    if problems := list(_check_promises(evaluator)):
-        yield from problems
-        return
+    _stop_if(_check_promises(evaluator))
     if not evaluator.prepare(lambda message: None, lambda: False):
         yield "prepare: says that it was not done, though nobody stopped it; return True"
     trial = Trial(0, Proposal(world.space.sample(Random(world.seed))))
-    first, again = (run_trial(evaluator, trial) for _ in range(2))
-    if first.state is not TrialState.COMPLETE:
-        yield f"evaluate: {first.error or 'ends the trial as ' + first.state}"
-        return
+    first, again = (_completed("evaluate", evaluator, trial) for _ in range(2))
     if _timeless(again) != _timeless(first):
-        yield (
+        raise _Broken(
             f"evaluate: one trial gives {_timeless(first)} and then {_timeless(again)}; seed "
             "whatever is random by the run's seed and the trial's number"
         )
-        return
     assert world.data is not None
     resumed = make(replace(world, data=replace(world.data, test=None)))
     resumed.prepare(lambda message: None, lambda: False)
@@ -591,6 +567,14 @@ def _check_promises(evaluator: Evaluator) -> Iterator[str]:
         yield f"takes: {name!r} is none of {', '.join(_TAKES)}"
 
 
+def _completed(what: str, evaluator: Evaluator, trial: Trial, cure: str = "") -> Trial:
+    """Run a trial that must complete."""
+    ended = run_trial(evaluator, trial)
+    if ended.state is not TrialState.COMPLETE:
+        raise _Broken(f"{what}: {ended.error or 'ends the trial as ' + ended.state}{cure}")
+    return ended
+
+
 def _timeless(trial: Trial) -> Mapping[str, float]:
     """Metrics that must be the same each time."""
     return {name: value for name, value in trial.metrics.items() if name not in _TIMES}
@@ -602,45 +586,40 @@ def _check_reports(evaluator: Evaluator, ended: Trial) -> Iterator[str]:
         yield f"report: the steps are {steps}; let them rise, 1, 2, 3, …"
     for step, metrics in ended.curve:
         if missing := [name for name in evaluator.reports if name not in metrics]:
-            yield (
-                f"report: step {step} has no number for {', '.join(missing)}, which `reports` "
-                "promises"
-            )
+            names = ", ".join(missing)
+            yield f"report: step {step} has no number for {names}, which `reports` promises"
             return
     if evaluator.reports and not ended.curve:
         yield f"report: is never called, though `reports` promises {', '.join(evaluator.reports)}"
 
 
+@_check
 def _check_efforts(evaluator: Evaluator, trial: Trial) -> Iterator[str]:
     efforts = [evaluator.effort(fidelity) for fidelity in (0.25, 0.5, 1.0)]
     if efforts != sorted(efforts):
         yield f"effort: falls with the fidelity: {efforts} at 0.25, 0.5 and 1"
-    low = run_trial(evaluator, replace(trial, proposal=replace(trial.proposal, fidelity=0.5)))
-    if low.state is not TrialState.COMPLETE:
-        yield f"evaluate: at fidelity 0.5: {low.error or 'ends the trial as ' + low.state}"
+    half = replace(trial, proposal=replace(trial.proposal, fidelity=0.5))
+    _completed("evaluate: at fidelity 0.5", evaluator, half)
 
 
+@_check
 def _check_final(evaluator: Evaluator, trial: Trial) -> Iterator[str]:
     """Final trainings of one repeat compare architectures; the winner's weights are tested."""
-    last = replace(trial, proposal=replace(trial.proposal, stage="final"))
-    if not evaluator.finals:
-        last = trial
-    else:
-        ended, other = (run_trial(evaluator, replace(last, number=n)) for n in (0, 1))
-        if ended.state is not TrialState.COMPLETE:
-            yield (
-                f"evaluate: a final training: {ended.error or 'ends the trial as ' + ended.state}; "
-                "set finals = False if there is no fuller training than a trial's"
+    if evaluator.finals:
+        cure = "; set finals = False if there is no fuller training than a trial's"
+        trial = replace(trial, proposal=replace(trial.proposal, stage="final"))
+        first, second = (
+            _completed("evaluate: a final training", evaluator, replace(trial, number=n), cure)
+            for n in (0, 1)
+        )
+        if _timeless(first) != _timeless(second):
+            raise _Broken(
+                f"evaluate: final trainings of one repeat give {_timeless(first)} and "
+                f"{_timeless(second)}; seed them by trial.proposal.repeat, and not by the number"
             )
-            return
-        if _timeless(ended) != _timeless(other):
-            yield (
-                f"evaluate: final trainings of one repeat give {_timeless(ended)} and "
-                f"{_timeless(other)}; seed them by trial.proposal.repeat, and not by the number"
-            )
-    tested = evaluator.test(last)
-    if not all(math.isfinite(value) for value in tested.values()):
-        yield f"test: gives {dict(tested)}; all must be finite numbers"
+    metrics = evaluator.test(trial)
+    if not all(math.isfinite(value) for value in metrics.values()):
+        yield f"test: gives {dict(metrics)}; all must be finite numbers"
 
 
 class _Noted(Continued):
@@ -690,7 +669,12 @@ def _check_takes(
             )
 
 
-def check_dataset(make: Callable[[], Dataset], size: int | None = None) -> list[str]:
+# By chance a share of the test images may be training images.
+_SAME_IMAGES = 0.01
+
+
+@_check
+def check_dataset(make: Callable[[], Dataset], size: int | None = None) -> Iterator[str]:
     """Check a data set, and say in a sentence what is wrong.
 
     Shapes, types, labels, classes that are missing, test images that are training images, and the
@@ -703,44 +687,35 @@ def check_dataset(make: Callable[[], Dataset], size: int | None = None) -> list[
     Raises:
         EvonasError: If there is nothing to read where it was told to.
     """
-    try:
+    with _running("read: raises ", passing=(EvonasError,)):
         arrays, again = make().read(), make().read()
-    except EvonasError:
-        raise
-    # The data set under test is anybody's code: what it raises is the finding.
-    except Exception as error:
-        return [f"read: raises {type(error).__name__}: {error}"]
     if not isinstance(arrays, Arrays):
-        return [f"read: returns {type(arrays).__name__}, not evonas.Arrays(train, test)"]
+        raise _Broken(f"read: returns {type(arrays).__name__}, not evonas.Arrays(train, test)")
     try:
         data, same = (split(each, 0.2, 0, "read") for each in (arrays, again))
     except DataError as error:
-        return [str(error)]
-    problems = []
+        raise _Broken(str(error)) from error
     if same.fingerprint != data.fingerprint:
-        problems.append("read: gives other images each time; seed whatever is random, sort files")
+        yield "read: gives other images each time; seed whatever is random, sort files"
     if size is not None and data.task.input_shape[1:] != (size, size):
         shape = "×".join(map(str, data.task.input_shape[1:]))
-        problems.append(f"read: was asked for {size}×{size} pixels and gives {shape}")
+        yield f"read: was asked for {size}×{size} pixels and gives {shape}"
     for name in ("train", "test"):
         labels = set(np.asarray(getattr(arrays, name)[1]).ravel().tolist())
         absent = [c for label, c in enumerate(data.classes) if label not in labels]
         if absent:
-            problems.append(f"read: no {name} image is of class {absent[0]!r}; leave it out")
-    if (share := _share_of_known(arrays.train, arrays.test)) > _SAME_IMAGES:
-        problems.append(
-            f"read: {share:.0%} of the test images are training images; a test on those is none"
-        )
-    return problems
+            yield f"read: no {name} image is of class {absent[0]!r}; leave it out"
+    train, test = ([image.tobytes() for image in part[0]] for part in (arrays.train, arrays.test))
+    if (share := len([*filter(set(train).__contains__, test)]) / len(test)) > _SAME_IMAGES:
+        yield f"read: {share:.0%} of the test images are training images; a test on those is none"
 
 
-def _share_of_known(train: tuple[Images, Labels], test: tuple[Images, Labels]) -> float:
-    """How many of the test images are among the training images, to the pixel."""
-    known = {image.tobytes() for image in train[0]}
-    return sum(image.tobytes() in known for image in test[0]) / len(test[0])
+# A made-up curve has so many steps.
+_STEPS = 9
 
 
-def check_pruning(make: Callable[[], Rule], trials: int = 40, seed: int = 0) -> list[str]:
+@_check
+def check_pruning(make: Callable[[], Rule], trials: int = 40, seed: int = 0) -> Iterator[str]:
     """Check a pruning rule on curves that rise in straight lines from 0 and never cross.
 
     Args:
@@ -750,19 +725,12 @@ def check_pruning(make: Callable[[], Rule], trials: int = 40, seed: int = 0) -> 
     """
     rng = Random(seed)
     ends = [rng.random() for _ in range(trials)]
-    try:
-        stops = _stops(make, ends)
-        if _stops(make, ends) != stops:
-            return ["prune: judges the same curves differently; let it depend on them alone"]
-    # The rule under test is anybody's code: what it raises is the finding.
-    except Exception as error:
-        return [f"prune: raises {type(error).__name__}: {error}"]
+    with _running("prune: raises "):
+        stops, again = _stops(make, ends), _stops(make, ends)
+    if stops != again:
+        raise _Broken("prune: judges the same curves differently; let it depend on them alone")
     if (step := stops[ends.index(max(ends))]) is not None:
-        return [f"prune: stops the best of {trials} trials at step {step} of {_STEPS}"]
-    return []
-
-
-_STEPS = 9  # of a made-up curve
+        yield f"prune: stops the best of {trials} trials at step {step} of {_STEPS}"
 
 
 def _stops(make: Callable[[], Rule], ends: Sequence[float]) -> list[int | None]:
@@ -781,13 +749,14 @@ def _stops(make: Callable[[], Rule], ends: Sequence[float]) -> list[int | None]:
     return stops
 
 
-def _sum(device: str) -> Evaluator:
-    return _Sum()
+# Seconds in which the smallest trial ends, the start of a process included.
+_WAIT = 120.0
 
 
+@_check
 def check_executor(
     make: Callable[[MakeEvaluator, tuple[str, ...]], Executor], trials: int = 16
-) -> list[str]:
+) -> Iterator[str]:
     """Check an executor: every trial ends as it does here, failed and stopped ones among them.
 
     Args:
@@ -795,42 +764,37 @@ def check_executor(
             ``functools.partial``.
         trials: How many are run.
     """
-    space, problems = _Grid(dimensions=5, options=4), []
-    given = [Trial(n, Proposal(space.sample(Random(n)))) for n in range(trials)]
+    space = _Grid(dimensions=5, options=4)
+    queue = [Trial(n, Proposal(space.sample(Random(n)))) for n in range(trials)]
 
     def watch(trial: Trial) -> Watch:
         return lambda step, metrics: trial.number % 5 == 0
 
-    with make(_sum, ("cpu",)) as executor:
+    with make(_Sum, ("cpu",)) as executor:
         if executor.workers < 1:
-            return [f"workers: is {executor.workers}; at least one trial must run at once"]
+            raise _Broken(f"workers: is {executor.workers}; at least one trial must run at once")
         for n in range(0, trials, executor.workers):
-            some = given[n : n + executor.workers]
-            try:
-                ended = [
-                    future.result(_WAIT)
-                    for future in [executor.submit(trial, watch(trial)) for trial in some]
-                ]
-            # The executor under test is anybody's code: what it raises is the finding.
-            except Exception as error:
-                return [f"submit: trial {n} or after: raises {type(error).__name__}: {error}"]
-            for trial, end in zip(some, ended, strict=True):
-                here = run_trial(_Sum(), trial, watch(trial))
-                if _told(end) != _told(here):
-                    problems.append(
-                        f"submit: trial {trial.number} ends as {_told(end)}, not as {_told(here)}; "
+            together = queue[n : n + executor.workers]
+            with _running(f"submit: trial {n} or after: raises "):
+                futures = [executor.submit(trial, watch(trial)) for trial in together]
+                ended = [future.result(_WAIT) for future in futures]
+            for trial, end in zip(together, map(_outcome, ended), strict=True):
+                if end != (here := _outcome(run_trial(_Sum("cpu"), trial, watch(trial)))):
+                    yield (
+                        f"submit: trial {trial.number} ends as {end}, not as {here}; "
                         "run it by run_trial with the watch"
                     )
     executor.close()  # a second time, which must do no harm
-    return problems
 
 
-def _told(trial: Trial) -> tuple[object, ...]:
+def _outcome(trial: Trial) -> tuple[object, ...]:
     """What of an ended trial is the same wherever it ran."""
     reason = (trial.error or "").partition("\n")[0]
     return trial.number, trial.state.value, dict(trial.metrics), trial.curve, reason
 
 
+# Seconds in which a tracker is told.
+_AT_ONCE = 1.0
 _ENVIRONMENT = {  # of the run that a tracker is told
     "evonas": __version__,
     "python": platform.python_version(),
@@ -839,7 +803,8 @@ _ENVIRONMENT = {  # of the run that a tracker is told
 }
 
 
-def check_tracker(make: Callable[[], Tracker]) -> list[str]:
+@_check
+def check_tracker(make: Callable[[], Tracker]) -> Iterator[str]:
     """Check a tracker: it takes a whole run, resumed once, and never holds it up.
 
     Args:
@@ -848,31 +813,25 @@ def check_tracker(make: Callable[[], Tracker]) -> list[str]:
     Raises:
         EvonasError: If it cannot work at all.
     """
-    events = list(_run(RandomSearch(_Grid(2, 4), _VALUE), trials=8, seed=0))
+    events = _searched(RandomSearch(_Grid(2, 4), _VALUE), trials=8, seed=0)
     names = {"space": "plain_cnn", "strategy": "random", "evaluation": "train"}
     recipe = validate({"name": "check", **names, "budget": {"trials": 8}}, "check").dump()
-    problems = []
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _running("raises ", passing=(EvonasError,)),
+    ):
         for history, rest in ((events[:0], events[:7]), (events[:7], events[7:])):
-            run = RunInfo(
-                "check", Path(folder), recipe, _VALUE, _ENVIRONMENT, time.time(), bool(history)
-            )
+            resumed = bool(history)
             tracker = make()
-            try:
-                tracker.start(run, tuple(history))
-                tracker.note("half way")
-                for event in rest:
-                    start = time.perf_counter()
-                    tracker.record(event)
-                    if (seconds := time.perf_counter() - start) > _AT_ONCE:
-                        problems.append(
-                            f"record: takes {seconds:.1f} s, and the search waits; do it aside"
-                        )
-                best = Trials(_VALUE, [*history, *rest]).best
-                tracker.close(Report("finished", "the check is over", {}, 1.0, best))
-            except EvonasError:
-                raise
-            # The tracker under test is anybody's code: what it raises is the finding.
-            except Exception as error:
-                return [*problems, f"raises {type(error).__name__}: {error}"]
-    return problems
+            tracker.start(
+                RunInfo("check", Path(folder), recipe, _VALUE, _ENVIRONMENT, time.time(), resumed),
+                tuple(history),
+            )
+            tracker.note("half way")
+            for event in rest:
+                start = time.perf_counter()
+                tracker.record(event)
+                if (seconds := time.perf_counter() - start) > _AT_ONCE:
+                    yield f"record: takes {seconds:.1f} s, and the search waits; do it aside"
+            best = Trials(_VALUE, [*history, *rest]).best
+            tracker.close(Report("finished", "the check is over", {}, 1.0, best))

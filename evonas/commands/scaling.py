@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,35 +31,29 @@ from evonas.spaces.base import SearchSpace, Task
 from evonas.trackers.base import Report, RunInfo, Tracker
 from evonas.trial import Proposal, Trial, TrialState
 
-_LARGEST = 10.0  # φ, a thousand times the FLOPs
-_HALVINGS = 30  # of the interval of φ
-_NEAR = 0.1  # how far α·β²·γ² of the grid may be from 2
-_STEPS = tuple(1 + n / 10 for n in range(11))
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How much of each a φ of 1 gives: α, β and γ; EfficientNet's by default."""
-
-    depth: float = 1.2
-    width: float = 1.1
-    resolution: float = 1.15
-
-    def __str__(self) -> str:
-        return f"{self.depth:g},{self.width:g},{self.resolution:g}"
-
-    def factors(self, phi: float) -> Factors:
-        """What to multiply by."""
-        return Factors(self.depth**phi, self.width**phi, self.resolution**phi)
+# No φ is larger: that is a thousand times the FLOPs already.
+_LARGEST = 10.0
+# From 0 to the largest φ there are so many steps.
+_STEPS = 2**30
+# The α·β²·γ² of a grid's rule may be so far from 2.
+_NEAR = 0.1
+_TENTHS = tuple(1 + n / 10 for n in range(11))
 
 
 @dataclass(frozen=True)
 class Factors:
-    """What depth, width and resolution are multiplied by."""
+    """What depth, width and resolution are multiplied by; as a rule α, β and γ, for a φ of 1."""
 
     depth: float = 1.0
     width: float = 1.0
     resolution: float = 1.0
+
+    def __str__(self) -> str:
+        return f"{self.depth:g},{self.width:g},{self.resolution:g}"
+
+    def power(self, phi: float) -> Factors:
+        """The factors that a rule gives for a φ."""
+        return Factors(self.depth**phi, self.width**phi, self.resolution**phi)
 
 
 @dataclass(frozen=True)
@@ -90,12 +85,6 @@ class Scaled:
     params: float
     flops: float
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data; ``Architecture.from_json`` reads the architecture in it."""
-        costs = {"params": self.params, "flops": self.flops}
-        described = {**self.architecture.to_json(), "task": vars(self.task)}
-        return {**described, "factors": vars(self.factors), "metrics": costs}
-
 
 @dataclass(frozen=True)
 class Request:
@@ -118,31 +107,20 @@ class Request:
                 "scale: give one of --phi, --flops, and --depth, --width, --resolution together"
             )
         for name in ("phi", "depth", "width"):
-            value = getattr(self, name)
-            if value is not None and not math.isfinite(value):
+            if not math.isfinite(value := getattr(self, name) or 0):
                 raise RecipeError(f"--{name} {value}: must be finite")
 
-    def answer(self, given: Source, rule: Rule) -> Scaled:
+    def answer(self, source: Source, rule: Factors) -> Scaled:
         """The scaled network."""
-        if self.phi is not None:
-            return scale(given, rule.factors(self.phi))
         if self.flops is not None:
-            return to_flops(given, self._wanted(given), rule)
-        pixels = self.resolution or given.task.height
-        return scale(
-            given, Factors(self.depth or 1.0, self.width or 1.0, pixels / given.task.height)
-        )
-
-    def _wanted(self, given: Source) -> float:
-        text = str(self.flops)
-        try:
-            number = float(text.removesuffix("x"))
-        except ValueError:
-            raise RecipeError(f"--flops {text}: must be a number, or times such as 2x") from None
-        return number * scale(given, Factors()).flops if text.endswith("x") else number
+            return to_flops(source, self.flops, rule)
+        if self.phi is not None:
+            return scale(source, rule.power(self.phi))
+        zoom = self.resolution / source.task.height if self.resolution else 1.0
+        return scale(source, Factors(self.depth or 1.0, self.width or 1.0, zoom))
 
 
-def parse_rule(text: str) -> Rule:
+def parse_rule(text: str) -> Factors:
     """A rule from three numbers and commas.
 
     Raises:
@@ -154,10 +132,10 @@ def parse_rule(text: str) -> Rule:
         raise RecipeError(f"--rule {text}: must be three numbers, such as 1.2,1.1,1.15") from None
     if not all(1 <= factor < math.inf for factor in (depth, width, resolution)):
         raise RecipeError(f"--rule {text}: numbers must be finite, and none less than 1")
-    return Rule(depth, width, resolution)
+    return Factors(depth, width, resolution)
 
 
-def source(registry: Registry, reference: str, shape: str, classes: int) -> Source:
+def find(registry: Registry, reference: str, shape: str, classes: int) -> Source:
     """The incumbent of a run folder, or a point as SPACE/NAME.
 
     Args:
@@ -174,10 +152,10 @@ def source(registry: Registry, reference: str, shape: str, classes: int) -> Sour
         space, architecture = catalogue.find_point(registry, reference)
         return Source(space, architecture, catalogue.parse_task(shape, classes), registry)
     header, _ = read_journal(folder)
-    found = folder / export.FOLDER / "architecture.json"
-    if not found.exists():
+    incumbent = folder / export.FOLDER / "architecture.json"
+    if not incumbent.exists():
         raise HistoryError(f"{folder} has no incumbent yet; evonas resume {folder} goes on")
-    described = json.loads(found.read_text())
+    described = json.loads(incumbent.read_text())
     if "task" not in described:
         raise HistoryError(f"{folder} was a run without images: there is nothing to build")
     registry = registry_of(header)
@@ -186,94 +164,94 @@ def source(registry: Registry, reference: str, shape: str, classes: int) -> Sour
     return Source(space, architecture, Task(**described["task"]), registry, folder)
 
 
-def scale(given: Source, factors: Factors) -> Scaled:
+def scale(source: Source, factors: Factors) -> Scaled:
     """Scale by given factors, such as EfficientNet's published ones.
 
     Raises:
         RecipeError: If the space does not declare what is depth or width.
     """
     try:
-        larger = given.space.scaled(given.architecture, factors.width, factors.depth)
+        larger = source.space.scaled(source.architecture, factors.width, factors.depth)
     except InvalidArchitecture as error:
         raise RecipeError(f"scale: {error}") from error
     height, width = (
-        max(1, round(side * factors.resolution)) for side in (given.task.height, given.task.width)
+        max(1, round(side * factors.resolution)) for side in (source.task.height, source.task.width)
     )
-    task = replace(given.task, height=height, width=width)
-    counted = given.space.costs(larger, task)
+    task = replace(source.task, height=height, width=width)
+    counted = source.space.costs(larger, task)
     return Scaled(factors, larger, task, counted["params"], counted["flops"])
 
 
-def to_flops(given: Source, wanted: float, rule: Rule) -> Scaled:
-    """The φ ≥ 0 whose FLOPs come nearest to what is wanted, found by bisection.
+def to_flops(source: Source, flops: str, rule: Factors) -> Scaled:
+    """The φ ≥ 0 whose FLOPs come nearest to a number, or times such as ``2x``, by bisection.
 
     Raises:
-        RecipeError: If that is less than the network has, or out of reach.
+        RecipeError: If it is neither, less than the network has, or out of reach.
     """
-    low, high = 0.0, _LARGEST
-    below, above = scale(given, rule.factors(low)), scale(given, rule.factors(high))
-    if not below.flops <= wanted <= above.flops:
+
+    def at(step: int) -> Scaled:
+        return scale(source, rule.power(_LARGEST * step / _STEPS))
+
+    smallest, largest = at(0), at(_STEPS)
+    try:
+        target = float(flops.removesuffix("x")) * (smallest.flops if flops.endswith("x") else 1)
+    except ValueError:
+        raise RecipeError(f"--flops {flops}: must be a number, or times such as 2x") from None
+    if not smallest.flops <= target <= largest.flops:
         raise RecipeError(
-            f"--flops: {wanted:,.0f} is not between the network's {below.flops:,.0f} and "
-            f"{above.flops:,.0f}, its FLOPs at φ = {high:g}"
+            f"--flops: {target:,.0f} is not between the network's {smallest.flops:,.0f} and "
+            f"{largest.flops:,.0f}, its FLOPs at φ = {_LARGEST:g}"
         )
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        scaled = scale(given, rule.factors(middle))
-        if scaled.flops <= wanted:
-            low, below = middle, scaled
-        else:
-            high, above = middle, scaled
-    return min((below, above), key=lambda scaled: abs(scaled.flops - wanted))
+    above = bisect_right(range(_STEPS), target, key=lambda step: at(step).flops)
+    return min((at(above - 1), at(above)), key=lambda scaled: abs(scaled.flops - target))
 
 
-def grid() -> Iterator[Rule]:
+def grid() -> Iterator[Factors]:
     """Every rule in steps of a tenth that about doubles the FLOPs."""
-    for depth, width, resolution in itertools.product(_STEPS, repeat=3):
+    for depth, width, resolution in itertools.product(_TENTHS, repeat=3):
         if abs(depth * width**2 * resolution**2 - 2) <= _NEAR:
-            yield Rule(depth, width, resolution)
+            yield Factors(depth, width, resolution)
 
 
-def search_rule(given: Source, note: Callable[[str], None]) -> Rule:
+def search_rule(source: Source, note: Callable[[str], None]) -> Factors:
     """The rule of the grid whose network at φ = 1 is best by the run's own evaluation.
 
     Raises:
         RecipeError: For a point that no run found: there is nothing to evaluate with.
         HistoryError: If no evaluation succeeded.
     """
-    best: tuple[float, Rule] | None = None
+    scores: dict[Factors, float] = {}
     for number, rule in enumerate(grid()):
-        scaled = scale(given, rule.factors(1.0))
-        assembly = _assembly(given, scaled, _run_of(given))
+        scaled = scale(source, rule)
+        assembly = _assembly(source, scaled, _run_of(source))
         objective = assembly.objectives[0]
         trial = run_trial(assembly.evaluator, Trial(number, Proposal(scaled.architecture)))
-        if trial.state is not TrialState.COMPLETE:
+        if trial.state is TrialState.COMPLETE:
+            note(f"--rule {rule}: {objective.metric} {trial.metrics[objective.metric]:.4f}")
+            scores[rule] = objective.key(trial.metrics)
+        else:
             note(f"--rule {rule} fails: {(trial.error or '').strip().splitlines()[-1]}")
-            continue
-        note(f"--rule {rule}: {objective.metric} {trial.metrics[objective.metric]:.4f}")
-        if best is None or objective.key(trial.metrics) > best[0]:
-            best = objective.key(trial.metrics), rule
-    if best is None:
+    if not scores:
         raise HistoryError("scale: every evaluation of the grid failed")
-    return best[1]
+    return max(scores, key=scores.__getitem__)
 
 
-def check_trainable(given: Source, folder: Path) -> None:
+def check_trainable(source: Source, folder: Path) -> None:
     """Raise RecipeError if there are no images to train on, or the folder is there already."""
-    _run_of(given)
+    _run_of(source)
     if folder.exists():
         raise RecipeError(f"--train {folder}: exists already")
 
 
 def train(
-    given: Source, scaled: Scaled, folder: Path, note: Callable[[str], None]
+    source: Source, scaled: Scaled, folder: Path, note: Callable[[str], None]
 ) -> dict[str, float]:
     """Train a scaled network in full on the run's images, test it once, and keep it.
 
     Writes ``incumbent/`` as a run does, and a journal of the training.
 
     Args:
-        given: A run's incumbent.
+        source: A run's incumbent.
         scaled: What to train.
         folder: Where to.
         note: Told how it goes.
@@ -281,8 +259,8 @@ def train(
     Returns:
         The final metrics.
     """
-    check_trainable(given, folder)
-    assembly = _assembly(given, scaled, folder)
+    check_trainable(source, folder)
+    assembly = _assembly(source, scaled, folder)
     try:
         folder.mkdir(parents=True)
     except OSError as error:
@@ -291,7 +269,7 @@ def train(
     section = assembly.recipe.final
     terms = final.Terms(1, section.seeds, section.flip)
     with Journal(folder) as journal:
-        journal.begin({"scaled_from": str(given.run_dir), "recipe": assembly.recipe.digest})
+        journal.begin({"scaled_from": str(source.run_dir), "recipe": assembly.recipe.digest})
         session = Session(assembly, folder, journal, (_Notes(note),), lambda: False)
         try:
             _, metrics = final.conclude(session, [trial], terms)
@@ -320,15 +298,15 @@ class _Notes(Tracker):
         pass
 
 
-def _run_of(given: Source) -> Path:
-    if given.run_dir is None:
+def _run_of(source: Source) -> Path:
+    if source.run_dir is None:
         raise RecipeError("scale: only what a run found can be trained; give its folder")
-    return given.run_dir
+    return source.run_dir
 
 
-def _assembly(given: Source, scaled: Scaled, folder: Path) -> Assembly:
+def _assembly(source: Source, scaled: Scaled, folder: Path) -> Assembly:
     """The run's own parts, for images of the scaled size and without its limits."""
-    stored = _run_of(given) / reading.FILE
+    stored = _run_of(source) / reading.FILE
     task = scaled.task
     if task.height != task.width:
         raise RecipeError(f"scale: {task.height}×{task.width} pixels; only squares can be trained")
@@ -336,7 +314,7 @@ def _assembly(given: Source, scaled: Scaled, folder: Path) -> Assembly:
     content["dataset"]["size"] = task.height
     content.pop("constraints", None)
     _enlarge(content["evaluation"], scaled.factors.resolution)
-    return assemble(reading.validate(content, str(stored)), given.registry, folder)
+    return assemble(reading.validate(content, str(stored)), source.registry, folder)
 
 
 def _enlarge(section: dict[str, Any] | None, factor: float) -> None:
@@ -347,15 +325,15 @@ def _enlarge(section: dict[str, Any] | None, factor: float) -> None:
         section = section.get("of")
 
 
-def table(given: Source, scaled: Scaled) -> str:
+def table(source: Source, scaled: Scaled) -> str:
     """What changed, for a person."""
-    before, f = scale(given, Factors()), scaled.factors
+    before, f = scale(source, Factors()), scaled.factors
     rows = [f"depth × {f.depth:.4g}, width × {f.width:.4g}, resolution × {f.resolution:.4g}"]
     rows += [f"{'':<6}{'parameters':>16}{'FLOPs':>20}   input"]
     for name, each in (("from", before), ("to", scaled)):
         shape = "×".join(map(str, each.task.input_shape))
         rows.append(f"{name:<6}{each.params:>16,.0f}{each.flops:>20,.0f}   {shape}")
-    old = given.architecture.choices
+    old = source.architecture.choices
     for name, value in scaled.architecture.choices.items():
         if value != old[name]:
             rows.append(f"  {name} = {value} (was {old[name]})")
@@ -363,5 +341,11 @@ def table(given: Source, scaled: Scaled) -> str:
 
 
 def write(scaled: Scaled, path: Path) -> None:
-    """Write what ``to_json`` says."""
-    files.store(path, json.dumps(scaled.to_json(), indent=2))
+    """Write it as JSON; ``Architecture.from_json`` reads the architecture in it."""
+    content = {
+        **scaled.architecture.to_json(),
+        "task": vars(scaled.task),
+        "factors": vars(scaled.factors),
+        "metrics": {"params": scaled.params, "flops": scaled.flops},
+    }
+    files.store(path, json.dumps(content, indent=2))
