@@ -12,9 +12,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from evonas import files
 from evonas.architecture import Architecture
 from evonas.commands import catalogue
 from evonas.errors import HistoryError, InvalidArchitecture, RecipeError, StorageError
@@ -36,29 +35,19 @@ _NEAR = 0.1  # how far α·β²·γ² of the grid may be from 2
 _STEPS = tuple(1 + n / 10 for n in range(11))
 
 
-@dataclass(frozen=True)
-class Rule:
-    """How much of each a φ of 1 gives: α, β and γ; EfficientNet's by default."""
-
-    depth: float = 1.2
-    width: float = 1.1
-    resolution: float = 1.15
-
-    def __str__(self) -> str:
-        return f"{self.depth:g},{self.width:g},{self.resolution:g}"
-
-    def factors(self, phi: float) -> Factors:
-        """What to multiply by."""
-        return Factors(self.depth**phi, self.width**phi, self.resolution**phi)
-
-
-@dataclass(frozen=True)
-class Factors:
-    """What depth, width and resolution are multiplied by."""
+class Factors(NamedTuple):
+    """What depth, width and resolution are multiplied by; as a rule, what a φ of 1 gives."""
 
     depth: float = 1.0
     width: float = 1.0
     resolution: float = 1.0
+
+    def __str__(self) -> str:
+        return ",".join(f"{factor:g}" for factor in self)
+
+    def power(self, phi: float) -> Factors:
+        """What this rule gives for a φ."""
+        return Factors(*(factor**phi for factor in self))
 
 
 @dataclass(frozen=True)
@@ -94,7 +83,7 @@ class Scaled:
         """Plain data; ``Architecture.from_json`` reads the architecture in it."""
         costs = {"params": self.params, "flops": self.flops}
         described = {**self.architecture.to_json(), "task": vars(self.task)}
-        return {**described, "factors": vars(self.factors), "metrics": costs}
+        return {**described, "factors": self.factors._asdict(), "metrics": costs}
 
 
 @dataclass(frozen=True)
@@ -122,16 +111,14 @@ class Request:
             if value is not None and not math.isfinite(value):
                 raise RecipeError(f"--{name} {value}: must be finite")
 
-    def answer(self, given: Source, rule: Rule) -> Scaled:
+    def answer(self, given: Source, rule: Factors) -> Scaled:
         """The scaled network."""
         if self.phi is not None:
-            return scale(given, rule.factors(self.phi))
+            return scale(given, rule.power(self.phi))
         if self.flops is not None:
             return to_flops(given, self._wanted(given), rule)
-        pixels = self.resolution or given.task.height
-        return scale(
-            given, Factors(self.depth or 1.0, self.width or 1.0, pixels / given.task.height)
-        )
+        resolution = (self.resolution or given.task.height) / given.task.height
+        return scale(given, Factors(self.depth or 1.0, self.width or 1.0, resolution))
 
     def _wanted(self, given: Source) -> float:
         text = str(self.flops)
@@ -142,7 +129,7 @@ class Request:
         return number * scale(given, Factors()).flops if text.endswith("x") else number
 
 
-def parse_rule(text: str) -> Rule:
+def parse_rule(text: str) -> Factors:
     """A rule from three numbers and commas.
 
     Raises:
@@ -154,7 +141,7 @@ def parse_rule(text: str) -> Rule:
         raise RecipeError(f"--rule {text}: must be three numbers, such as 1.2,1.1,1.15") from None
     if not all(1 <= factor < math.inf for factor in (depth, width, resolution)):
         raise RecipeError(f"--rule {text}: numbers must be finite, and none less than 1")
-    return Rule(depth, width, resolution)
+    return Factors(depth, width, resolution)
 
 
 def source(registry: Registry, reference: str, shape: str, classes: int) -> Source:
@@ -204,14 +191,14 @@ def scale(given: Source, factors: Factors) -> Scaled:
     return Scaled(factors, larger, task, counted["params"], counted["flops"])
 
 
-def to_flops(given: Source, wanted: float, rule: Rule) -> Scaled:
+def to_flops(given: Source, wanted: float, rule: Factors) -> Scaled:
     """The φ ≥ 0 whose FLOPs come nearest to what is wanted, found by bisection.
 
     Raises:
         RecipeError: If that is less than the network has, or out of reach.
     """
     low, high = 0.0, _LARGEST
-    below, above = scale(given, rule.factors(low)), scale(given, rule.factors(high))
+    below, above = scale(given, rule.power(low)), scale(given, rule.power(high))
     if not below.flops <= wanted <= above.flops:
         raise RecipeError(
             f"--flops: {wanted:,.0f} is not between the network's {below.flops:,.0f} and "
@@ -219,7 +206,7 @@ def to_flops(given: Source, wanted: float, rule: Rule) -> Scaled:
         )
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        scaled = scale(given, rule.factors(middle))
+        scaled = scale(given, rule.power(middle))
         if scaled.flops <= wanted:
             low, below = middle, scaled
         else:
@@ -227,23 +214,23 @@ def to_flops(given: Source, wanted: float, rule: Rule) -> Scaled:
     return min((below, above), key=lambda scaled: abs(scaled.flops - wanted))
 
 
-def grid() -> Iterator[Rule]:
+def grid() -> Iterator[Factors]:
     """Every rule in steps of a tenth that about doubles the FLOPs."""
     for depth, width, resolution in itertools.product(_STEPS, repeat=3):
         if abs(depth * width**2 * resolution**2 - 2) <= _NEAR:
-            yield Rule(depth, width, resolution)
+            yield Factors(depth, width, resolution)
 
 
-def search_rule(given: Source, note: Callable[[str], None]) -> Rule:
+def search_rule(given: Source, note: Callable[[str], None]) -> Factors:
     """The rule of the grid whose network at φ = 1 is best by the run's own evaluation.
 
     Raises:
         RecipeError: For a point that no run found: there is nothing to evaluate with.
         HistoryError: If no evaluation succeeded.
     """
-    best: tuple[float, Rule] | None = None
+    best: tuple[float, Factors] | None = None
     for number, rule in enumerate(grid()):
-        scaled = scale(given, rule.factors(1.0))
+        scaled = scale(given, rule.power(1.0))
         assembly = _assembly(given, scaled, _run_of(given))
         objective = assembly.objectives[0]
         trial = run_trial(assembly.evaluator, Trial(number, Proposal(scaled.architecture)))
@@ -360,8 +347,3 @@ def table(given: Source, scaled: Scaled) -> str:
         if value != old[name]:
             rows.append(f"  {name} = {value} (was {old[name]})")
     return "\n".join(rows)
-
-
-def write(scaled: Scaled, path: Path) -> None:
-    """Write what ``to_json`` says."""
-    files.store(path, json.dumps(scaled.to_json(), indent=2))
