@@ -18,9 +18,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from evonas import errors
 from evonas.architecture import Architecture, Domain, Integer, Value, check_choices
 from evonas.errors import InvalidArchitecture, RecipeError, did_you_mean
 from evonas.spaces.parts.limits import TRIES, Limits
@@ -58,17 +57,6 @@ class Task:
         return self.channels, self.height, self.width
 
 
-class Cost(NamedTuple):
-    """What a network costs: parameters, and FLOPs as ``training/cost.py`` counts them."""
-
-    params: int
-    flops: int
-
-    def named(self) -> dict[str, float]:
-        """As ``SearchSpace.costs`` gives them."""
-        return {name: float(value) for name, value in self._asdict().items()}
-
-
 def divisible(value: float, divisor: int = 8) -> int:
     """Round to the nearest multiple, but never to less than nine tenths; at least one divisor.
 
@@ -76,12 +64,6 @@ def divisible(value: float, divisor: int = 8) -> int:
     """
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
-
-
-def at_least(**options: tuple[int, int]) -> None:
-    """Raise RecipeError for an option of a space, ``name=(value, least)``, that is too small."""
-    for name, (value, least) in options.items():
-        errors.at_least("space", least, **{name: value})
 
 
 class SearchSpace(ABC):
