@@ -267,16 +267,16 @@ def _check_variation(space: SearchSpace, rng: Random) -> Iterator[str]:
             yield "crossover: the child is always the same parent; take choices from both"
 
 
-def _changed_by_mutation(space: SearchSpace, rng: Random, wanted: set[str]) -> set[str]:
+def _changed_by_mutation(space: SearchSpace, rng: Random, names: set[str]) -> set[str]:
     """Those choices that a random walk by mutation changed."""
     changed: set[str] = set()
-    for _ in range(20 * len(wanted)):
+    for _ in range(20 * len(names)):
         here = space.sample(rng)
         for _ in range(5):
             child = space.mutate(here, rng)
-            changed |= {n for n in wanted if child.choices.get(n) != here.choices.get(n)}
+            changed |= {n for n in names if child.choices.get(n) != here.choices.get(n)}
             here = child
-        if changed == wanted:
+        if changed == names:
             break
     return changed
 
@@ -692,9 +692,9 @@ def check_dataset(make: Callable[[], Dataset], size: int | None = None) -> Itera
         yield f"read: was asked for {size}×{size} pixels and gives {shape}"
     for name in ("train", "test"):
         labels = set(np.asarray(getattr(arrays, name)[1]).ravel().tolist())
-        absent = [c for label, c in enumerate(data.classes) if label not in labels]
-        if absent:
-            yield f"read: no {name} image is of class {absent[0]!r}; leave it out"
+        empty = [c for label, c in enumerate(data.classes) if label not in labels]
+        if empty:
+            yield f"read: no {name} image is of class {empty[0]!r}; leave it out"
     training_images = {image.tobytes() for image in arrays.train[0]}
     share = np.mean([image.tobytes() in training_images for image in arrays.test[0]])
     if share > _SAME_IMAGES:
@@ -733,9 +733,9 @@ def _stops(make: Callable[[], Rule], ends: Sequence[float]) -> list[int | None]:
         curve = [(step, {"value": end * step / _STEPS}) for step in range(1, _STEPS + 1)]
         stop = next((step for step, m in curve if pruner.should_stop(number, step, m)), None)
         stops.append(stop)
-        seen = tuple(curve[:stop])
+        reports = tuple(curve[:stop])
         state = TrialState.COMPLETE if stop is None else TrialState.PRUNED
-        pruner.tell(replace(trial, state=state, metrics=seen[-1][1], curve=seen))
+        pruner.tell(replace(trial, state=state, metrics=reports[-1][1], curve=reports))
     return stops
 
 

@@ -201,11 +201,11 @@ _EPOCHS = 2  # fewer could not be cut in half
 def _sparing(cls: type[Any], folder: str) -> dict[str, Any]:
     """Options that make trainings short and leave nothing behind, if there are such options."""
     parameters = inspect.signature(cls).parameters
-    chosen: dict[str, Any] = {}
+    sparing: dict[str, Any] = {}
     if "epochs" in parameters and isinstance(parameters["epochs"].default, int):
-        chosen["epochs"] = _EPOCHS
+        sparing["epochs"] = _EPOCHS
     if issubclass(cls, Evaluator) and "of" in parameters:
-        chosen["of"] = {"name": "train", "epochs": _EPOCHS}
+        sparing["of"] = {"name": "train", "epochs": _EPOCHS}
     if "uri" in parameters:
-        chosen["uri"] = f"sqlite:///{folder}/mlflow.db"
-    return chosen
+        sparing["uri"] = f"sqlite:///{folder}/mlflow.db"
+    return sparing

@@ -82,8 +82,8 @@ class Scaled:
     def to_json(self) -> dict[str, Any]:
         """Plain data; ``Architecture.from_json`` reads the architecture in it."""
         costs = {"params": self.params, "flops": self.flops}
-        described = {**self.architecture.to_json(), "task": vars(self.task)}
-        return {**described, "factors": self.factors._asdict(), "metrics": costs}
+        content = {**self.architecture.to_json(), "task": vars(self.task)}
+        return {**content, "factors": self.factors._asdict(), "metrics": costs}
 
 
 @dataclass(frozen=True)
@@ -111,22 +111,22 @@ class Request:
             if value is not None and not math.isfinite(value):
                 raise RecipeError(f"--{name} {value}: must be finite")
 
-    def answer(self, given: Source, rule: Factors) -> Scaled:
+    def answer(self, original: Source, rule: Factors) -> Scaled:
         """The scaled network."""
         if self.phi is not None:
-            return scale(given, rule.power(self.phi))
+            return scale(original, rule.power(self.phi))
         if self.flops is not None:
-            return to_flops(given, self._wanted(given), rule)
-        resolution = (self.resolution or given.task.height) / given.task.height
-        return scale(given, Factors(self.depth or 1.0, self.width or 1.0, resolution))
+            return to_flops(original, self._flops(original), rule)
+        resolution = (self.resolution or original.task.height) / original.task.height
+        return scale(original, Factors(self.depth or 1.0, self.width or 1.0, resolution))
 
-    def _wanted(self, given: Source) -> float:
+    def _flops(self, original: Source) -> float:
         text = str(self.flops)
         try:
             number = float(text.removesuffix("x"))
         except ValueError:
             raise RecipeError(f"--flops {text}: must be a number, or times such as 2x") from None
-        return number * scale(given, Factors()).flops if text.endswith("x") else number
+        return number * scale(original, Factors()).flops if text.endswith("x") else number
 
 
 def parse_rule(text: str) -> Factors:
@@ -161,57 +161,58 @@ def source(registry: Registry, reference: str, shape: str, classes: int) -> Sour
         space, architecture = catalogue.find_point(registry, reference)
         return Source(space, architecture, catalogue.parse_task(shape, classes), registry)
     header, _ = read_journal(folder)
-    found = folder / export.FOLDER / "architecture.json"
-    if not found.exists():
+    path = folder / export.FOLDER / "architecture.json"
+    if not path.exists():
         raise HistoryError(f"{folder} has no incumbent yet; evonas resume {folder} goes on")
-    described = json.loads(found.read_text())
-    if "task" not in described:
+    content = json.loads(path.read_text())
+    if "task" not in content:
         raise HistoryError(f"{folder} was a run without images: there is nothing to build")
     registry = registry_of(header)
     space = Parts(reading.load(folder / reading.FILE), registry).space()
-    architecture = Architecture.from_json(described)
-    return Source(space, architecture, Task(**described["task"]), registry, folder)
+    architecture = Architecture.from_json(content)
+    return Source(space, architecture, Task(**content["task"]), registry, folder)
 
 
-def scale(given: Source, factors: Factors) -> Scaled:
-    """Scale by given factors, such as EfficientNet's published ones.
+def scale(original: Source, factors: Factors) -> Scaled:
+    """Scale by factors, such as EfficientNet's published ones.
 
     Raises:
         RecipeError: If the space does not declare what is depth or width.
     """
     try:
-        larger = given.space.scaled(given.architecture, factors.width, factors.depth)
+        larger = original.space.scaled(original.architecture, factors.width, factors.depth)
     except InvalidArchitecture as error:
         raise RecipeError(f"scale: {error}") from error
     height, width = (
-        max(1, round(side * factors.resolution)) for side in (given.task.height, given.task.width)
+        max(1, round(side * factors.resolution))
+        for side in (original.task.height, original.task.width)
     )
-    task = replace(given.task, height=height, width=width)
-    counted = given.space.costs(larger, task)
-    return Scaled(factors, larger, task, counted["params"], counted["flops"])
+    task = replace(original.task, height=height, width=width)
+    costs = original.space.costs(larger, task)
+    return Scaled(factors, larger, task, costs["params"], costs["flops"])
 
 
-def to_flops(given: Source, wanted: float, rule: Factors) -> Scaled:
-    """The φ ≥ 0 whose FLOPs come nearest to what is wanted, found by bisection.
+def to_flops(original: Source, flops: float, rule: Factors) -> Scaled:
+    """The φ ≥ 0 whose FLOPs come nearest to these, found by bisection.
 
     Raises:
         RecipeError: If that is less than the network has, or out of reach.
     """
     low, high = 0.0, _LARGEST
-    below, above = scale(given, rule.power(low)), scale(given, rule.power(high))
-    if not below.flops <= wanted <= above.flops:
+    below, above = scale(original, rule.power(low)), scale(original, rule.power(high))
+    if not below.flops <= flops <= above.flops:
         raise RecipeError(
-            f"--flops: {wanted:,.0f} is not between the network's {below.flops:,.0f} and "
+            f"--flops: {flops:,.0f} is not between the network's {below.flops:,.0f} and "
             f"{above.flops:,.0f}, its FLOPs at φ = {high:g}"
         )
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        scaled = scale(given, rule.power(middle))
-        if scaled.flops <= wanted:
+        scaled = scale(original, rule.power(middle))
+        if scaled.flops <= flops:
             low, below = middle, scaled
         else:
             high, above = middle, scaled
-    return min((below, above), key=lambda scaled: abs(scaled.flops - wanted))
+    return min((below, above), key=lambda scaled: abs(scaled.flops - flops))
 
 
 def grid() -> Iterator[Factors]:
@@ -221,7 +222,7 @@ def grid() -> Iterator[Factors]:
             yield Factors(depth, width, resolution)
 
 
-def search_rule(given: Source, note: Callable[[str], None]) -> Factors:
+def search_rule(original: Source, note: Callable[[str], None]) -> Factors:
     """The rule of the grid whose network at φ = 1 is best by the run's own evaluation.
 
     Raises:
@@ -230,8 +231,8 @@ def search_rule(given: Source, note: Callable[[str], None]) -> Factors:
     """
     best: tuple[float, Factors] | None = None
     for number, rule in enumerate(grid()):
-        scaled = scale(given, rule.power(1.0))
-        assembly = _assembly(given, scaled, _run_of(given))
+        scaled = scale(original, rule.power(1.0))
+        assembly = _assembly(original, scaled, _run_of(original))
         objective = assembly.objectives[0]
         trial = run_trial(assembly.evaluator, Trial(number, Proposal(scaled.architecture)))
         if trial.state is not TrialState.COMPLETE:
@@ -245,22 +246,22 @@ def search_rule(given: Source, note: Callable[[str], None]) -> Factors:
     return best[1]
 
 
-def check_trainable(given: Source, folder: Path) -> None:
+def check_trainable(original: Source, folder: Path) -> None:
     """Raise RecipeError if there are no images to train on, or the folder is there already."""
-    _run_of(given)
+    _run_of(original)
     if folder.exists():
         raise RecipeError(f"--train {folder}: exists already")
 
 
 def train(
-    given: Source, scaled: Scaled, folder: Path, note: Callable[[str], None]
+    original: Source, scaled: Scaled, folder: Path, note: Callable[[str], None]
 ) -> dict[str, float]:
     """Train a scaled network in full on the run's images, test it once, and keep it.
 
     Writes ``incumbent/`` as a run does, and a journal of the training.
 
     Args:
-        given: A run's incumbent.
+        original: A run's incumbent.
         scaled: What to train.
         folder: Where to.
         note: Told how it goes.
@@ -268,8 +269,8 @@ def train(
     Returns:
         The final metrics.
     """
-    check_trainable(given, folder)
-    assembly = _assembly(given, scaled, folder)
+    check_trainable(original, folder)
+    assembly = _assembly(original, scaled, folder)
     try:
         folder.mkdir(parents=True)
     except OSError as error:
@@ -278,7 +279,7 @@ def train(
     section = assembly.recipe.final
     terms = final.Terms(1, section.seeds, section.flip)
     with Journal(folder) as journal:
-        journal.begin({"scaled_from": str(given.run_dir), "recipe": assembly.recipe.digest})
+        journal.begin({"scaled_from": str(original.run_dir), "recipe": assembly.recipe.digest})
         session = Session(assembly, folder, journal, (_Notes(note),), lambda: False)
         try:
             _, metrics = final.conclude(session, [trial], terms)
@@ -307,15 +308,15 @@ class _Notes(Tracker):
         pass
 
 
-def _run_of(given: Source) -> Path:
-    if given.run_dir is None:
+def _run_of(original: Source) -> Path:
+    if original.run_dir is None:
         raise RecipeError("scale: only what a run found can be trained; give its folder")
-    return given.run_dir
+    return original.run_dir
 
 
-def _assembly(given: Source, scaled: Scaled, folder: Path) -> Assembly:
+def _assembly(original: Source, scaled: Scaled, folder: Path) -> Assembly:
     """The run's own parts, for images of the scaled size and without its limits."""
-    stored = _run_of(given) / reading.FILE
+    stored = _run_of(original) / reading.FILE
     task = scaled.task
     if task.height != task.width:
         raise RecipeError(f"scale: {task.height}×{task.width} pixels; only squares can be trained")
@@ -323,7 +324,7 @@ def _assembly(given: Source, scaled: Scaled, folder: Path) -> Assembly:
     content["dataset"]["size"] = task.height
     content.pop("constraints", None)
     _enlarge(content["evaluation"], scaled.factors.resolution)
-    return assemble(reading.validate(content, str(stored)), given.registry, folder)
+    return assemble(reading.validate(content, str(stored)), original.registry, folder)
 
 
 def _enlarge(section: dict[str, Any] | None, factor: float) -> None:
@@ -334,15 +335,15 @@ def _enlarge(section: dict[str, Any] | None, factor: float) -> None:
         section = section.get("of")
 
 
-def table(given: Source, scaled: Scaled) -> str:
+def table(original: Source, scaled: Scaled) -> str:
     """What changed, for a person."""
-    before, f = scale(given, Factors()), scaled.factors
+    before, f = scale(original, Factors()), scaled.factors
     rows = [f"depth × {f.depth:.4g}, width × {f.width:.4g}, resolution × {f.resolution:.4g}"]
     rows += [f"{'':<6}{'parameters':>16}{'FLOPs':>20}   input"]
     for name, each in (("from", before), ("to", scaled)):
         shape = "×".join(map(str, each.task.input_shape))
         rows.append(f"{name:<6}{each.params:>16,.0f}{each.flops:>20,.0f}   {shape}")
-    old = given.architecture.choices
+    old = original.architecture.choices
     for name, value in scaled.architecture.choices.items():
         if value != old[name]:
             rows.append(f"  {name} = {value} (was {old[name]})")

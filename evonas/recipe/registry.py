@@ -75,17 +75,17 @@ class Registry:
     def origins(self, kind: str) -> dict[str, list[str]]:
         """Every known name of a kind and where it comes from; imports nothing."""
         folder_name = KINDS[kind].folder
-        found: dict[str, list[str]] = {}
+        origins: dict[str, list[str]] = {}
         package = importlib.import_module(KINDS[kind].package)
         for module in pkgutil.iter_modules(package.__path__):
             if module.name != "base" and not module.ispkg:
-                found.setdefault(module.name, []).append("built-in")
+                origins.setdefault(module.name, []).append("built-in")
         for entry in importlib.metadata.entry_points(group=f"evonas.{folder_name}"):
-            found.setdefault(entry.name, []).append(f"entry point {entry.value}")
+            origins.setdefault(entry.name, []).append(f"entry point {entry.value}")
         for folder in self.plugins:
             for path in sorted((folder.absolute() / folder_name).glob("[!_.]*.py")):
-                found.setdefault(path.stem, []).append(str(path))
-        return found
+                origins.setdefault(path.stem, []).append(str(path))
+        return origins
 
     def find(self, kind: str, name: str) -> type[Any]:
         """The class of a component.
@@ -117,14 +117,14 @@ class Registry:
     def _from_reference(self, kind: str, reference: str, origin: str) -> type[Any]:
         module_name, _, class_name = reference.partition(":")
         try:
-            found = getattr(importlib.import_module(module_name), class_name)
+            component = getattr(importlib.import_module(module_name), class_name)
         # Importing runs anybody's code: whatever it raises is that plugin's fault, and is named.
         except (Exception, SystemExit) as error:
             raise PluginError(f"{origin}: {type(error).__name__}: {error}") from error
         contract = KINDS[kind].load_contract()
-        if not (isinstance(found, type) and issubclass(found, contract)):
+        if not (isinstance(component, type) and issubclass(component, contract)):
             raise PluginError(f"{origin}: not a {contract.__name__}")
-        return found
+        return component
 
 
 @contextmanager
