@@ -180,6 +180,19 @@ class Place(NamedTuple):
             meter.here = states[cell.output[0]]
 
 
+def staged(normal: Cell, reduction: Cell, channels: int, repeats: Sequence[int]) -> Iterator[Place]:
+    """Stages of so many normal cells each; between two a reduction, which doubles the channels.
+
+    The name of a cell does not depend on how many come before its stage.
+    """
+    for stage, count in enumerate(repeats, start=1):
+        if stage > 1:
+            channels *= 2
+            yield Place(f"reduction{stage - 1}", reduction, channels, stride=2)
+        for number in range(1, count + 1):
+            yield Place(f"stage{stage}_cell{number}", normal, channels)
+
+
 def stacked(task: Task, channels: int, places: Sequence[Place], **last: Layer) -> dict[str, Layer]:
     """A whole network: a 3×3 convolution to so many channels, cells, further layers, a head."""
     return {
