@@ -63,12 +63,12 @@ from evonas.training.data import Arrays, split
 from evonas.trial import Limit, Objective, Proposal, Trial, TrialState
 from evonas.trials import Trials
 
-_TIMES = ("seconds", "latency")  # metrics that are measured, and so never twice the same
-_TAKES = ("data", "share", "weights")  # what a wrapper may change for the evaluator inside
+_TIMES = ("seconds", "latency")  # These metrics are measured, and so never twice the same.
+_TAKES = ("data", "share", "weights")  # A wrapper may change these for the evaluator inside.
 _VALUE = (Objective("value"),)
-_SAME_IMAGES = 0.01  # share of the test images that may be training images by chance
-_AT_ONCE = 1.0  # seconds in which a tracker is told
-_WAIT = 120.0  # seconds in which the smallest trial ends, the start of a process included
+_SAME_IMAGES = 0.01  # This share of the test images may be training images by chance.
+_AT_ONCE = 1.0  # Within so many seconds a tracker returns from an event.
+_WAIT = 120.0  # Within so many seconds the smallest trial ends, a process's start included.
 _MUTANTS = 1000  # As many of a parent's mutants are looked through for its child.
 _INSTEAD = {
     method: f"override {hook}, which yields choices, in place of {method}"
@@ -720,7 +720,7 @@ def check_pruning(make: Callable[[], Rule], trials: int = 40, seed: int = 0) -> 
         yield f"prune: stops the best of {trials} trials at step {step} of {_STEPS}"
 
 
-_STEPS = 9  # of a made-up curve
+_STEPS = 9  # A made-up curve is that long.
 
 
 def _stops(make: Callable[[], Rule], ends: Sequence[float]) -> list[int | None]:
@@ -784,7 +784,7 @@ def _outcome(trial: Trial) -> tuple[object, ...]:
     return trial.number, trial.state.value, dict(trial.metrics), trial.curve, reason
 
 
-_ENVIRONMENT = {  # of the run that a tracker is told
+_ENVIRONMENT = {  # This is what the tracker is told of the run's.
     "evonas": __version__,
     "python": platform.python_version(),
     "torch": torch.__version__,

@@ -29,9 +29,9 @@ from evonas.spaces.base import SearchSpace, Task
 from evonas.trackers.base import Report, RunInfo, Tracker
 from evonas.trial import Proposal, Trial, TrialState
 
-_LARGEST = 10.0  # φ, a thousand times the FLOPs
-_HALVINGS = 30  # of the interval of φ
-_NEAR = 0.1  # how far α·β²·γ² of the grid may be from 2
+_LARGEST = 10.0  # At this φ there are a thousand times the FLOPs.
+_HALVINGS = 30  # So often the interval of φ is halved, to a billionth.
+_NEAR = 0.1  # So far α·β²·γ² of the grid may be from 2.
 _STEPS = tuple(1 + n / 10 for n in range(11))
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -44,9 +41,7 @@ def test_what_is_new_keeps_the_contract(kind: str, tmp_path: Path) -> None:
 def test_what_is_new_passes_its_test() -> None:
     for kind in KINDS:
         assert evonas("new", kind, f"my_own_{kind}").exit_code == 0
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "plugins/tests"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ})
-    assert done.returncode == 0, done.stdout
+    assert pytest.main(["-q", "-p", "no:cacheprovider", "plugins/tests"]) == pytest.ExitCode.OK
 
 
 def test_a_search_of_new_components_alone(tmp_path: Path) -> None:
