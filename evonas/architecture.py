@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from random import Random
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from evonas.errors import InvalidArchitecture
 
@@ -97,6 +97,7 @@ class Integer:
     step: int = 1
     log: bool = False
     role: Role | None = None
+    ordered: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.low > self.high:

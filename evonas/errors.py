@@ -109,19 +109,6 @@ class PluginError(EvonasError):
     exit_code = 6
 
 
-def at_least(section: str, least: float, /, **options: float | None) -> None:
-    """Raise RecipeError for an option of a recipe's section that is too small; None is not given.
-
-    Args:
-        section: Such as ``strategy``.
-        least: What the options must be at least.
-        **options: By name.
-    """
-    for name, value in options.items():
-        if value is not None and value < least:
-            raise RecipeError(f"{section}.{name}: must be at least {least}, not {value}")
-
-
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``". Did you mean 'x'?"`` for the nearest known name, else ``"."``."""
     near = difflib.get_close_matches(name, [str(k) for k in known], n=1, cutoff=0.6)

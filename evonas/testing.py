@@ -20,7 +20,7 @@ import math
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -63,69 +63,63 @@ from evonas.training.data import Arrays, split
 from evonas.trial import Limit, Objective, Proposal, Trial, TrialState
 from evonas.trials import Trials
 
-TASK = Task(channels=3, height=16, width=16, classes=10)
-
-_Arguments = ParamSpec("_Arguments")
-
-
-class _Broken(Exception):
-    """Findings after which a check has nothing else to look at."""
-
-
-def _check(problems: Callable[_Arguments, Iterator[str]]) -> Callable[_Arguments, list[str]]:
-    """Make a list of what a check finds until it ends, or raises ``_Broken``."""
-
-    @functools.wraps(problems)
-    def check(*args: _Arguments.args, **options: _Arguments.kwargs) -> list[str]:
-        def findings() -> Iterator[str]:
-            try:
-                yield from problems(*args, **options)
-            except _Broken as broken:
-                yield from broken.args
-
-        return list(findings())
-
-    return check
-
-
-@contextmanager
-def _running(
-    what: str, cure: str = "", passing: tuple[type[Exception], ...] = ()
-) -> Iterator[None]:
-    """Run the component under test, which is anybody's code: what it raises is a finding.
-
-    Args:
-        what: Begins the sentence.
-        cure: Ends it.
-        passing: What is no finding, but raised.
-    """
-    try:
-        yield
-    except passing:
-        raise
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise _Broken(f"{what}{type(error).__name__}: {reason}{cure}") from error
-
-
-def _stop_if(problems: Iterable[str]) -> None:
-    if found := list(problems):
-        raise _Broken(*found)
-
-
-# A parent's child must be among so many of its mutants.
-_MUTANTS = 1000
+_TIMES = ("seconds", "latency")  # These metrics are measured, and so never twice the same.
+_TAKES = ("data", "share", "weights")  # A wrapper may change these for the evaluator inside.
+_VALUE = (Objective("value"),)
+_SAME_IMAGES = 0.01  # This share of the test images may be training images by chance.
+_AT_ONCE = 1.0  # Within so many seconds a tracker returns from an event.
+_WAIT = 120.0  # Within so many seconds the smallest trial ends, a process's start included.
+_MUTANTS = 1000  # As many of a parent's mutants are looked through for its child.
 _INSTEAD = {
     method: f"override {hook}, which yields choices, in place of {method}"
     for method, hook in {"sample": "draws", "mutate": "mutants", "crossover": "crossovers"}.items()
 }
 _NEW_TENSORS = "; make new tensors by x.new_zeros and the like, or register them as buffers"
+Checked = ParamSpec("Checked")
+TASK = Task(channels=3, height=16, width=16, classes=10)
 
 
-@_check
-def check_space(
-    space: SearchSpace, task: Task = TASK, points: int = 8, seed: int = 0
-) -> Iterator[str]:
+class _Broken(Exception):
+    """A finding that makes it pointless to look further."""
+
+
+@contextmanager
+def _blamed(prefix: str, *shown: type[EvonasError], hint: str = "") -> Iterator[None]:
+    """Whatever is raised inside is the last finding of a check, but for errors that are shown."""
+    passed_on: tuple[type[Exception], ...] = (_Broken, *shown)
+    try:
+        yield
+    except passed_on:
+        raise
+    # The component under test is anybody's code: what it raises is the finding.
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise _Broken(f"{prefix} {type(error).__name__}: {reason}{hint}".lstrip()) from error
+
+
+def _findings(*checks: Iterator[str]) -> list[str]:
+    """What the checks find wrong, each one until it is pointless to look further."""
+    problems = []
+    for check in checks:
+        try:
+            for problem in check:  # one by one, to keep those before the last
+                problems.append(problem)
+        except _Broken as last:
+            problems.append(str(last))
+    return problems
+
+
+def _listed(check: Callable[Checked, Iterator[str]]) -> Callable[Checked, list[str]]:
+    """Make a function that yields findings one that returns them."""
+
+    @functools.wraps(check)
+    def listed(*args: Checked.args, **kwargs: Checked.kwargs) -> list[str]:
+        return _findings(check(*args, **kwargs))
+
+    return listed
+
+
+def check_space(space: SearchSpace, task: Task = TASK, points: int = 8, seed: int = 0) -> list[str]:
     """Check a search space, and say in a sentence what is wrong.
 
     Domains, conditions and rules; sampling, mutation, crossover, also under a limit; JSON; networks
@@ -138,30 +132,24 @@ def check_space(
         points: How many random points are built and run forward and backward.
         seed: Seed of the points.
     """
-    _stop_if(_check_declarations(space))
-    for n in range(points):
-        rng = Random(f"{seed}/{n}")
-        architecture = space.sample(rng)
-        _stop_if(
-            [*_check_point(space, architecture, rng), *_check_network(space, architecture, task)]
-        )
-    yield from _check_variation(space, Random(seed))
-    yield from _check_limits(space.unlimited, task, seed)
-    yield from _check_extremes(space, task, Random(seed))
+    points_of_seed = (_check_point(space, task, Random(f"{seed}/{n}")) for n in range(points))
+    for check in (_check_declarations(space), *points_of_seed):
+        if problems := _findings(check):
+            return problems
     grey = Task(1 if task.channels > 1 else 3, task.height, task.width, task.classes + 1)
-    yield from _check_network(space, space.sample(Random(seed)), grey)
-    for name in space.points:
-        try:
-            space.point(name)
-        except InvalidArchitecture as error:
-            yield f"points: {name!r} is not in the space: {error}"
+    return _findings(
+        _check_variation(space, Random(seed)),
+        _check_limits(space.unlimited, task, seed),
+        _check_extremes(space, task, Random(seed)),
+        _check_network(space, space.sample(Random(seed)), grey),
+        _check_named_points(space),
+    )
 
 
 def _check_declarations(space: SearchSpace) -> Iterator[str]:
     domains = getattr(space, "domains", None)
     if not domains:
-        yield "domains: the space declares none; set self.domains in __init__"
-        return
+        raise _Broken("domains: the space declares none; set self.domains in __init__")
     for name, domain in domains.items():
         if not isinstance(domain, Categorical | Integer):
             yield f"domains: {name!r} is {domain!r}; it must be a Categorical or an Integer"
@@ -171,14 +159,21 @@ def _check_declarations(space: SearchSpace) -> Iterator[str]:
     choices = {name: d.values()[0] for name, d in domains.items() if hasattr(d, "values")}
     for kind, predicates in (("conditions", space.conditions), ("rules", space.rules)):
         for name, predicate in predicates.items():
-            try:
-                predicate(choices)
-            # The space under test is anybody's code: what it raises is the finding.
-            except Exception as error:
-                yield f"{kind}: that of {name!r} raises {type(error).__name__}: {error}"
+            with _blamed(f"{kind}: that of {name!r} raises"):
+                predicate(some)
 
 
-def _check_point(space: SearchSpace, parent: Architecture, rng: Random) -> Iterator[str]:
+def _check_named_points(space: SearchSpace) -> Iterator[str]:
+    for name in space.points:
+        try:
+            space.point(name)
+        except InvalidArchitecture as error:
+            yield f"points: {name!r} is not in the space: {error}"
+
+
+def _check_point(space: SearchSpace, task: Task, rng: Random) -> Iterator[str]:
+    """A random point, its child and its network."""
+    parent = space.sample(rng)
     copy = Architecture.from_json(json.loads(json.dumps(parent.to_json())))
     if copy != parent:
         yield f"JSON: {dict(parent.choices)} does not survive the round trip"
@@ -190,8 +185,9 @@ def _check_point(space: SearchSpace, parent: Architecture, rng: Random) -> Itera
             yield f"mutate: the child equals its parent {dict(parent.choices)}"
         yield from _check_membership(space, child, "mutate")
         yield from _check_descent(space, parent, rng.random())
-        yield from _check_membership(space, space.crossover(parent, child, rng), "crossover")
-    yield from _check_membership(space, parent, "sample")
+        yield from _belongs(space, space.crossover(parent, child, rng), "crossover")
+    yield from _belongs(space, parent, "sample")
+    yield from _check_network(space, parent, task)
 
 
 def _check_membership(space: SearchSpace, architecture: Architecture, method: str) -> Iterator[str]:
@@ -253,23 +249,35 @@ def _check_variation(space: SearchSpace, rng: Random) -> Iterator[str]:
     """Determinism, and that search can get everywhere."""
     # Sixteen draws, so that chance does not hide randomness of the space's own.
     seeds = (rng.random(),) * 2
-    points, again = ([space.sample(own) for _ in range(16)] for own in map(Random, seeds))
-    if points != again:
+    first, second = ([space.sample(own) for _ in range(16)] for own in map(Random, seeds))
+    if first != second:
         raise _Broken("sample: two generators of one seed give different architectures")
-    one, two = ([space.mutate(parent, Random(0)) for parent in points] for _ in range(2))
+    one, two = ([space.mutate(parent, Random(0)) for parent in first] for _ in range(2))
     if one != two:
         yield "mutate: two generators of one seed give different children"
     if len(set(points)) > space.size():
         yield f"size: says {space.size()}, but more architectures than that were drawn"
     unchanged = {name for name, domain in space.domains.items() if domain.size > 1}
-    # Random walks, so that choices are met that have an effect in few networks alone.
-    for _ in range(20 * len(unchanged)):
+    unchanged -= _changed_by_mutation(space, rng, unchanged)
+    for name in sorted(unchanged):
+        yield f"mutate: never changes {name!r}, so that search cannot reach its other values"
+    a, b = first[0], next((other for other in first if other != first[0]), first[0])
+    children = {space.crossover(a, b, rng).id for _ in range(32)}
+    for parent in (a, b):
+        if a != b and children == {parent.id}:
+            yield "crossover: the child is always the same parent; take choices from both"
+
+
+def _changed_by_mutation(space: SearchSpace, rng: Random, names: set[str]) -> set[str]:
+    """Those choices that a random walk by mutation changed."""
+    changed: set[str] = set()
+    for _ in range(20 * len(names)):
         here = space.sample(rng)
         for _ in range(5):
             child = space.mutate(here, rng)
-            unchanged -= {n for n in unchanged if child.choices.get(n) != here.choices.get(n)}
+            changed |= {n for n in names if child.choices.get(n) != here.choices.get(n)}
             here = child
-        if not unchanged:
+        if changed == names:
             break
     for name in sorted(unchanged):
         yield f"mutate: never changes {name!r}, so that search cannot reach its other values"
@@ -306,8 +314,9 @@ def _check_without_data(
     """
     doing = f"forward: {dict(architecture.choices)} on {device} as {dtype} raises "
     fake = FakeTensorMode() if device == "cuda" else nullcontext()
-    with _running(doing, _NEW_TENSORS), fake:
-        with torch.device(device):
+    choices = dict(architecture.choices)
+    with _blamed(f"forward: {choices} on {device} as {dtype} raises", hint=_NEW_TENSORS):
+        with fake, torch.device(device):
             network = space.build(architecture, task)
             images = torch.empty(2, *task.input_shape, dtype=dtype)
             if device == "meta":
@@ -322,47 +331,43 @@ def _check_without_data(
 @_check
 def _check_network(space: SearchSpace, architecture: Architecture, task: Task) -> Iterator[str]:
     choices = dict(architecture.choices)
-    with _running(f"build: {choices} raises "):
+    with _blamed(f"build: {choices} raises"):
         network, other = space.build(architecture, task), space.build(architecture, task)
-    for built in (network, other):
-        if not isinstance(built, nn.Module):
-            raise _Broken(f"build: returns {type(built).__name__}, not a torch module")
-    shapes, others = (
-        {name: tensor.shape for name, tensor in built.state_dict().items()}
-        for built in (network, other)
-    )
-    if shapes != others:
+    for each in (network, other):
+        if not isinstance(each, nn.Module):
+            raise _Broken(f"build: returns {type(each).__name__}, not a torch module")
+    shapes, again = ({n: t.shape for n, t in m.state_dict().items()} for m in (network, other))
+    if shapes != again:
         raise _Broken(f"build: {choices} gives a different network each time")
     if {p.device.type for p in network.parameters()} - {"cpu"}:
         raise _Broken("build: puts parameters on a device; evonas does that")
     images = torch.randn(2, *task.input_shape)
     before = images.clone()
-    with _running(f"forward: {choices} raises "):
-        logits, alone = network(images), network.eval()(before[:1])
+    with _blamed(f"forward: {choices} raises"):
+        logits = network(images)
+        alone = network.eval()(before[:1])
     if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (2, task.classes):
         raise _Broken(f"forward: {choices} must give logits of shape (2, {task.classes})")
     if tuple(alone.shape) != (1, task.classes):
         yield f"forward: {choices} must give logits of shape (1, {task.classes}) for one image"
     if not torch.equal(images, before):
         yield f"forward: {choices} changes the images in place; leave out inplace=True at the start"
-    parameters = [p for p in network.parameters() if p.requires_grad]
+    if not any(p.requires_grad for p in network.parameters()):
+        raise _Broken(f"build: {choices} has no parameter to train")
     if logits.requires_grad:
         logits.sum().backward()
     if not parameters:
         yield f"build: {choices} has no parameter to train"
     elif all(p.grad is None for p in parameters):
         yield f"backward: no parameter of {choices} gets a gradient"
-    with _running("costs: counting raises ", _NEW_TENSORS):
+    with _blamed("costs: counting raises", hint=_NEW_TENSORS):
         costs = space.costs(architecture, task)
     for name in space.counted:
         if name not in costs:
             yield f"costs: gives no {name!r}, which counted names"
         elif name in cost.COSTS and (value := cost.COSTS[name](other, task)) != costs[name]:
-            stated = f"says {costs[name]:,.0f} {name}"
-            yield f"costs: {stated}, the network of {choices} has {value:,.0f}"
-
-
-_VALUE = (Objective("value"),)
+            count = f"{costs[name]:,.0f} {name}"
+            yield f"costs: says {count}, the network of {choices} has {value:,.0f}"
 
 
 class _Grid(SearchSpace):
@@ -376,7 +381,7 @@ class _Grid(SearchSpace):
 
 
 class _Sum(Evaluator):
-    """The sum of the choices; every seventh architecture fails, every fifth other is pruned."""
+    """The sum of the choices; some architectures fail, some are pruned."""
 
     metrics = ("value",)
 
@@ -398,7 +403,7 @@ def sampler_of(space: SearchSpace) -> Sampler:
     return lambda complexity: space.sample(Random(repr(complexity)))
 
 
-@_check
+@_listed
 def check_strategy(
     make: Callable[[SearchSpace], Strategy], trials: int = 60, seed: int = 0
 ) -> Iterator[str]:
@@ -412,24 +417,28 @@ def check_strategy(
         seed: Seed of the searches.
     """
     space = _Grid(dimensions=5, options=4)
-    events = _searched(make(space), trials, seed)
-    if _searched(make(space), trials, seed) != events:
+    events = list(_run(make(space), trials, seed))
+    if list(_run(make(space), trials, seed)) != events:
         raise _Broken(
             "ask: two searches of one seed differ; use only the generator that ask is handed"
         )
     for cut in (1, len(events) // 3, len(events) // 2, len(events) - 1):
-        if events[:cut] + _searched(make(space), trials, seed, events[:cut]) != events:
+        if [*events[:cut], *_run(make(space), trials, seed, events[:cut])] != events:
             yield f"tell: told {cut} events of a history, it goes on differently"
-    keys = _proposed(events)
+    to_the_end = list(_run(make(_Grid(2, 3)), 50, seed))
+    keys, small_keys = (
+        [event.proposal.key for event in each if event.state is TrialState.RUNNING]
+        for each in (events, to_the_end)
+    )
     if len(set(keys)) < len(keys):
         yield "ask: the same architecture is proposed twice"
-    yield from _check_lineage(events, make(space).fidelities)
-    to_the_end = _searched(make(_Grid(2, 3)), 50, seed)
-    yield from _check_lineage(to_the_end, make(_Grid(2, 3)).fidelities)
-    keys = _proposed(to_the_end)
-    if (points := len({architecture for architecture, *_ in keys})) < 9:
-        yield f"ask: of a space of 9 points only {points} are proposed"
-    if len(set(keys)) < len(keys):
+    yield from _check_fidelities(make(space).fidelities, events)
+    yield from _check_parents(events)
+    yield from _check_parents(to_the_end)
+    points = {architecture for architecture, *_ in small_keys}
+    if len(points) < 9:
+        yield f"ask: of a space of 9 points only {len(points)} are proposed"
+    if len(set(small_keys)) < len(small_keys):
         yield "ask: in an exhausted space it repeats itself and does not return None"
 
 
@@ -474,13 +483,29 @@ def _check_lineage(events: Sequence[Trial], fidelities: Sequence[float]) -> Iter
         trials.add(event)
 
 
-# Metrics that are measured are never twice the same.
-_TIMES = ("seconds", "latency")
-# A wrapper may change these attributes of a context for the evaluator inside.
-_TAKES = ("data", "share", "weights")
+def _check_parents(events: Sequence[Trial]) -> Iterator[str]:
+    """Who is named as a parent was tried before, and did not fail."""
+    alive = set()
+    for event in events:
+        if event.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            alive.add(event.number)
+        for parent in set(event.proposal.parents) - alive:
+            yield (
+                f"ask: trial {event.number} names trial {parent} as a parent, which had not ended "
+                "by then, or had failed; parents are told trials that the child was made of"
+            )
 
 
-@_check
+def _run(
+    strategy: Strategy, trials: int, seed: int, history: Sequence[Trial] = ()
+) -> Iterator[Trial]:
+    """The events of a search for the largest sum, without what the clock measured."""
+    with Serial(_sum, ("cpu",)) as executor:
+        for event in Search(strategy, executor, Budget(trials, max_failures=None), seed, history):
+            yield replace(event, seconds=0.0, elapsed=0.0)
+
+
+@_listed
 def check_evaluator(
     make: Callable[[Context], Evaluator], space: SearchSpace | None = None, seed: int = 0
 ) -> Iterator[str]:
@@ -500,7 +525,7 @@ def check_evaluator(
     """
     with tempfile.TemporaryDirectory() as folder:
         world = _world(make, space, Path(folder), seed)
-        with _running(""):
+        with _blamed(""):
             yield from _check_evaluator(make, world)
 
 
@@ -512,18 +537,16 @@ def _world(
     train, test = (
         (images[:n], labels[:n]) for (images, labels), n in ((digits.train, 200), (digits.test, 50))
     )
-    data = split(Arrays(train, test, None, digits.classes), 0.2, seed, "digits")
-    weights = Continued(Checkpoints(folder / "weights", keep_gb=1))
-    worlds = [
-        Context(each, data, "cpu", seed, folder, weights)
-        for each in ((space,) if space else (PlainCNN(1, 8), DARTS(2)))
-    ]
-    for world in worlds[:-1]:
-        with suppress(RecipeError):
-            make(world)
-            return world
-    make(worlds[-1])
-    return worlds[-1]
+    data, weights = split(few, 0.2, seed, "digits"), Checkpoints(folder / "weights", keep_gb=1)
+    world = Context(space or PlainCNN(1, 8), data, "cpu", seed, folder, Continued(weights))
+    try:
+        make(world)
+    except RecipeError:
+        if space is not None:
+            raise
+        world = replace(world, space=DARTS(2))
+        make(world)
+    return world
 
 
 @_check
@@ -533,7 +556,7 @@ def _check_evaluator(make: Callable[[Context], Evaluator], world: Context) -> It
     if not evaluator.prepare(lambda message: None, lambda: False):
         yield "prepare: says that it was not done, though nobody stopped it; return True"
     trial = Trial(0, Proposal(world.space.sample(Random(world.seed))))
-    first, again = (_completed("evaluate", evaluator, trial) for _ in range(2))
+    first, again = (_completed(evaluator, trial) for _ in range(2))
     if _timeless(again) != _timeless(first):
         raise _Broken(
             f"evaluate: one trial gives {_timeless(first)} and then {_timeless(again)}; seed "
@@ -542,16 +565,30 @@ def _check_evaluator(make: Callable[[Context], Evaluator], world: Context) -> It
     assert world.data is not None
     resumed = make(replace(world, data=replace(world.data, test=None)))
     resumed.prepare(lambda message: None, lambda: False)
-    afresh = run_trial(resumed, trial)
-    if _timeless(afresh) != _timeless(first):
+    afresh = _timeless(run_trial(resumed, trial))
+    if afresh != _timeless(first):
         yield (
-            f"evaluate: made afresh, and without a test split, it gives {_timeless(afresh)}, not "
-            f"{_timeless(first)}; keep what must last in context.run_dir, and do not look at tests"
+            f"evaluate: made afresh, and without a test split, it gives {afresh}, not "
+            f"{_timeless(first)}; keep what must last in context.run_dir, and do not look at "
+            "tests"
         )
     yield from _check_reports(evaluator, first)
-    yield from _check_efforts(evaluator, trial)
+    efforts = [evaluator.effort(fidelity) for fidelity in (0.25, 0.5, 1.0)]
+    if efforts != sorted(efforts):
+        yield f"effort: falls with the fidelity: {efforts} at 0.25, 0.5 and 1"
+    low = replace(trial, proposal=replace(trial.proposal, fidelity=0.5))
+    _completed(evaluator, low, "at fidelity 0.5: ")
     yield from _check_final(evaluator, trial)
     yield from _check_takes(make, world, evaluator, first)
+
+
+def _completed(evaluator: Evaluator, trial: Trial, what: str = "", hint: str = "") -> Trial:
+    """The trial, run to its end; any other end is a finding."""
+    ended = run_trial(evaluator, trial)
+    if ended.state is not TrialState.COMPLETE:
+        reason = ended.error or f"ends the trial as {ended.state}"
+        raise _Broken(f"evaluate: {what}{reason}{hint}")
+    return ended
 
 
 def _check_promises(evaluator: Evaluator) -> Iterator[str]:
@@ -585,39 +622,29 @@ def _check_reports(evaluator: Evaluator, ended: Trial) -> Iterator[str]:
     if steps != sorted(set(steps)):
         yield f"report: the steps are {steps}; let them rise, 1, 2, 3, …"
     for step, metrics in ended.curve:
-        if missing := [name for name in evaluator.reports if name not in metrics]:
-            names = ", ".join(missing)
-            yield f"report: step {step} has no number for {names}, which `reports` promises"
-            return
+        if missing := ", ".join(name for name in evaluator.reports if name not in metrics):
+            yield f"report: step {step} has no number for {missing}, which `reports` promises"
+            break
     if evaluator.reports and not ended.curve:
         yield f"report: is never called, though `reports` promises {', '.join(evaluator.reports)}"
 
 
-@_check
-def _check_efforts(evaluator: Evaluator, trial: Trial) -> Iterator[str]:
-    efforts = [evaluator.effort(fidelity) for fidelity in (0.25, 0.5, 1.0)]
-    if efforts != sorted(efforts):
-        yield f"effort: falls with the fidelity: {efforts} at 0.25, 0.5 and 1"
-    half = replace(trial, proposal=replace(trial.proposal, fidelity=0.5))
-    _completed("evaluate: at fidelity 0.5", evaluator, half)
-
-
-@_check
 def _check_final(evaluator: Evaluator, trial: Trial) -> Iterator[str]:
     """Final trainings of one repeat compare architectures; the winner's weights are tested."""
+    winner = trial
     if evaluator.finals:
-        cure = "; set finals = False if there is no fuller training than a trial's"
-        trial = replace(trial, proposal=replace(trial.proposal, stage="final"))
-        first, second = (
-            _completed("evaluate: a final training", evaluator, replace(trial, number=n), cure)
+        winner = replace(trial, proposal=replace(trial.proposal, stage="final"))
+        hint = "; set finals = False if there is no fuller training than a trial's"
+        zero, one = (
+            _timeless(_completed(evaluator, replace(winner, number=n), "a final training: ", hint))
             for n in (0, 1)
         )
-        if _timeless(first) != _timeless(second):
+        if zero != one:
             raise _Broken(
-                f"evaluate: final trainings of one repeat give {_timeless(first)} and "
-                f"{_timeless(second)}; seed them by trial.proposal.repeat, and not by the number"
+                f"evaluate: final trainings of one repeat give {zero} and {one}; seed them by "
+                "trial.proposal.repeat, and not by the number"
             )
-    metrics = evaluator.test(trial)
+    metrics = evaluator.test(winner)
     if not all(math.isfinite(value) for value in metrics.values()):
         yield f"test: gives {dict(metrics)}; all must be finite numbers"
 
@@ -669,11 +696,7 @@ def _check_takes(
             )
 
 
-# By chance a share of the test images may be training images.
-_SAME_IMAGES = 0.01
-
-
-@_check
+@_listed
 def check_dataset(make: Callable[[], Dataset], size: int | None = None) -> Iterator[str]:
     """Check a data set, and say in a sentence what is wrong.
 
@@ -687,7 +710,7 @@ def check_dataset(make: Callable[[], Dataset], size: int | None = None) -> Itera
     Raises:
         EvonasError: If there is nothing to read where it was told to.
     """
-    with _running("read: raises ", passing=(EvonasError,)):
+    with _blamed("read: raises", EvonasError):
         arrays, again = make().read(), make().read()
     if not isinstance(arrays, Arrays):
         raise _Broken(f"read: returns {type(arrays).__name__}, not evonas.Arrays(train, test)")
@@ -702,19 +725,16 @@ def check_dataset(make: Callable[[], Dataset], size: int | None = None) -> Itera
         yield f"read: was asked for {size}×{size} pixels and gives {shape}"
     for name in ("train", "test"):
         labels = set(np.asarray(getattr(arrays, name)[1]).ravel().tolist())
-        absent = [c for label, c in enumerate(data.classes) if label not in labels]
-        if absent:
-            yield f"read: no {name} image is of class {absent[0]!r}; leave it out"
-    train, test = ([image.tobytes() for image in part[0]] for part in (arrays.train, arrays.test))
-    if (share := len([*filter(set(train).__contains__, test)]) / len(test)) > _SAME_IMAGES:
+        empty = [c for label, c in enumerate(data.classes) if label not in labels]
+        if empty:
+            yield f"read: no {name} image is of class {empty[0]!r}; leave it out"
+    training_images = {image.tobytes() for image in arrays.train[0]}
+    share = np.mean([image.tobytes() in training_images for image in arrays.test[0]])
+    if share > _SAME_IMAGES:
         yield f"read: {share:.0%} of the test images are training images; a test on those is none"
 
 
-# A made-up curve has so many steps.
-_STEPS = 9
-
-
-@_check
+@_listed
 def check_pruning(make: Callable[[], Rule], trials: int = 40, seed: int = 0) -> Iterator[str]:
     """Check a pruning rule on curves that rise in straight lines from 0 and never cross.
 
@@ -725,12 +745,15 @@ def check_pruning(make: Callable[[], Rule], trials: int = 40, seed: int = 0) -> 
     """
     rng = Random(seed)
     ends = [rng.random() for _ in range(trials)]
-    with _running("prune: raises "):
+    with _blamed("prune: raises"):
         stops, again = _stops(make, ends), _stops(make, ends)
-    if stops != again:
-        raise _Broken("prune: judges the same curves differently; let it depend on them alone")
-    if (step := stops[ends.index(max(ends))]) is not None:
+    if again != stops:
+        yield "prune: judges the same curves differently; let it depend on them alone"
+    elif (step := stops[ends.index(max(ends))]) is not None:
         yield f"prune: stops the best of {trials} trials at step {step} of {_STEPS}"
+
+
+_STEPS = 9  # A made-up curve is that long.
 
 
 def _stops(make: Callable[[], Rule], ends: Sequence[float]) -> list[int | None]:
@@ -743,9 +766,9 @@ def _stops(make: Callable[[], Rule], ends: Sequence[float]) -> list[int | None]:
         curve = [(step, {"value": end * step / _STEPS}) for step in range(1, _STEPS + 1)]
         stop = next((step for step, m in curve if pruner.should_stop(number, step, m)), None)
         stops.append(stop)
-        seen = tuple(curve[:stop])
+        reports = tuple(curve[:stop])
         state = TrialState.COMPLETE if stop is None else TrialState.PRUNED
-        pruner.tell(replace(trial, state=state, metrics=seen[-1][1], curve=seen))
+        pruner.tell(replace(trial, state=state, metrics=reports[-1][1], curve=reports))
     return stops
 
 
@@ -753,7 +776,7 @@ def _stops(make: Callable[[], Rule], ends: Sequence[float]) -> list[int | None]:
 _WAIT = 120.0
 
 
-@_check
+@_listed
 def check_executor(
     make: Callable[[MakeEvaluator, tuple[str, ...]], Executor], trials: int = 16
 ) -> Iterator[str]:
@@ -765,7 +788,7 @@ def check_executor(
         trials: How many are run.
     """
     space = _Grid(dimensions=5, options=4)
-    queue = [Trial(n, Proposal(space.sample(Random(n)))) for n in range(trials)]
+    waiting = [Trial(n, Proposal(space.sample(Random(n)))) for n in range(trials)]
 
     def watch(trial: Trial) -> Watch:
         return lambda step, metrics: trial.number % 5 == 0
@@ -774,12 +797,13 @@ def check_executor(
         if executor.workers < 1:
             raise _Broken(f"workers: is {executor.workers}; at least one trial must run at once")
         for n in range(0, trials, executor.workers):
-            together = queue[n : n + executor.workers]
-            with _running(f"submit: trial {n} or after: raises "):
-                futures = [executor.submit(trial, watch(trial)) for trial in together]
-                ended = [future.result(_WAIT) for future in futures]
-            for trial, end in zip(together, map(_outcome, ended), strict=True):
-                if end != (here := _outcome(run_trial(_Sum("cpu"), trial, watch(trial)))):
+            batch = waiting[n : n + executor.workers]
+            with _blamed(f"submit: trial {n} or after: raises"):
+                futures = [executor.submit(trial, watch(trial)) for trial in batch]
+                ended = [_outcome(future.result(_WAIT)) for future in futures]
+            for trial, end in zip(batch, ended, strict=True):
+                here = _outcome(run_trial(_Sum(), trial, watch(trial)))
+                if end != here:
                     yield (
                         f"submit: trial {trial.number} ends as {end}, not as {here}; "
                         "run it by run_trial with the watch"
@@ -793,9 +817,7 @@ def _outcome(trial: Trial) -> tuple[object, ...]:
     return trial.number, trial.state.value, dict(trial.metrics), trial.curve, reason
 
 
-# Seconds in which a tracker is told.
-_AT_ONCE = 1.0
-_ENVIRONMENT = {  # of the run that a tracker is told
+_ENVIRONMENT = {  # This is what the tracker is told of the run's.
     "evonas": __version__,
     "python": platform.python_version(),
     "torch": torch.__version__,
@@ -803,7 +825,7 @@ _ENVIRONMENT = {  # of the run that a tracker is told
 }
 
 
-@_check
+@_listed
 def check_tracker(make: Callable[[], Tracker]) -> Iterator[str]:
     """Check a tracker: it takes a whole run, resumed once, and never holds it up.
 
@@ -816,17 +838,11 @@ def check_tracker(make: Callable[[], Tracker]) -> Iterator[str]:
     events = _searched(RandomSearch(_Grid(2, 4), _VALUE), trials=8, seed=0)
     names = {"space": "plain_cnn", "strategy": "random", "evaluation": "train"}
     recipe = validate({"name": "check", **names, "budget": {"trials": 8}}, "check").dump()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        _running("raises ", passing=(EvonasError,)),
-    ):
+    with tempfile.TemporaryDirectory() as folder, _blamed("raises", EvonasError):
         for history, rest in ((events[:0], events[:7]), (events[:7], events[7:])):
             resumed = bool(history)
             tracker = make()
-            tracker.start(
-                RunInfo("check", Path(folder), recipe, _VALUE, _ENVIRONMENT, time.time(), resumed),
-                tuple(history),
-            )
+            tracker.start(run, tuple(history))
             tracker.note("half way")
             for event in rest:
                 start = time.perf_counter()

@@ -13,9 +13,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from evonas import files
 from evonas.architecture import Architecture
 from evonas.commands import catalogue
 from evonas.errors import HistoryError, InvalidArchitecture, RecipeError, StorageError
@@ -31,29 +30,25 @@ from evonas.spaces.base import SearchSpace, Task
 from evonas.trackers.base import Report, RunInfo, Tracker
 from evonas.trial import Proposal, Trial, TrialState
 
-# No φ is larger: that is a thousand times the FLOPs already.
-_LARGEST = 10.0
-# From 0 to the largest φ there are so many steps.
-_STEPS = 2**30
-# The α·β²·γ² of a grid's rule may be so far from 2.
-_NEAR = 0.1
-_TENTHS = tuple(1 + n / 10 for n in range(11))
+_LARGEST = 10.0  # At this φ there are a thousand times the FLOPs.
+_HALVINGS = 30  # So often the interval of φ is halved, to a billionth.
+_NEAR = 0.1  # So far α·β²·γ² of the grid may be from 2.
+_STEPS = tuple(1 + n / 10 for n in range(11))
 
 
-@dataclass(frozen=True)
-class Factors:
-    """What depth, width and resolution are multiplied by; as a rule α, β and γ, for a φ of 1."""
+class Factors(NamedTuple):
+    """What depth, width and resolution are multiplied by; as a rule, what a φ of 1 gives."""
 
     depth: float = 1.0
     width: float = 1.0
     resolution: float = 1.0
 
     def __str__(self) -> str:
-        return f"{self.depth:g},{self.width:g},{self.resolution:g}"
+        return ",".join(f"{factor:g}" for factor in self)
 
     def power(self, phi: float) -> Factors:
-        """The factors that a rule gives for a φ."""
-        return Factors(self.depth**phi, self.width**phi, self.resolution**phi)
+        """What this rule gives for a φ."""
+        return Factors(*(factor**phi for factor in self))
 
 
 @dataclass(frozen=True)
@@ -85,6 +80,12 @@ class Scaled:
     params: float
     flops: float
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; ``Architecture.from_json`` reads the architecture in it."""
+        costs = {"params": self.params, "flops": self.flops}
+        content = {**self.architecture.to_json(), "task": vars(self.task)}
+        return {**content, "factors": self.factors._asdict(), "metrics": costs}
+
 
 @dataclass(frozen=True)
 class Request:
@@ -110,14 +111,22 @@ class Request:
             if not math.isfinite(value := getattr(self, name) or 0):
                 raise RecipeError(f"--{name} {value}: must be finite")
 
-    def answer(self, source: Source, rule: Factors) -> Scaled:
+    def answer(self, original: Source, rule: Factors) -> Scaled:
         """The scaled network."""
-        if self.flops is not None:
-            return to_flops(source, self.flops, rule)
         if self.phi is not None:
-            return scale(source, rule.power(self.phi))
-        zoom = self.resolution / source.task.height if self.resolution else 1.0
-        return scale(source, Factors(self.depth or 1.0, self.width or 1.0, zoom))
+            return scale(original, rule.power(self.phi))
+        if self.flops is not None:
+            return to_flops(original, self._flops(original), rule)
+        resolution = (self.resolution or original.task.height) / original.task.height
+        return scale(original, Factors(self.depth or 1.0, self.width or 1.0, resolution))
+
+    def _flops(self, original: Source) -> float:
+        text = str(self.flops)
+        try:
+            number = float(text.removesuffix("x"))
+        except ValueError:
+            raise RecipeError(f"--flops {text}: must be a number, or times such as 2x") from None
+        return number * scale(original, Factors()).flops if text.endswith("x") else number
 
 
 def parse_rule(text: str) -> Factors:
@@ -152,58 +161,58 @@ def find(registry: Registry, reference: str, shape: str, classes: int) -> Source
         space, architecture = catalogue.find_point(registry, reference)
         return Source(space, architecture, catalogue.parse_task(shape, classes), registry)
     header, _ = read_journal(folder)
-    incumbent = folder / export.FOLDER / "architecture.json"
-    if not incumbent.exists():
+    path = folder / export.FOLDER / "architecture.json"
+    if not path.exists():
         raise HistoryError(f"{folder} has no incumbent yet; evonas resume {folder} goes on")
-    described = json.loads(incumbent.read_text())
-    if "task" not in described:
+    content = json.loads(path.read_text())
+    if "task" not in content:
         raise HistoryError(f"{folder} was a run without images: there is nothing to build")
     registry = registry_of(header)
     space = Parts(reading.load(folder / reading.FILE), registry).space()
-    architecture = Architecture.from_json(described)
-    return Source(space, architecture, Task(**described["task"]), registry, folder)
+    architecture = Architecture.from_json(content)
+    return Source(space, architecture, Task(**content["task"]), registry, folder)
 
 
-def scale(source: Source, factors: Factors) -> Scaled:
-    """Scale by given factors, such as EfficientNet's published ones.
+def scale(original: Source, factors: Factors) -> Scaled:
+    """Scale by factors, such as EfficientNet's published ones.
 
     Raises:
         RecipeError: If the space does not declare what is depth or width.
     """
     try:
-        larger = source.space.scaled(source.architecture, factors.width, factors.depth)
+        larger = original.space.scaled(original.architecture, factors.width, factors.depth)
     except InvalidArchitecture as error:
         raise RecipeError(f"scale: {error}") from error
     height, width = (
-        max(1, round(side * factors.resolution)) for side in (source.task.height, source.task.width)
+        max(1, round(side * factors.resolution))
+        for side in (original.task.height, original.task.width)
     )
-    task = replace(source.task, height=height, width=width)
-    counted = source.space.costs(larger, task)
-    return Scaled(factors, larger, task, counted["params"], counted["flops"])
+    task = replace(original.task, height=height, width=width)
+    costs = original.space.costs(larger, task)
+    return Scaled(factors, larger, task, costs["params"], costs["flops"])
 
 
-def to_flops(source: Source, flops: str, rule: Factors) -> Scaled:
-    """The φ ≥ 0 whose FLOPs come nearest to a number, or times such as ``2x``, by bisection.
+def to_flops(original: Source, flops: float, rule: Factors) -> Scaled:
+    """The φ ≥ 0 whose FLOPs come nearest to these, found by bisection.
 
     Raises:
         RecipeError: If it is neither, less than the network has, or out of reach.
     """
-
-    def at(step: int) -> Scaled:
-        return scale(source, rule.power(_LARGEST * step / _STEPS))
-
-    smallest, largest = at(0), at(_STEPS)
-    try:
-        target = float(flops.removesuffix("x")) * (smallest.flops if flops.endswith("x") else 1)
-    except ValueError:
-        raise RecipeError(f"--flops {flops}: must be a number, or times such as 2x") from None
-    if not smallest.flops <= target <= largest.flops:
+    low, high = 0.0, _LARGEST
+    below, above = scale(original, rule.power(low)), scale(original, rule.power(high))
+    if not below.flops <= flops <= above.flops:
         raise RecipeError(
-            f"--flops: {target:,.0f} is not between the network's {smallest.flops:,.0f} and "
-            f"{largest.flops:,.0f}, its FLOPs at φ = {_LARGEST:g}"
+            f"--flops: {flops:,.0f} is not between the network's {below.flops:,.0f} and "
+            f"{above.flops:,.0f}, its FLOPs at φ = {high:g}"
         )
-    above = bisect_right(range(_STEPS), target, key=lambda step: at(step).flops)
-    return min((at(above - 1), at(above)), key=lambda scaled: abs(scaled.flops - target))
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        scaled = scale(original, rule.power(middle))
+        if scaled.flops <= flops:
+            low, below = middle, scaled
+        else:
+            high, above = middle, scaled
+    return min((below, above), key=lambda scaled: abs(scaled.flops - flops))
 
 
 def grid() -> Iterator[Factors]:
@@ -213,17 +222,17 @@ def grid() -> Iterator[Factors]:
             yield Factors(depth, width, resolution)
 
 
-def search_rule(source: Source, note: Callable[[str], None]) -> Factors:
+def search_rule(original: Source, note: Callable[[str], None]) -> Factors:
     """The rule of the grid whose network at φ = 1 is best by the run's own evaluation.
 
     Raises:
         RecipeError: For a point that no run found: there is nothing to evaluate with.
         HistoryError: If no evaluation succeeded.
     """
-    scores: dict[Factors, float] = {}
+    best: tuple[float, Factors] | None = None
     for number, rule in enumerate(grid()):
-        scaled = scale(source, rule)
-        assembly = _assembly(source, scaled, _run_of(source))
+        scaled = scale(original, rule.power(1.0))
+        assembly = _assembly(original, scaled, _run_of(original))
         objective = assembly.objectives[0]
         trial = run_trial(assembly.evaluator, Trial(number, Proposal(scaled.architecture)))
         if trial.state is TrialState.COMPLETE:
@@ -236,22 +245,22 @@ def search_rule(source: Source, note: Callable[[str], None]) -> Factors:
     return max(scores, key=scores.__getitem__)
 
 
-def check_trainable(source: Source, folder: Path) -> None:
+def check_trainable(original: Source, folder: Path) -> None:
     """Raise RecipeError if there are no images to train on, or the folder is there already."""
-    _run_of(source)
+    _run_of(original)
     if folder.exists():
         raise RecipeError(f"--train {folder}: exists already")
 
 
 def train(
-    source: Source, scaled: Scaled, folder: Path, note: Callable[[str], None]
+    original: Source, scaled: Scaled, folder: Path, note: Callable[[str], None]
 ) -> dict[str, float]:
     """Train a scaled network in full on the run's images, test it once, and keep it.
 
     Writes ``incumbent/`` as a run does, and a journal of the training.
 
     Args:
-        source: A run's incumbent.
+        original: A run's incumbent.
         scaled: What to train.
         folder: Where to.
         note: Told how it goes.
@@ -259,8 +268,8 @@ def train(
     Returns:
         The final metrics.
     """
-    check_trainable(source, folder)
-    assembly = _assembly(source, scaled, folder)
+    check_trainable(original, folder)
+    assembly = _assembly(original, scaled, folder)
     try:
         folder.mkdir(parents=True)
     except OSError as error:
@@ -269,7 +278,7 @@ def train(
     section = assembly.recipe.final
     terms = final.Terms(1, section.seeds, section.flip)
     with Journal(folder) as journal:
-        journal.begin({"scaled_from": str(source.run_dir), "recipe": assembly.recipe.digest})
+        journal.begin({"scaled_from": str(original.run_dir), "recipe": assembly.recipe.digest})
         session = Session(assembly, folder, journal, (_Notes(note),), lambda: False)
         try:
             _, metrics = final.conclude(session, [trial], terms)
@@ -298,15 +307,15 @@ class _Notes(Tracker):
         pass
 
 
-def _run_of(source: Source) -> Path:
-    if source.run_dir is None:
+def _run_of(original: Source) -> Path:
+    if original.run_dir is None:
         raise RecipeError("scale: only what a run found can be trained; give its folder")
-    return source.run_dir
+    return original.run_dir
 
 
-def _assembly(source: Source, scaled: Scaled, folder: Path) -> Assembly:
+def _assembly(original: Source, scaled: Scaled, folder: Path) -> Assembly:
     """The run's own parts, for images of the scaled size and without its limits."""
-    stored = _run_of(source) / reading.FILE
+    stored = _run_of(original) / reading.FILE
     task = scaled.task
     if task.height != task.width:
         raise RecipeError(f"scale: {task.height}×{task.width} pixels; only squares can be trained")
@@ -314,7 +323,7 @@ def _assembly(source: Source, scaled: Scaled, folder: Path) -> Assembly:
     content["dataset"]["size"] = task.height
     content.pop("constraints", None)
     _enlarge(content["evaluation"], scaled.factors.resolution)
-    return assemble(reading.validate(content, str(stored)), source.registry, folder)
+    return assemble(reading.validate(content, str(stored)), original.registry, folder)
 
 
 def _enlarge(section: dict[str, Any] | None, factor: float) -> None:
@@ -325,27 +334,16 @@ def _enlarge(section: dict[str, Any] | None, factor: float) -> None:
         section = section.get("of")
 
 
-def table(source: Source, scaled: Scaled) -> str:
+def table(original: Source, scaled: Scaled) -> str:
     """What changed, for a person."""
-    before, f = scale(source, Factors()), scaled.factors
+    before, f = scale(original, Factors()), scaled.factors
     rows = [f"depth × {f.depth:.4g}, width × {f.width:.4g}, resolution × {f.resolution:.4g}"]
     rows += [f"{'':<6}{'parameters':>16}{'FLOPs':>20}   input"]
     for name, each in (("from", before), ("to", scaled)):
         shape = "×".join(map(str, each.task.input_shape))
         rows.append(f"{name:<6}{each.params:>16,.0f}{each.flops:>20,.0f}   {shape}")
-    old = source.architecture.choices
+    old = original.architecture.choices
     for name, value in scaled.architecture.choices.items():
         if value != old[name]:
             rows.append(f"  {name} = {value} (was {old[name]})")
     return "\n".join(rows)
-
-
-def write(scaled: Scaled, path: Path) -> None:
-    """Write it as JSON; ``Architecture.from_json`` reads the architecture in it."""
-    content = {
-        **scaled.architecture.to_json(),
-        "task": vars(scaled.task),
-        "factors": vars(scaled.factors),
-        "metrics": {"params": scaled.params, "flops": scaled.flops},
-    }
-    files.store(path, json.dumps(content, indent=2))

@@ -9,16 +9,17 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from random import Random
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field
 
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
-from evonas.errors import RecipeError
-from evonas.spaces.base import Condition, Task, at_least, divisible
-from evonas.spaces.parts.blocks import Bottleneck, ConvNorm, named_classifier
+from evonas.recipe.options import Count
+from evonas.spaces.base import Condition, Task, divisible
+from evonas.spaces.parts.blocks import ConvNorm, bottleneck, named_classifier
 from evonas.spaces.parts.layers import Layer, LayeredSpace
 
 _STAGES = range(1, 5)
-_DESIGNS = "ABCDE"
 
 
 class Stage(NamedTuple):
@@ -48,14 +49,6 @@ def least_group_width(options: Iterable[Value], stages: Sequence[Stage]) -> int:
     return next(int(option) for option in options if int(option) >= used)
 
 
-def check_stem(width: int, stride: int) -> None:
-    """Raise RecipeError for a stem that cannot be built."""
-    if width < 1:
-        raise RecipeError(f"space.stem_width: must be at least 1, not {width}")
-    if stride not in (1, 2):
-        raise RecipeError(f"space.stem_stride: must be 1 or 2, not {stride}")
-
-
 def named_layers(
     stages: Sequence[Stage], task: Task, stem_width: int, stem_stride: int, se: bool = False
 ) -> dict[str, Layer]:
@@ -69,14 +62,14 @@ def named_layers(
         se: Whether the blocks have squeeze-and-excitation, to a quarter of their input.
     """
     channels = stem_width
-    named = OrderedDict(stem=Layer(ConvNorm, task.channels, channels, 3, stem_stride))
+    named = OrderedDict[str, Layer](stem=ConvNorm(task.channels, channels, 3, stem_stride))
     for i, stage in enumerate(map(fitted, stages), start=1):
         inner = stage.width // stage.ratio
         groups = inner // stage.group_width
         for number in range(1, stage.depth + 1):
             stride, squeezed = 2 if number == 1 else 1, max(1, round(channels / 4)) if se else 0
-            named[f"stage{i}_block{number}"] = Layer(
-                Bottleneck, channels, stage.width, inner, stride, groups, squeezed_inner=squeezed
+            named[f"stage{i}_block{number}"] = bottleneck(
+                channels, stage.width, inner, stride, groups, squeezed_inner=squeezed
             )
             channels = stage.width
     return named | named_classifier(channels, task.classes)
@@ -106,15 +99,11 @@ class AnyNet(LayeredSpace):
     def __init__(
         self,
         design: Literal["A", "B", "C", "D", "E"] = "A",
-        max_depth: int = 16,
-        max_width: int = 1024,
-        stem_width: int = 32,
-        stem_stride: int = 2,
+        max_depth: Count = 16,
+        max_width: Annotated[int, Field(ge=8)] = 1024,
+        stem_width: Count = 32,
+        stem_stride: Literal[1, 2] = 2,
     ) -> None:
-        if design not in _DESIGNS:
-            raise RecipeError(f"space.design: must be one of A, B, C, D, E, not {design!r}")
-        at_least(max_depth=(max_depth, 1), max_width=(max_width, 8))
-        check_stem(stem_width, stem_stride)
         self._stem = stem_width, stem_stride
         self._ascending = {"D": ("width",), "E": ("width", "depth")}.get(design, ())
         self._shared = {"A": (), "B": ("ratio",)}.get(design, ("ratio", "group_width"))

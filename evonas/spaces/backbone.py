@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, cast
 
 import torch
+from pydantic import Field
 from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from evonas.architecture import Architecture, Categorical, Integer, Value
-from evonas.errors import InvalidArchitecture, RecipeError, did_you_mean
+from evonas.errors import InvalidArchitecture, OptionError, did_you_mean
 from evonas.spaces.base import SearchSpace, Task
 
 _TOLD_APART = 224  # pixels, at which stages are
@@ -42,19 +43,17 @@ class Backbone(SearchSpace):
     """
 
     def __init__(
-        self, network: str = "torchvision:mobilenet_v3_small", max_resolution: int = 128
+        self,
+        network: str = "torchvision:mobilenet_v3_small",
+        max_resolution: Annotated[int, Field(ge=_STEP)] = 128,
     ) -> None:
-        if max_resolution < _STEP:
-            raise RecipeError(
-                f"space.max_resolution: must be at least {_STEP}, not {max_resolution}"
-            )
         self._network = network
         whole = _published(network).to("meta")
         self._parts = _row(whole)
         self._stages = _stages(whole, self._parts, _TOLD_APART)
         count = len(self._stages)
         if count < 2:
-            raise RecipeError(f"space.network: the parts of {network} do not run in a row")
+            raise OptionError("network", f"the parts of {network} do not run in a row")
         self._at: dict[int, list[_Stage]] = {}  # by resolution
         least = self._least(whole, max_resolution)
         self.domains = {
@@ -81,7 +80,7 @@ class Backbone(SearchSpace):
             except RuntimeError:  # torch's, of a map that is smaller than what slides over it
                 continue
             return resolution
-        raise RecipeError(f"space.max_resolution: {most} is too small for {self._network}")
+        raise OptionError("max_resolution", f"{most} is too small for {self._network}")
 
     def size(self) -> int:
         """Exactly: a cut after stage c freezes 0…c stages, a linear head has no hidden units."""
@@ -143,7 +142,7 @@ def _published(network: str) -> nn.Module:
     """A freshly initialised network by name, on the default device.
 
     Raises:
-        RecipeError: If there is none of that name, or timm is not installed.
+        OptionError: If there is none of that name, or timm is not installed.
     """
     source, _, name = network.partition(":")
     if source == "torchvision":
@@ -154,14 +153,14 @@ def _published(network: str) -> nn.Module:
         try:
             import timm
         except ImportError as error:
-            raise RecipeError(
-                "space.network: timm is not installed: pip install 'evonas[timm]'"
+            raise OptionError(
+                "network", "timm is not installed: pip install 'evonas[timm]'"
             ) from error
         known, make = timm.list_models(), timm.create_model
     else:
-        raise RecipeError(f"space.network: must be torchvision:NAME or timm:NAME, not {network!r}")
+        raise OptionError("network", f"must be torchvision:NAME or timm:NAME, not {network!r}")
     if name not in known:
-        raise RecipeError(f"space.network: {source} has no {name!r}{did_you_mean(name, known)}")
+        raise OptionError("network", f"{source} has no {name!r}{did_you_mean(name, known)}")
     device = torch.get_default_device()
     if device.type != "meta":
         return cast(nn.Module, make(name))

@@ -18,9 +18,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from evonas import errors
 from evonas.architecture import Architecture, Domain, Integer, Value, check_choices
 from evonas.errors import InvalidArchitecture, RecipeError, did_you_mean
 from evonas.spaces.parts.limits import TRIES, Limits
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
     from evonas.spaces.parts.supernet import Supernet
 
-_TRIES = 1000  # Candidates before a space is taken to have none that keeps its rules.
+_TRIES = 1000  # After so many candidates a space is taken to have none that keeps its rules.
 
 Condition = Callable[[Mapping[str, Any]], bool]
 
@@ -58,17 +57,6 @@ class Task:
         return self.channels, self.height, self.width
 
 
-class Cost(NamedTuple):
-    """What a network costs: parameters, and FLOPs as ``training/cost.py`` counts them."""
-
-    params: int
-    flops: int
-
-    def named(self) -> dict[str, float]:
-        """As ``SearchSpace.costs`` gives them."""
-        return {name: float(value) for name, value in self._asdict().items()}
-
-
 def divisible(value: float, divisor: int = 8) -> int:
     """Round to the nearest multiple, but never to less than nine tenths; at least one divisor.
 
@@ -76,12 +64,6 @@ def divisible(value: float, divisor: int = 8) -> int:
     """
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
-
-
-def at_least(**options: tuple[int, int]) -> None:
-    """Raise RecipeError for an option of a space, ``name=(value, least)``, that is too small."""
-    for name, (value, least) in options.items():
-        errors.at_least("space", least, **{name: value})
 
 
 class SearchSpace(ABC):
@@ -206,9 +188,10 @@ class SearchSpace(ABC):
 
     def active(self, choices: Mapping[str, Value]) -> list[str]:
         """Names of the choices that have an effect, in order of declaration."""
-        return [name for name in self.domains if self._holds(name, choices)]
+        return [name for name in self.domains if self.has_effect(name, choices)]
 
-    def _holds(self, name: str, choices: Mapping[str, Value]) -> bool:
+    def has_effect(self, name: str, choices: Mapping[str, Value]) -> bool:
+        """Whether a choice has an effect beside those that are declared before it."""
         return name not in self.conditions or bool(self.conditions[name](choices))
 
     def architecture(self, choices: Mapping[str, Value]) -> Architecture:
@@ -223,6 +206,13 @@ class SearchSpace(ABC):
         if self.limits and self.limits.violation(architecture) > 0:
             raise InvalidArchitecture(f"{architecture.id} exceeds the limits")
         return architecture
+
+    def valid(self, choices: Mapping[str, Value]) -> Architecture | None:
+        """As ``architecture``, but None where that raises."""
+        try:
+            return self.architecture(choices)
+        except InvalidArchitecture:
+            return None
 
     def reference(self, choices: Mapping[str, Value]) -> Architecture:
         """Make an architecture that is to be built, not searched: its numbers may be any.
@@ -242,7 +232,7 @@ class SearchSpace(ABC):
         """In canonical form, with the rules kept."""
         settled = dict(choices)
         for name, domain in self.domains.items():
-            if not self._holds(name, settled):
+            if not self.has_effect(name, settled):
                 settled[name] = domain.values()[0]
         architecture = Architecture(self.name, self.canonical(settled))
         self.validate(architecture)
@@ -293,7 +283,7 @@ class SearchSpace(ABC):
         active = set(self.active(parent.choices))
         child = {**parent.choices, name: self.domains[name].mutate(parent.choices[name], rng)}
         for gained, domain in self.domains.items():
-            if gained not in active and self._holds(gained, child):
+            if gained not in active and self.has_effect(gained, child):
                 child[gained] = domain.sample(rng)
         return child
 
@@ -329,11 +319,8 @@ class SearchSpace(ABC):
         seen = {architecture.id}
         for name, domain in self.domains.items():
             for value in domain.neighbours(architecture.choices[name]):
-                try:
-                    neighbour = self.architecture({**architecture.choices, name: value})
-                except InvalidArchitecture:
-                    continue
-                if neighbour.id not in seen:
+                neighbour = self.valid({**architecture.choices, name: value})
+                if neighbour and neighbour.id not in seen:
                     seen.add(neighbour.id)
                     yield neighbour
 
@@ -341,11 +328,8 @@ class SearchSpace(ABC):
         """Every architecture once, in the order of the domains."""
         seen = set()
         for values in itertools.product(*(domain.values() for domain in self.domains.values())):
-            try:
-                architecture = self.architecture(dict(zip(self.domains, values, strict=True)))
-            except InvalidArchitecture:
-                continue
-            if architecture.id not in seen:
+            architecture = self.valid(dict(zip(self.domains, values, strict=True)))
+            if architecture and architecture.id not in seen:
                 seen.add(architecture.id)
                 yield architecture
 
@@ -369,17 +353,14 @@ class SearchSpace(ABC):
             InvalidArchitecture: If a factor is not 1 and the space declares no such role.
         """
         choices = dict(architecture.choices)
+        integers = [(name, d) for name, d in self.domains.items() if isinstance(d, Integer)]
         for role, factor in (("width", width), ("depth", depth)):
-            domains = {
-                name: domain
-                for name, domain in self.domains.items()
-                if isinstance(domain, Integer) and domain.role == role
-            }
-            if factor != 1 and not domains:
+            scalable = [(name, domain) for name, domain in integers if domain.role == role]
+            if factor != 1 and not scalable:
                 raise InvalidArchitecture(
                     f"space {self.name!r} declares no choice with role {role!r}"
                 )
-            for name, domain in domains.items():
+            for name, domain in scalable:
                 old = int(choices[name])
                 if factor == 1 or not old:
                     continue
@@ -402,15 +383,15 @@ class SearchSpace(ABC):
         broken: InvalidArchitecture | None = None
         for choices in itertools.islice(candidates, _TRIES):
             try:
-                found = self.unlimited.architecture(choices)
+                candidate = self.unlimited.architecture(choices)
             except InvalidArchitecture as error:
                 broken = error
                 continue
-            if found.id == other_than:
+            if candidate.id == other_than:
                 continue
-            if not self.limits or self.limits.violation(found) == 0:
-                return found
-            exceeding.append(found)
+            if not self.limits or self.limits.violation(candidate) == 0:
+                return candidate
+            exceeding.append(candidate)
             if len(exceeding) == TRIES:
                 break
         if self.limits and exceeding:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field
 
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
-from evonas.spaces.base import Task, at_least
-from evonas.spaces.parts.blocks import ConvNorm, named_classifier, named_stages
-from evonas.spaces.parts.blocks import MBConv as Block
+from evonas.recipe.options import Count
+from evonas.spaces.base import Task
+from evonas.spaces.parts.blocks import ConvNorm, mbconv, named_classifier, named_stages
 from evonas.spaces.parts.layers import Layer, LayeredSpace
 from evonas.spaces.parts.supernet import Supernet
 
@@ -25,8 +28,7 @@ class MBConv(LayeredSpace):
         max_width: Most channels of a stage; in steps of 4, sampled log-uniformly.
     """
 
-    def __init__(self, max_depth: int = 4, max_width: int = 256) -> None:
-        at_least(max_depth=(max_depth, 1), max_width=(max_width, 8))
+    def __init__(self, max_depth: Count = 4, max_width: Annotated[int, Field(ge=8)] = 256) -> None:
         self.domains: dict[str, Domain] = {
             "stem": Integer(8, min(64, max_width), step=4, log=True, role="width")
         }
@@ -46,12 +48,14 @@ class MBConv(LayeredSpace):
         """The network's layers."""
         choices = {name: int(value) for name, value in architecture.choices.items()}
         channels, stages = choices["stem"], []
-        stem = OrderedDict(stem=Layer(ConvNorm, task.channels, channels, bias=True))
+        stem: OrderedDict[str, Layer] = OrderedDict(
+            stem=ConvNorm(task.channels, channels, bias=True)
+        )
         for i in range(1, 5):
             stage: list[Layer] = []
             for _ in range(choices[f"depth{i}"]):
                 outputs, inner = choices[f"channels{i}"], channels * choices[f"expansion{i}"]
-                stage.append(Layer(Block, channels, outputs, inner))
+                stage.append(mbconv(channels, outputs, inner))
                 channels = outputs
             stages.append(stage)
         blocks = named_stages(stages, min(task.height, task.width))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
-from evonas.errors import RecipeError
-from evonas.spaces.base import Task, at_least, divisible
-from evonas.spaces.parts.blocks import Activation, ConvNorm, InvertedResidual, SeparableConv
+from evonas.recipe.options import Count, Positive
+from evonas.spaces.base import Task, divisible
+from evonas.spaces.parts.blocks import Activation, ConvNorm, inverted, separable
 from evonas.spaces.parts.layers import Layer, LayeredSpace
 
 STAGES = range(1, 8)
@@ -43,10 +44,12 @@ class MobileNet(LayeredSpace):
             the hidden layer too if it is more than 1 (MobileNetV2).
     """
 
-    def __init__(self, max_depth: int = 4, max_width: int = 320, multiplier: float = 1.0) -> None:
-        at_least(max_depth=(max_depth, 1), max_width=(max_width, 8))
-        if not 0 < multiplier < float("inf"):
-            raise RecipeError(f"space.multiplier: must be greater than 0, not {multiplier}")
+    def __init__(
+        self,
+        max_depth: Count = 4,
+        max_width: Annotated[int, Field(ge=8)] = 320,
+        multiplier: Positive = 1.0,
+    ) -> None:
         self._multiplier = multiplier
         activation = Categorical(tuple(_ACTIVATIONS))
         self.domains: dict[str, Domain] = {
@@ -88,16 +91,17 @@ class MobileNet(LayeredSpace):
         channels = divisible(int(choices["stem"]) * self._multiplier)
         activation = _ACTIVATIONS[str(choices["stem_activation"])]
         stride = int(choices["stem_stride"])
-        named = OrderedDict(
-            stem=Layer(ConvNorm, task.channels, channels, 3, stride, activation=activation)
+        named = OrderedDict[str, Layer](
+            stem=ConvNorm(task.channels, channels, 3, stride, activation=activation)
         )
         for i in STAGES:
             stage = {n: choices[f"{n}{i}"] for n in _OF_A_STAGE}
             width = divisible(int(stage["width"]) * self._multiplier)
             for number in range(1, int(stage["depth"]) + 1):
-                block = _block(stage, channels, width, first=number == 1)
+                if number <= 2:  # the rest of a stage are like its second block
+                    block = _block(stage, channels, width, first=number == 1)
+                    channels = width
                 named[f"stage{i}_{stage['block']}{number}"] = block
-                channels = width
         return named | self._head(choices, channels, task.classes)
 
     def _head(
@@ -107,7 +111,7 @@ class MobileNet(LayeredSpace):
         named: OrderedDict[str, Layer] = OrderedDict()
         if choices["head"]:
             head = divisible(int(choices["head"]) * max(1.0, self._multiplier))
-            named["head"] = Layer(ConvNorm, channels, head, activation=activation)
+            named["head"] = ConvNorm(channels, head, activation=activation)
             channels = head
         named |= {"pool": Layer(nn.AdaptiveAvgPool2d, 1), "flatten": Layer(nn.Flatten)}
         if choices["hidden"]:
@@ -130,14 +134,14 @@ def _conditions(i: int) -> dict[str, Any]:
     def there(choices: Mapping[str, Value]) -> bool:
         return int(choices[f"depth{i}"]) > 0
 
-    def inverted(choices: Mapping[str, Value]) -> bool:
+    def expanded(choices: Mapping[str, Value]) -> bool:
         return there(choices) and choices[f"block{i}"] == "inverted"
 
     def several(choices: Mapping[str, Value]) -> bool:
-        return inverted(choices) and int(choices[f"depth{i}"]) > 1
+        return expanded(choices) and int(choices[f"depth{i}"]) > 1
 
     of_all = dict.fromkeys(("width", "block", "kernel", "stride", "activation"), there)
-    of_inverted = {"expansion": inverted, "others": several, "se": inverted}
+    of_inverted = {"expansion": expanded, "others": several, "se": expanded}
     return {f"{name}{i}": condition for name, condition in (of_all | of_inverted).items()}
 
 
@@ -145,7 +149,7 @@ def _block(stage: Mapping[str, Value], inputs: int, outputs: int, first: bool) -
     kernel, stride = int(stage["kernel"]), int(stage["stride"]) if first else 1
     activation = _ACTIVATIONS[str(stage["activation"])]
     if stage["block"] == "separable":
-        return Layer(SeparableConv, inputs, outputs, kernel, stride, activation)
+        return separable(inputs, outputs, kernel, stride, activation)
     expansion = float(stage["expansion" if first else "others"])
     inner = inputs if expansion == 1 else divisible(inputs * expansion)
     squeezed = {
@@ -154,9 +158,7 @@ def _block(stage: Mapping[str, Value], inputs: int, outputs: int, first: bool) -
         "inner": divisible(inner // 4),
     }[str(stage["se"])]
     gate = nn.Hardsigmoid if stage["se"] == "inner" else nn.Sigmoid
-    return Layer(
-        InvertedResidual, inputs, outputs, inner, kernel, stride, squeezed, activation, gate
-    )
+    return inverted(inputs, outputs, inner, kernel, stride, squeezed, activation, gate)
 
 
 def _stage(

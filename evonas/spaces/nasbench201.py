@@ -16,12 +16,12 @@ from evonas.spaces.parts.cell_operations import (
     joined,
     relu_conv_norm,
 )
-from evonas.spaces.parts.cells import Cell, Edge, Place, stacked
+from evonas.spaces.parts.cells import Cell, Edge, stacked, staged
 from evonas.spaces.parts.layers import Layer, LayeredSpace
 from evonas.spaces.parts.supernet import Supernet
 
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # From node, to node.
-_STAGES = (1, 2, 3)
+_STAGES = 3
 _COMPUTED = {
     "skip_connect": OPERATIONS["identity"],
     "nor_conv_1x1": Operation("conv", relu_conv_norm, 1),
@@ -50,16 +50,9 @@ class NASBench201(LayeredSpace):
 
     def layers(self, architecture: Architecture, task: Task) -> Mapping[str, Layer]:
         """The network's layers."""
-        cell, places = _cell(architecture), []
-        for stage in _STAGES:
-            channels = self._channels * 2 ** (stage - 1)
-            if stage > 1:
-                places.append(Place(f"reduction{stage - 1}", _REDUCTION, channels, stride=2))
-            places += [
-                Place(f"stage{stage}_cell{number}", cell, channels)
-                for number in range(1, self._cells + 1)
-            ]
-        norm, relu = Layer(nn.BatchNorm2d, channels), Layer(nn.ReLU)
+        repeats = [self._cells] * _STAGES
+        places = list(staged(_cell(architecture), _REDUCTION, self._channels, repeats))
+        norm, relu = Layer(nn.BatchNorm2d, places[-1].outputs), Layer(nn.ReLU)
         return stacked(task, self._channels, places, norm=norm, relu=relu)
 
     def build_supernet(self, task: Task) -> Supernet:

@@ -17,18 +17,16 @@ from evonas.architecture import Architecture, Categorical, Domain, Integer, Valu
 from evonas.recipe.options import Count
 from evonas.spaces.base import Condition, Task
 from evonas.spaces.parts.cell_operations import OPERATIONS
-from evonas.spaces.parts.cells import CELLS, INPUTS, STEM, Cell, Edge, Place, stacked
+from evonas.spaces.parts.cells import CELLS, INPUTS, STEM, Cell, Edge, Place, stacked, staged
 from evonas.spaces.parts.layers import Layer, LayeredSpace
 
 _COMBINATIONS = 5
-_STATES = range(len(INPUTS), len(INPUTS) + _COMBINATIONS)  # Those that combinations make.
+_STATES = range(len(INPUTS), len(INPUTS) + _COMBINATIONS)  # Combinations make these.
 _SIDES = ("left", "right")
 _STAGES = (1, 2, 3)
 _OUTPUTS = ("unused", "all", *(f"unused+{state}" for state in range(_STATES[-1])))
 _AROUND = 0.1  # The share of the mutations that change what is not within a cell.
 _NAMES = tuple(OPERATIONS)
-_NUMBER = {name: number for number, name in enumerate(_NAMES)}
-_Code = tuple[tuple[int, int], tuple[int, int]]  # State and operation, twice.
 
 
 class Element(NamedTuple):
@@ -36,6 +34,10 @@ class Element(NamedTuple):
 
     state: int
     operation: str
+
+    def place(self) -> tuple[int, int]:
+        """What elements are ordered by."""
+        return self.state, _NAMES.index(self.operation)
 
 
 Pair = tuple[Element, Element]
@@ -80,19 +82,16 @@ class NASNet(LayeredSpace):
             self.domains[f"repeats{stage}"] = Integer(1, max_repeats, role="depth")
         self.conditions: dict[str, Condition] = {}
         for cell in CELLS:
-            self._declare(cell)
+            for state, side in itertools.product(_STATES, _SIDES):
+                name = f"{cell}_{state}_{side}"
+                self.domains[f"{name}_input"] = Categorical(range(state))
+                self.domains[f"{name}_op"] = Categorical(_NAMES)
+                if state == _STATES[-1]:
+                    self.conditions |= {f"{name}_input": _has_all, f"{name}_op": _has_all}
             self.domains[f"{cell}_output"] = Categorical(_OUTPUTS)
         inner = {name for name in self.domains if name.endswith(("_op", "_input"))}
         self._around = tuple(name for name in self.domains if name not in inner)
         self.points = _POINTS
-
-    def _declare(self, cell: str) -> None:
-        for state, side in itertools.product(_STATES, _SIDES):
-            name = f"{cell}_{state}_{side}"
-            self.domains[f"{name}_input"] = Categorical(range(state))
-            self.domains[f"{name}_op"] = Categorical(_NAMES)
-            if state == _STATES[-1]:
-                self.conditions[f"{name}_input"] = self.conditions[f"{name}_op"] = _has_all
 
     def canonical(self, choices: Mapping[str, Value]) -> Mapping[str, Value]:
         """States in the order that makes the cell's description the first of all orders."""
@@ -131,8 +130,8 @@ class NASNet(LayeredSpace):
 
     def layers(self, architecture: Architecture, task: Task) -> Mapping[str, Layer]:
         """The network's layers."""
-        filters = STEM * int(architecture.choices["filters"])
-        return stacked(task, filters, list(_places(architecture.choices)))
+        stem = STEM * int(architecture.choices["filters"])
+        return stacked(task, stem, list(_places(architecture.choices)))
 
 
 def _has_all(choices: Mapping[str, Value]) -> bool:
@@ -167,71 +166,50 @@ def _ordered(pairs: Sequence[Pair], output: str) -> tuple[list[Pair], str]:
     State by state the smallest combination of what is there already comes next; where two are
     equal, both ways are followed.
     """
-    ways: list[tuple[dict[int, int], list[_Code]]] = [({state: state for state in INPUTS}, [])]
-    for made in range(len(INPUTS), len(INPUTS) + len(pairs)):
-        ready = [(way, *found) for way in ways for found in _ready(pairs, way[0])]
-        first = min(code for _, _, code in ready)
-        ways = [
-            ({**numbers, old: made}, [*codes, code])
-            for (numbers, codes), old, code in ready
-            if code == first
-        ]
-    described = [
-        (Element(a, _NAMES[first]), Element(b, _NAMES[second]))
-        for (a, first), (b, second) in ways[0][1]
-    ]
+    ways: list[dict[int, int]] = [{state: state for state in INPUTS}]  # old numbers → new ones
+    described: list[Pair] = []
+    for made in _STATES[: len(pairs)]:
+        ready = [(numbers, *pair) for numbers in ways for pair in _ready(pairs, numbers)]
+        described.append(min((pair for *_, pair in ready), key=lambda p: [e.place() for e in p]))
+        ways = [{**numbers, old: made} for numbers, old, pair in ready if pair == described[-1]]
     states = _concatenated(pairs, output)
-    ends = {tuple(sorted(numbers[state] for state in states)) for numbers, _ in ways}
-    return described, min(_named(described, list(end)) for end in ends)
+    ends = [sorted(numbers[state] for state in states) for numbers in ways]
+    return described, next(o for o in _OUTPUTS if _concatenated(described, o) in ends)
 
 
-def _ready(pairs: Sequence[Pair], numbers: Mapping[int, int]) -> Iterator[tuple[int, _Code]]:
+def _ready(pairs: Sequence[Pair], numbers: Mapping[int, int]) -> Iterator[tuple[int, Pair]]:
     """Old number and new description of the combinations whose states have their new numbers."""
-    for old, (left, right) in enumerate(pairs, start=len(INPUTS)):
-        if old not in numbers and left.state in numbers and right.state in numbers:
-            one = numbers[left.state], _NUMBER[left.operation]
-            other = numbers[right.state], _NUMBER[right.operation]
-            yield old, (one, other) if one < other else (other, one)
-
-
-def _unused(pairs: Sequence[Pair]) -> list[int]:
-    """States of the cell's own that no combination takes."""
-    used = {element.state for pair in pairs for element in pair}
-    return [state for state in range(len(INPUTS), len(INPUTS) + len(pairs)) if state not in used]
+    for old, pair in zip(_STATES, pairs, strict=False):
+        if old not in numbers and all(element.state in numbers for element in pair):
+            renumbered = (Element(numbers[state], operation) for state, operation in pair)
+            left, right = sorted(renumbered, key=Element.place)
+            yield old, (left, right)
 
 
 def _concatenated(pairs: Sequence[Pair], output: str) -> list[int]:
     """The states that a cell puts out."""
+    own = set(_STATES[: len(pairs)])
     if output == "all":
-        return list(range(len(INPUTS), len(INPUTS) + len(pairs)))
+        return sorted(own)
     more = {int(output.partition("+")[2])} if "+" in output else set()
-    return sorted(more.union(_unused(pairs)))
-
-
-def _named(pairs: Sequence[Pair], states: list[int]) -> str:
-    """The first name of an output that means these states."""
-    return next(output for output in _OUTPUTS if _concatenated(pairs, output) == states)
+    return sorted(own.difference(element.state for pair in pairs for element in pair) | more)
 
 
 def _descendants(pairs: Sequence[Pair], place: int) -> set[int]:
     """The state that a combination makes, and all that are made of it; in canonical order."""
-    found = {place + len(INPUTS)}
-    for made, pair in enumerate(pairs, start=len(INPUTS)):
-        if any(element.state in found for element in pair):
-            found.add(made)
-    return found
+    descendants = {_STATES[place]}
+    for made, pair in zip(_STATES, pairs, strict=False):
+        if any(element.state in descendants for element in pair):
+            descendants.add(made)
+    return descendants
 
 
 def _places(choices: Mapping[str, Value]) -> Iterator[Place]:
-    """The cells in a row. The name of one does not depend on how many come before its stage."""
+    """The cells in a row."""
     read = (_read(cell, choices) for cell in CELLS)
     normal, reduction = (_cell(pairs, _concatenated(pairs, output)) for pairs, output in read)
-    for stage in _STAGES:
-        filters = int(choices["filters"]) * 2 ** (stage - 1)
-        if stage > 1:
-            yield Place(f"reduction{stage - 1}", reduction, filters, stride=2)
-        for number in range(1, int(choices[f"repeats{stage}"]) + 1):
-            yield Place(f"stage{stage}_cell{number}", normal, filters)
+    repeats = [int(choices[f"repeats{stage}"]) for stage in _STAGES]
+    return staged(normal, reduction, int(choices["filters"]), repeats)
 
 
 def _cell(pairs: Sequence[Pair], output: Sequence[int]) -> Cell:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field
 
 from evonas.architecture import Architecture, Integer
-from evonas.spaces.base import Task, at_least
+from evonas.recipe.options import Count
+from evonas.spaces.base import Task
 from evonas.spaces.parts.blocks import ConvNorm, named_classifier, named_stages
 from evonas.spaces.parts.layers import Layer, LayeredSpace
 from evonas.spaces.parts.supernet import Supernet
@@ -23,8 +27,7 @@ class PlainCNN(LayeredSpace):
         max_width: Largest c; c goes in steps of 4 and is sampled log-uniformly.
     """
 
-    def __init__(self, max_depth: int = 3, max_width: int = 128) -> None:
-        at_least(max_depth=(max_depth, 1), max_width=(max_width, 4))
+    def __init__(self, max_depth: Count = 3, max_width: Annotated[int, Field(ge=4)] = 128) -> None:
         depth = Integer(1, max_depth, role="depth")
         width = Integer(4, max_width, step=4, log=True, role="width")
         self.domains = {f"k{i}": depth for i in range(1, 5)} | {f"c{i}": width for i in range(1, 5)}
@@ -39,7 +42,7 @@ class PlainCNN(LayeredSpace):
             block: list[Layer] = []
             for _ in range(int(choices[f"k{i}"])):
                 width = int(choices[f"c{i}"])
-                block.append(Layer(ConvNorm, channels, width, kernel=3, bias=True))
+                block.append(ConvNorm(channels, width, kernel=3, bias=True))
                 channels = width
             blocks.append(block)
         stages = named_stages(blocks, min(task.height, task.width))

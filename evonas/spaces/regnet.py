@@ -8,12 +8,15 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from random import Random
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from evonas.architecture import Architecture, Categorical, Integer, Value
 from evonas.errors import InvalidArchitecture
-from evonas.spaces.anynet import Stage, check_stem, fitted, least_group_width, named_layers
-from evonas.spaces.base import Task, at_least
+from evonas.recipe.options import Count
+from evonas.spaces.anynet import Stage, fitted, least_group_width, named_layers
+from evonas.spaces.base import Task
 from evonas.spaces.parts.layers import Layer, LayeredSpace
 
 _QUANTUM = 8  # channels
@@ -52,13 +55,11 @@ class RegNet(LayeredSpace):
     def __init__(
         self,
         squeeze: Literal["no", "yes", "either"] = "no",
-        max_depth: int = 64,
-        max_width: int = 1024,
-        stem_width: int = 32,
-        stem_stride: int = 2,
+        max_depth: Annotated[int, Field(ge=4)] = 64,
+        max_width: Annotated[int, Field(ge=64)] = 1024,
+        stem_width: Count = 32,
+        stem_stride: Literal[1, 2] = 2,
     ) -> None:
-        at_least(max_depth=(max_depth, 4), max_width=(max_width, 64))
-        check_stem(stem_width, stem_stride)
         self._max_width, self._stem = max_width, (stem_width, stem_stride)
         self.domains = {
             "depth": Integer(1, max_depth, role="depth"),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from typing import Annotated
 
+from pydantic import Field
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Integer, Value
-from evonas.spaces.base import Task, at_least, divisible
-from evonas.spaces.parts.blocks import BasicBlock, Bottleneck, ConvNorm, named_classifier
+from evonas.recipe.options import Count
+from evonas.spaces.base import Task, divisible
+from evonas.spaces.parts.blocks import ConvNorm, basic, bottleneck, named_classifier
 from evonas.spaces.parts.layers import Layer, LayeredSpace
 
 _EXPANSION = 4  # outputs of a bottleneck per channel of width
@@ -35,8 +38,7 @@ class ResNet(LayeredSpace):
         max_width: Of a stage; in steps of 8, sampled log-uniformly.
     """
 
-    def __init__(self, max_depth: int = 6, max_width: int = 512) -> None:
-        at_least(max_depth=(max_depth, 1), max_width=(max_width, 8))
+    def __init__(self, max_depth: Count = 6, max_width: Annotated[int, Field(ge=8)] = 512) -> None:
         width = Integer(8, max_width, step=8, log=True, role="width")
         self.domains = {
             "block": Categorical(("basic", "bottleneck")),
@@ -64,7 +66,7 @@ class ResNet(LayeredSpace):
 def _layers(choices: Mapping[str, Value], task: Task) -> dict[str, Layer]:
     channels = int(choices["stem"])
     kernel, stride = int(choices["stem_kernel"]), int(choices["stem_stride"])
-    named = OrderedDict(stem=Layer(ConvNorm, task.channels, channels, kernel, stride))
+    named = OrderedDict[str, Layer](stem=ConvNorm(task.channels, channels, kernel, stride))
     if choices["stem_pool"]:
         named["stem_pool"] = _pool()
     for i in range(1, 5):
@@ -72,10 +74,10 @@ def _layers(choices: Mapping[str, Value], task: Task) -> dict[str, Layer]:
         if down == "pool":
             named[f"pool{i - 1}"] = _pool()
         for number in range(1, int(choices[f"depth{i}"]) + 1):
-            stride = 2 if down == "stride" and number == 1 else 1
-            block, outputs = _block(choices, channels, int(choices[f"width{i}"]), stride)
+            if number <= 2:  # the rest of a stage are like its second block
+                stride = 2 if down == "stride" and number == 1 else 1
+                block, channels = _block(choices, channels, int(choices[f"width{i}"]), stride)
             named[f"stage{i}_block{number}"] = block
-            channels = outputs
     return named | named_classifier(channels, task.classes)
 
 
@@ -85,15 +87,15 @@ def _pool() -> Layer:
 
 def _block(choices: Mapping[str, Value], inputs: int, width: int, stride: int) -> tuple[Layer, int]:
     """A block and the number of channels that it gives."""
-    basic = choices["block"] == "basic"
-    outputs = width if basic else _EXPANSION * width
+    is_basic = choices["block"] == "basic"
+    outputs = width if is_basic else _EXPANSION * width
     squeezed = divisible(outputs / _REDUCTION) if choices["se"] else 0
-    if basic:
-        return Layer(BasicBlock, inputs, outputs, stride, squeezed), outputs
+    if is_basic:
+        return basic(inputs, outputs, stride, squeezed), outputs
     groups = int(choices["cardinality"])
     # Groups are equal, so there are a few channels less where they do not divide the width.
     inner = max(1, width * int(choices["widening"]) // groups) * groups
-    return Layer(Bottleneck, inputs, outputs, inner, stride, groups, squeezed), outputs
+    return bottleneck(inputs, outputs, inner, stride, groups, squeezed), outputs
 
 
 def _point(depths: tuple[int, int, int, int], **others: Value) -> dict[str, Value]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from random import Random
+from typing import Annotated
 
+from pydantic import Field
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
-from evonas.spaces.base import Condition, Task, at_least
-from evonas.spaces.parts.blocks import BasicBlock, ConvNorm, SeparableConv, named_classifier
+from evonas.spaces.base import Condition, Task
+from evonas.spaces.parts.blocks import ConvNorm, basic, named_classifier, separable
 from evonas.spaces.parts.layers import Layer, LayeredSpace
 
 _OF_A_KERNEL = ("conv", "separable")
@@ -35,8 +37,11 @@ class Sequential(LayeredSpace):
         max_width: Of a layer; in steps of 8, sampled log-uniformly.
     """
 
-    def __init__(self, max_layers: int = 10, max_width: int = 128) -> None:
-        at_least(max_layers=(max_layers, 2), max_width=(max_width, 8))
+    def __init__(
+        self,
+        max_layers: Annotated[int, Field(ge=2)] = 10,
+        max_width: Annotated[int, Field(ge=8)] = 128,
+    ) -> None:
         self._numbers = range(1, max_layers + 1)
         self._settings: dict[str, Domain] = {
             "type": Categorical((*_OF_A_WIDTH, *_POOLS)),
@@ -136,11 +141,11 @@ def _layers(architecture: Architecture, task: Task) -> dict[str, Layer]:
     for number, (kind, width, kernel) in enumerate(_chain(architecture), start=1):
         match kind:
             case "conv":
-                layer = Layer(ConvNorm, channels, width, kernel)
+                layer: Layer = ConvNorm(channels, width, kernel)
             case "separable":
-                layer = Layer(SeparableConv, channels, width, kernel)
+                layer = separable(channels, width, kernel)
             case "residual":
-                layer = Layer(BasicBlock, channels, width)
+                layer = basic(channels, width)
             case _:
                 layer = Layer(nn.MaxPool2d if kind == "max_pool" else nn.AvgPool2d, 3, 2, 1)
         channels = width if kind in _OF_A_WIDTH else channels

@@ -2,7 +2,7 @@
 
 Real, Aggarwal, Huang and Le, Regularized evolution for image classifier architecture search,
 AAAI 2019. Asynchronous: a child is bred whenever a worker is free, from the trials told so far.
-The tournament is DEAP's. Measured figures: docs/results.md.
+Measured figures: docs/results.md.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from evonas.errors import OptionError
 from evonas.recipe.options import Count
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
-from evonas.strategies.parts.deap import individuals, tournament
+from evonas.strategies.parts.breeding import tournament
 from evonas.trial import Objective, Proposal
 
 
@@ -22,8 +22,6 @@ class AgingEvolution(Strategy):
     """Breed from the winner of a tournament; the oldest of the population dies.
 
     Args:
-        space: What to search.
-        objectives: Exactly one.
         population_size: Living trials; also how many random ones come first.
         tournament_size: Drawn with replacement, the best becomes the parent.
     """
@@ -43,13 +41,12 @@ class AgingEvolution(Strategy):
 
     def ask(self, rng: Random) -> Proposal | None:
         """A random architecture until the population is full, then a mutated tournament winner."""
-        youngest = self.told.complete[-self._size :]
-        if not youngest or len(youngest) + len(self.told.running) < self._size:
+        population = self.told.complete[-self._size :]
+        if not population or len(population) + len(self.told.running) < self._size:
             return self.new(rng)
-        population = individuals(youngest, self.objectives[0])
 
         def mutant() -> Proposal:
-            parent = tournament(population, self._entrants, rng)
+            parent = tournament(population, self.objectives[0], self._entrants, rng)
             child = self.space.mutate(parent.architecture, rng)
             return Proposal(child, parents=(parent.number,))
 

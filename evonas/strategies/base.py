@@ -13,9 +13,9 @@ from evonas.spaces.base import SearchSpace
 from evonas.trial import Objective, Proposal, Trial
 from evonas.trials import Trials
 
-_DRAWS = 100  # Draws of a strategy's own before the space is sampled.
-_SAMPLES = 1000  # Samples, all of them tried before, that make a space as good as exhausted.
-_ENUMERABLE = 100_000  # Points of the largest space that is searched for what is left.
+_DRAWS = 100  # So often a strategy draws by itself before the space is sampled.
+_SAMPLES = 1000  # After so many samples in a row that are not new, a space is as good as exhausted.
+_ENUMERABLE = 100_000  # A space of more points is not gone through for what is left.
 
 
 @dataclass(frozen=True)

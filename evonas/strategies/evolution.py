@@ -1,8 +1,8 @@
 """Generational evolution with selection, crossover and mutation: a (mu + lambda) strategy.
 
-Bäck, Fogel and Michalewicz, Handbook of evolutionary computation, 1997; as DEAP's
-``eaMuPlusLambda``, with its tournament. A generation is bred when the one before it has ended, so
-workers wait at its end; ``aging_evolution`` never makes them. Measured figures: docs/results.md.
+Bäck, Fogel and Michalewicz, Handbook of evolutionary computation, 1997. A generation is bred when
+the one before it has ended, so workers wait at its end; ``aging_evolution`` never makes them.
+Measured figures: docs/results.md.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from random import Random
 from evonas.recipe.options import Count, Probability
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
-from evonas.strategies.parts.deap import child, individuals, tournament
+from evonas.strategies.parts.breeding import child, tournament
 from evonas.trial import Objective, Proposal
 
 
@@ -22,8 +22,6 @@ class Evolution(Strategy):
     """Breed a generation from the best of all before it.
 
     Args:
-        space: What to search.
-        objectives: Exactly one.
         population_size: Survivors of a generation, the best of survivors and offspring; also the
             size of a generation, and of the random one that comes first.
         tournament_size: Drawn with replacement, the best becomes a parent.
@@ -51,16 +49,13 @@ class Evolution(Strategy):
             return None
         offspring = set(itertools.islice(reversed(self.told.latest), begun))
         before = (trial for trial in self.told.ranked() if trial.number not in offspring)
-        survivors = itertools.islice(before, self._size)  # of all: those of every generation
-        population = individuals(survivors, self.objectives[0])
-        if not population:
-            return self.new(rng)
+        population = list(itertools.islice(before, self._size))  # the best of all generations
         attempts = itertools.count()
 
         def bred() -> Proposal:
-            parents = [tournament(population, self._entrants, rng)]
+            parents = [tournament(population, self.objectives[0], self._entrants, rng)]
             if rng.random() < self._crossover:
-                parents.append(tournament(population, self._entrants, rng))
+                parents.append(tournament(population, self.objectives[0], self._entrants, rng))
             return child(self.space, parents, self._mutation, rng, next(attempts))
 
-        return self.new(rng, bred)
+        return self.new(rng, bred if population else None)

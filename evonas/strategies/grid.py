@@ -14,16 +14,11 @@ from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
 from evonas.trial import Objective, Proposal
 
-_LARGEST = 1_000_000  # Points: a larger space is not meant to be gone through.
+_LARGEST = 1_000_000  # A space of more points is not meant to be gone through.
 
 
 class Grid(Strategy):
-    """Propose every architecture once.
-
-    Args:
-        space: What to search; of a million points at most.
-        objectives: One or more.
-    """
+    """Propose every architecture once, of a space of a million at most."""
 
     multi_objective = True
 

@@ -14,7 +14,7 @@ ask at once get different answers. Measured figures: docs/results.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from random import Random
 
@@ -24,12 +24,12 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF
 from threadpoolctl import ThreadpoolController
 
-from evonas.architecture import Architecture, Categorical, Domain, Value
+from evonas.architecture import Architecture, Domain, Value
 from evonas.errors import InfeasibleConstraints
 from evonas.recipe.options import Count
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
-from evonas.strategies.parts.deap import Individual, individuals, tournament
+from evonas.strategies.parts.breeding import tournament
 from evonas.trial import Objective, Proposal, Trial
 
 # A member of the ensemble has one of these length scales and one of these noises. Two points
@@ -56,8 +56,6 @@ class GuidedEvolution(Strategy):
     A pruned trial counts as one as bad as the worst completed; a failed one teaches nothing.
 
     Args:
-        space: What to search.
-        objectives: Exactly one.
         startup_trials: Random trials before the surrogate is used.
         population_size: The youngest completed trials, which may become parents.
         tournament_size: Drawn with replacement, the best becomes the parent.
@@ -98,21 +96,21 @@ class GuidedEvolution(Strategy):
 
     def _bred(self, rng: Random) -> Iterator[Proposal]:
         """New children, each once: mutants of tournament winners, and some random immigrants."""
-        population = individuals(self.told.complete[-self._size :], self.objectives[0])
         keys = set()
         for _ in range(self._children):
             try:
-                child = self._child(population, rng)
+                child = self._child(rng)
             except InfeasibleConstraints:  # tight limits: each failure takes a second
                 return
             if child.key not in keys and child.key not in self.told.proposed:
                 keys.add(child.key)
                 yield child
 
-    def _child(self, population: Sequence[Individual], rng: Random) -> Proposal:
+    def _child(self, rng: Random) -> Proposal:
         """One mutation of a parent, and each time with a chance of one half another."""
         if rng.random() >= _IMMIGRANTS:
-            parent = tournament(population, self._entrants, rng)
+            population = self.told.complete[-self._size :]
+            parent = tournament(population, self.objectives[0], self._entrants, rng)
             try:
                 mutant = self.space.mutate(parent.architecture, rng)
                 while rng.random() < 0.5:
@@ -162,18 +160,16 @@ class _Encoding:
 
     def __call__(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
         """Points of shape (architectures, features)."""
-        rows = [self._row(architecture.choices) for architecture in architectures]
-        return np.array(rows)
-
-    def _row(self, choices: Mapping[str, Value]) -> NDArray[np.float64]:
-        return np.concatenate(
-            [part[type(choices[name]), choices[name]] for name, part in self._parts.items()]
+        rows = (
+            [part[type(a.choices[name]), a.choices[name]] for name, part in self._parts.items()]
+            for a in architectures
         )
+        return np.array([np.concatenate(row) for row in rows])
 
 
 def _encoded(domain: Domain, value: Value) -> NDArray[np.float64]:
     """One-hot; of what is ordered, thermometer: as many levels are full as it is high."""
-    if isinstance(domain, Categorical) and not domain.ordered:
+    if not domain.ordered:
         one: NDArray[np.float64] = np.eye(1, domain.size, domain.index(value))[0]
         return one
     levels = min(domain.size - 1, _LEVELS)

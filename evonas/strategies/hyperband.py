@@ -27,11 +27,8 @@ class Hyperband(Strategy):
     source of its own, for results of unequal effort do not compare; no two try one architecture.
 
     Args:
-        space: What to search.
-        objectives: Exactly one.
         of: Makes the sources: the strategy that proposes new architectures.
-        eta: One in so many trials of a rung is promoted; by that factor rungs differ in effort.
-        min_fidelity: Effort of the lowest rung, (0, 1]; the highest is 1.
+        eta: As ``SuccessiveHalving``'s; ``min_fidelity`` likewise, of the first bracket.
     """
 
     def __init__(
@@ -64,10 +61,10 @@ class Hyperband(Strategy):
         fidelity, rung = trial.proposal.fidelity, trial.proposal.resume_from
         if trial.number not in self._trials:
             fresh = (fidelity, 0.0)  # the bracket that begins here, and nothing before
-            home, done = fresh if rung is None else self._trials.get(rung, fresh)
+            home, before = fresh if rung is None else self._trials.get(rung, fresh)
             self._trials[trial.number] = home, fidelity
             if home in self._spent:
-                self._spent[home] += fidelity - done
+                self._spent[home] += fidelity - before
         home, _ = self._trials[trial.number]
         for lowest, bracket in self._brackets.items():
             if lowest == home:
@@ -77,5 +74,5 @@ class Hyperband(Strategy):
 
     def findings(self) -> Findings:
         """Those of the brackets' sources."""
-        found = [bracket.findings() for bracket in self._brackets.values()]
-        return Findings(tuple(line for each in found for line in each.lines))
+        each = [bracket.findings() for bracket in self._brackets.values()]
+        return Findings(tuple(line for findings in each for line in findings.lines))

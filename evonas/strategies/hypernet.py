@@ -13,20 +13,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from random import Random
 from typing import Annotated, Protocol
 
 from pydantic import Field
 
 from evonas.architecture import Architecture
-from evonas.errors import InvalidArchitecture, OptionError
+from evonas.errors import OptionError
 from evonas.recipe.options import Count
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Findings, Strategy
 from evonas.trial import Objective, Proposal
 
 COMPLEXITY = ("pooling", "identity", "convolution")  # S weighs these kinds of operation.
-_MIDDLE = (1 / 3, 1 / 3, 1 / 3)
+_MIDDLE = (1 / 3, 1 / 3, 1 / 3)  # Here the grid begins.
 
 
 class Sampler(Protocol):
@@ -39,9 +40,9 @@ class Sampler(Protocol):
 class ComplexityGrid(Strategy):
     """Propose what the sampler gives for a grid of S, from the middle outwards, each once.
 
+    Architectures that exceed the limits are left out.
+
     Args:
-        space: What to search; architectures that exceed its limits are left out.
-        objectives: One or more.
         sampler: From S to an architecture.
         steps: Between the smallest and the largest weight; there are (steps + 1)(steps + 2) / 2
             points.
@@ -62,15 +63,16 @@ class ComplexityGrid(Strategy):
         super().__init__(space, objectives)
         if sampler is None:
             raise OptionError("name", "hypernet must be the run's own, in no other strategy")
-        self._sampler = sampler
+        self._sampler = cache(sampler)
         self._grid = grid(steps, least)
-        self._sampled: dict[tuple[float, ...], Architecture] = {}
 
     def ask(self, rng: Random) -> Proposal | None:
         """The first architecture of the grid that was never proposed."""
         for complexity in sorted(self._grid, key=lambda point: math.dist(point, _MIDDLE)):
-            proposal = Proposal(self._sample(complexity))
-            if proposal.key not in self.told.proposed and self._is_allowed(proposal.architecture):
+            proposal = Proposal(self._sampler(complexity))
+            if proposal.key in self.told.proposed:
+                continue
+            if self.space.valid(proposal.architecture.choices):
                 return proposal
         return None
 
@@ -79,23 +81,10 @@ class ComplexityGrid(Strategy):
         complete = {trial.architecture.id: trial for trial in self.told.complete}
         rows = []
         for complexity in self._grid if complete else ():
-            trial = complete.get(self._sample(complexity).id)
-            if trial is not None:
+            if trial := complete.get(self._sampler(complexity).id):
                 weights = zip((f"S_{kind}" for kind in COMPLEXITY), complexity, strict=True)
                 rows.append({**dict(weights), "trial": float(trial.number), **trial.metrics})
         return Findings(rows=tuple(rows))
-
-    def _sample(self, complexity: tuple[float, ...]) -> Architecture:
-        if complexity not in self._sampled:
-            self._sampled[complexity] = self._sampler(complexity)
-        return self._sampled[complexity]
-
-    def _is_allowed(self, architecture: Architecture) -> bool:
-        try:
-            self.space.architecture(architecture.choices)
-        except InvalidArchitecture:
-            return False
-        return True
 
 
 def grid(steps: int, least: float) -> list[tuple[float, ...]]:

@@ -20,10 +20,6 @@ class LocalSearch(Strategy):
     """Climb from a random architecture; from a local optimum start again.
 
     Neighbours differ in one choice, an ordered one by a step. They are tried in random order.
-
-    Args:
-        space: What to search.
-        objectives: Exactly one.
     """
 
     def __init__(self, space: SearchSpace, objectives: Sequence[Objective]) -> None:
@@ -48,8 +44,8 @@ class LocalSearch(Strategy):
     def tell(self, trial: Trial) -> None:
         """A trial without parents starts a new climb, unless the last one has no centre yet."""
         super().tell(trial)
-        begins = trial.state is TrialState.RUNNING
-        if begins and not trial.proposal.parents and self._climb.best is not None:
+        runs = trial.state is TrialState.RUNNING
+        if runs and not trial.proposal.parents and self._climb.best is not None:
             self._climb = Trials(self.objectives)
-        if begins or trial.number in self._climb.latest:
+        if runs or trial.number in self._climb.latest:
             self._climb.add(trial)

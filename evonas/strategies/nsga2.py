@@ -10,9 +10,11 @@ and tournaments are DEAP's. Measured figures: docs/results.md.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from random import Random
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from deap import base, tools
 from pydantic import Field
@@ -20,7 +22,7 @@ from pydantic import Field
 from evonas.recipe.options import Probability
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
-from evonas.strategies.parts.deap import Individual, child, global_random
+from evonas.strategies.parts.breeding import child
 from evonas.trial import Objective, Proposal, Trial, TrialState, keys
 
 _FEWEST = 4  # DEAP's tournaments draw from so many or more, and give as many winners.
@@ -33,6 +35,13 @@ class _Fitness(base.Fitness):  # type: ignore[misc]  # deap is untyped
         super().__init__(values)
 
 
+class _Individual(NamedTuple):
+    """What DEAP selects among."""
+
+    trial: Trial
+    fitness: _Fitness
+
+
 class NSGA2(Strategy):
     """Breed from winners of tournaments by dominance, then by distance from others of the front.
 
@@ -40,8 +49,6 @@ class NSGA2(Strategy):
     infeasible ones that with less violation.
 
     Args:
-        space: What to search.
-        objectives: One or more.
         population_size: Living trials; also how many random ones come first.
         crossover: Probability that a child has two parents, 0…1.
         mutation: Probability that a child of two parents is mutated, too; of one it always is.
@@ -59,7 +66,7 @@ class NSGA2(Strategy):
     ) -> None:
         super().__init__(space, objectives)
         self._size, self._crossover, self._mutation = population_size, crossover, mutation
-        self._population: list[Individual] = []
+        self._population: list[_Individual] = []
 
     def ask(self, rng: Random) -> Proposal | None:
         """A random architecture until the population is full, then a child of it."""
@@ -69,7 +76,7 @@ class NSGA2(Strategy):
         attempts = itertools.count()
 
         def bred() -> Proposal:
-            with global_random(rng):
+            with _global_random(rng):
                 winners = tools.selTournamentDCD(self._population, _FEWEST)
             parents = [winner.trial for winner in winners[: 1 + (rng.random() < self._crossover)]]
             return child(self.space, parents, self._mutation, rng, next(attempts))
@@ -89,5 +96,17 @@ class NSGA2(Strategy):
             values = keys(self.objectives, trial.metrics)
         else:
             return
-        joined = [*self._population, Individual(trial, _Fitness(values))]
+        joined = [*self._population, _Individual(trial, _Fitness(values))]
         self._population = tools.selNSGA2(joined, self._size)
+
+
+@contextmanager
+def _global_random(rng: Random) -> Iterator[None]:
+    """Let DEAP, which draws from the module ``random``, draw from ``rng``."""
+    outside = random.getstate()
+    random.setstate(rng.getstate())
+    try:
+        yield
+    finally:
+        rng.setstate(random.getstate())
+        random.setstate(outside)

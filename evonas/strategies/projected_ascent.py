@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from random import Random
 from statistics import fmean, variance
 from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
-from evonas.architecture import Architecture, Integer
-from evonas.errors import InvalidArchitecture, OptionError
+from evonas.architecture import Architecture
+from evonas.errors import OptionError
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Findings, Strategy
 from evonas.trial import Limit, Objective, Proposal, Trial, TrialState
 
-# Steps of so many times the wanted length are tried until one leads to a new centre.
+# Steps of so many times the usual length are tried until one leads to a new centre.
 _LENGTHS = (1.0, 0.5, 2.0, 4.0)
 _STARTS = 10  # So many random architectures are tried until one can be brought into the band.
 _FLAT = 1e-9  # What is no larger a share of a gradient's length is rounding.
+
+_Sides = tuple[Architecture | None, Architecture | None]  # The neighbours below and above.
 
 
 class _Measured(NamedTuple):
@@ -44,13 +47,13 @@ class _Step(NamedTuple):
 
     Attributes:
         centre: Where the step begins.
-        sides: By choice the neighbours below and above, where they may be tried.
+        sides: Of every choice, where they may be tried.
         plan: Trainings of the centre, then of the neighbours. All have the same parent, the centre
             before, so that they compare where weights are inherited.
     """
 
     centre: Architecture
-    sides: Mapping[str, tuple[Architecture | None, Architecture | None]]
+    sides: Mapping[str, _Sides]
     plan: tuple[Proposal, ...]
 
 
@@ -69,8 +72,6 @@ class ProjectedAscent(Strategy):
     neighbours too: most differences are those to the smaller neighbour.
 
     Args:
-        space: What to search, with a limit on ``params``.
-        objectives: Exactly one.
         step: Length of a step; neighbouring values of a choice are 1 apart.
         repeats: Trainings of a centre, at least 2: they tell the noise.
         tolerance: Width of the band, relative to its upper end.
@@ -88,7 +89,6 @@ class ProjectedAscent(Strategy):
         self._length, self._repeats = step, repeats
         self._lattice = _Lattice(space, tolerance)
         self._step: _Step | None = None
-        self._completed: dict[str, list[Trial]] = {}  # by architecture
         self._centres: set[str] = set()
         self._differences: list[_Measured] = []
         self._lengths: list[_Measured] = []  # of the projected gradients, one a step
@@ -106,17 +106,20 @@ class ProjectedAscent(Strategy):
         if trial.state is TrialState.RUNNING:
             if self._step is None:
                 self._begin(trial.architecture)
-            return
-        if trial.state is TrialState.COMPLETE:
-            self._completed.setdefault(trial.architecture.id, []).append(trial)
-        self._advance()
+        else:
+            self._advance()
 
     def findings(self) -> Findings:
         """How the differences compare with the noise of a training."""
-        repeated = [self._values(t[0].architecture) for t in self._completed.values() if t[1:]]
+        values: dict[str, list[float]] = {}  # by architecture
+        for trial in self.told.complete:
+            values.setdefault(trial.architecture.id, []).append(self._value(trial))
+        repeated = [group for group in values.values() if len(group) > 1]
         if not repeated or not self._differences:
             return Findings()
-        noise = math.sqrt(_pooled_variance(repeated))
+        # The variance of single values about the means of their groups.
+        squares = sum((len(group) - 1) * variance(group) for group in repeated)
+        noise = math.sqrt(squares / sum(len(group) - 1 for group in repeated))
         small = sum(abs(d.value) < 2 * noise * d.error for d in self._differences)
         # Of noise alone the expected squared length is the squared error.
         blind = sum(d.value**2 < 2 * (noise * d.error) ** 2 for d in self._lengths)
@@ -162,7 +165,7 @@ class ProjectedAscent(Strategy):
             self._step = None
             following = self._following(step.centre, self._ahead(step))
             if following is not None:
-                self._begin(following, tuple(self._trainings(step.centre)[:1]))
+                self._begin(following, tuple(t.number for t in self._trainings(step.centre)[:1]))
 
     def _ahead(self, step: _Step) -> dict[str, float]:
         """The gradient without its component along that of the parameter count."""
@@ -181,9 +184,11 @@ class ProjectedAscent(Strategy):
 
     def _gradient(self, step: _Step) -> Iterator[tuple[str, _Measured]]:
         """The difference along every choice for which enough trials completed."""
-        centre = self._values(step.centre)
         for name, (below, above) in step.sides.items():
-            low, high = self._values(below), self._values(above)
+            centre, low, high = (
+                [self._value(trial) for trial in self._trainings(architecture)]
+                for architecture in (step.centre, below, above)
+            )
             span = 2 if low and high else 1
             low, high = low or centre, high or centre
             if low and high and low is not high:
@@ -202,14 +207,12 @@ class ProjectedAscent(Strategy):
                 return reached
         return None
 
-    def _values(self, architecture: Architecture | None) -> list[float]:
-        """Of its completed trials, larger being better."""
-        trials = self._completed.get(architecture.id, ()) if architecture else ()
-        return [self.objectives[0].key(trial.metrics) for trial in trials]
+    def _trainings(self, architecture: Architecture | None) -> list[Trial]:
+        """Those that completed."""
+        return [trial for trial in self.told.complete if trial.architecture == architecture]
 
-    def _trainings(self, architecture: Architecture) -> list[int]:
-        """Numbers of its completed trials."""
-        return [trial.number for trial in self._completed.get(architecture.id, ())]
+    def _value(self, trial: Trial) -> float:
+        return self.objectives[0].key(trial.metrics)
 
 
 class _Lattice:
@@ -228,11 +231,7 @@ class _Lattice:
             )
         self._space, self._limits = space, space.limits
         self._band = Limit((1 - tolerance) * limit.max, limit.max)
-        self._ordinal = [
-            name
-            for name, domain in space.domains.items()
-            if domain.size > 1 and (isinstance(domain, Integer) or domain.ordered)
-        ]
+        self._ordinal = [n for n, d in space.domains.items() if d.size > 1 and d.ordered]
         if not self._ordinal:
             raise OptionError(
                 "name",
@@ -245,16 +244,14 @@ class _Lattice:
         active = set(self._space.active(point.choices))
         return [name for name in self._ordinal if name in active]
 
-    def sides(
-        self, point: Architecture, name: str
-    ) -> tuple[Architecture | None, Architecture | None]:
+    def sides(self, point: Architecture, name: str) -> _Sides:
         """The neighbours below and above along a choice, if they are within the limits."""
-        below, above = (self._neighbour(point, name, by) for by in (-1, +1))
+        below, above = self._neighbours(point, name)
         return self._allowed(below), self._allowed(above)
 
     def slope(self, point: Architecture, name: str) -> float:
         """Parameters per step along a choice."""
-        below, above = (self._neighbour(point, name, by) for by in (-1, +1))
+        below, above = self._neighbours(point, name)
         span = 2 if below and above else 1
         return (self._params(above or point) - self._params(below or point)) / span
 
@@ -267,10 +264,8 @@ class _Lattice:
     def _repaired(self, point: Architecture, end: Mapping[str, float]) -> Architecture | None:
         """Walk into the band by steps that go nearer to it and stay near the end of the way."""
         while (outside := self._outside(point)) > 0:
-            neighbours = (
-                self._neighbour(point, name, by) for name in self.moving(point) for by in (-1, +1)
-            )
-            nearer = [n for n in neighbours if n and self._outside(n) < outside]
+            sides = chain(*(self._neighbours(point, name) for name in self.moving(point)))
+            nearer = [side for side in sides if side and self._outside(side) < outside]
             if not nearer:
                 return None
             point = min(
@@ -289,21 +284,17 @@ class _Lattice:
         for name, index in place.items():
             values = self._space.domains[name].values()
             choices[name] = values[min(max(index, 0), len(values) - 1)]
-        try:
-            return self._space.unlimited.architecture(choices)
-        except InvalidArchitecture:
-            return None
+        return self._space.unlimited.valid(choices)
 
-    def _neighbour(self, point: Architecture, name: str, by: int) -> Architecture | None:
-        neighbour = self._at(point, {name: self._place(point)[name] + by})
-        return None if neighbour == point else neighbour
+    def _neighbours(self, point: Architecture, name: str) -> _Sides:
+        """Below and above along a choice; whether within the limits or not."""
+        place = self._place(point)[name]
+        below, above = (self._at(point, {name: place + by}) for by in (-1, +1))
+        return None if below == point else below, None if above == point else above
 
     def _allowed(self, point: Architecture | None) -> Architecture | None:
         """The point, if it is within the limits."""
-        try:
-            return self._space.architecture(point.choices) if point else None
-        except InvalidArchitecture:
-            return None
+        return self._space.valid(point.choices) if point else None
 
     def _params(self, point: Architecture) -> float:
         return self._limits.costs(point)["params"]
@@ -311,10 +302,3 @@ class _Lattice:
     def _outside(self, point: Architecture) -> float:
         """How far outside the band."""
         return self._band.violation(self._params(point))
-
-
-def _pooled_variance(groups: Sequence[Sequence[float]]) -> float:
-    """Of single values about the means of their groups, each of two values or more."""
-    freedom = [len(group) - 1 for group in groups]
-    squares = sum(n * variance(group) for n, group in zip(freedom, groups, strict=True))
-    return squares / sum(freedom)

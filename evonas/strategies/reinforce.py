@@ -12,14 +12,13 @@ Measured figures: docs/results.md.
 from __future__ import annotations
 
 import math
-from bisect import bisect, bisect_left, bisect_right, insort
-from collections.abc import Mapping, Sequence
+from bisect import bisect
+from collections.abc import Sequence
 from itertools import pairwise
 from random import Random
 from typing import TYPE_CHECKING, Literal
 
 from evonas.architecture import Architecture, Categorical, Domain, Value
-from evonas.errors import InvalidArchitecture
 from evonas.recipe.options import Count, NonNegative, Positive
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
@@ -46,8 +45,6 @@ class Reinforce(Strategy):
     at last the space itself is sampled; what came of that is learned from all the same.
 
     Args:
-        space: What to search.
-        objectives: Exactly one.
         algorithm: ``ppo`` or ``reinforce``, which takes one step on a batch.
         batch_size: Ended trials between updates of the controller.
         learning_rate: Of Adam; default 0.01 for ppo, 0.05 for reinforce.
@@ -71,7 +68,6 @@ class Reinforce(Strategy):
         self._controller = _Controller(space, hidden, rate)
         self._steps = _EPOCHS if algorithm == "ppo" else 1
         self._batch_size, self._entropy = batch_size, entropy
-        self._ranked: list[float] = []  # values of the completed trials, ascending
         self._batch: list[tuple[Architecture, float]] = []
         self._baseline: float | None = None
 
@@ -79,12 +75,9 @@ class Reinforce(Strategy):
         """The controller's first draw that is new and allowed."""
         for temperature in _TEMPERATURES:
             for choices in self._controller.draw(_DRAWN, temperature, rng):
-                try:
-                    drawn = Proposal(self.space.architecture(choices))
-                except InvalidArchitecture:
-                    continue
-                if drawn.key not in self.told.proposed:
-                    return drawn
+                architecture = self.space.valid(choices)
+                if architecture and Proposal(architecture).key not in self.told.proposed:
+                    return Proposal(architecture)
         return self.new(rng)
 
     def tell(self, trial: Trial) -> None:
@@ -101,10 +94,9 @@ class Reinforce(Strategy):
         """Share of the completed trials that are worse, halves of ties counted."""
         if trial.state is not TrialState.COMPLETE:
             return 0.0
-        value = self.objectives[0].key(trial.metrics)
-        insort(self._ranked, value)
-        below = bisect_left(self._ranked, value) + bisect_right(self._ranked, value) - 1
-        return below / (2 * max(1, len(self._ranked) - 1))
+        value, *values = (self.objectives[0].key(t.metrics) for t in (trial, *self.told.complete))
+        below = sum((other < value) + (other <= value) for other in values) - 1  # not of itself
+        return below / (2 * max(1, len(values) - 1))
 
     def _learn(self) -> None:
         """Follow the policy gradient of the batch."""
@@ -113,8 +105,8 @@ class Reinforce(Strategy):
         baseline = mean if self._baseline is None else self._baseline
         self._baseline = _MEMORY * baseline + (1 - _MEMORY) * mean
         advantages = [reward - baseline for reward in rewards]
-        tried = [architecture for architecture, _ in self._batch]
-        self._controller.learn(tried, advantages, self._steps, self._entropy)
+        architectures = [architecture for architecture, _ in self._batch]
+        self._controller.learn(architectures, advantages, self._steps, self._entropy)
 
 
 class _Controller:
@@ -126,7 +118,7 @@ class _Controller:
     def __init__(self, space: SearchSpace, hidden: int, learning_rate: float) -> None:
         import torch
 
-        self._conditions, self._no_grad = space.conditions, torch.no_grad
+        self._space, self._no_grad = space, torch.no_grad
         self._choices: list[_Choice] = []
         outputs = 0
         for name, domain in space.domains.items():
@@ -159,62 +151,57 @@ class _Controller:
         outputs, state = [len(self._heads)] * count, None
         with self._no_grad():
             for choice in self._choices:
-                told, state = self._lstm(self._embedding[outputs].unsqueeze(1), state)
+                hidden, state = self._lstm(self._embedding[outputs].unsqueeze(1), state)
                 own = slice(choice.start, choice.stop)
-                logits = told.squeeze(1) @ self._heads[own].T + self._scores[own]
+                logits = hidden.squeeze(1) @ self._heads[own].T + self._scores[own]
                 sums = (logits / temperature).softmax(1).cumsum(1).tolist()
                 for n, (choices, chances) in enumerate(zip(drawn, sums, strict=True)):
-                    effect = self._has_effect(choice, choices)
+                    effect = self._space.has_effect(choice.name, choices)
                     level = bisect(chances, rng.random(), hi=choice.levels - 1) if effect else 0
                     choices[choice.name] = choice.value(level, rng)
                     outputs[n] = choice.start + level
         return drawn
 
     def learn(
-        self,
-        tried: Sequence[Architecture],
-        advantages: Sequence[float],
-        steps: int,
-        entropy: float,
+        self, batch: Sequence[Architecture], advantages: Sequence[float], steps: int, entropy: float
     ) -> None:
         """Make choices of a positive advantage more probable, others less.
 
         The first of the steps is REINFORCE's. The further ones are PPO's: they leave alone what has
         become more or less probable by a fifth already.
         """
-        taken = self._heads.new_tensor(
-            [[choice.output(a.choices[choice.name]) for choice in self._choices] for a in tried]
+        outputs = self._heads.new_tensor(
+            [[choice.output(a.choices[choice.name]) for choice in self._choices] for a in batch]
         ).long()
         effect = self._heads.new_tensor(
-            [[self._has_effect(choice, a.choices) for choice in self._choices] for a in tried]
+            [
+                [self._space.has_effect(choice.name, a.choices) for choice in self._choices]
+                for a in batch
+            ]
         )
         advantage = self._heads.new_tensor(advantages).unsqueeze(1)
         largest = effect.new_tensor([math.log(max(choice.levels, 2)) for choice in self._choices])
         before: Tensor | None = None
         for _ in range(steps):
-            logs = self._log_chances(taken)
+            logs = self._log_chances(outputs)
             undecided = -(logs.exp() * logs).sum(2) / largest
-            now = logs.gather(2, taken.unsqueeze(2)).squeeze(2)
+            now = logs.gather(2, outputs.unsqueeze(2)).squeeze(2)
             before = now.detach() if before is None else before
             ratio = (now - before).exp()
             bounded = ratio.clamp(1 - _CLIP, 1 + _CLIP)
             gain = (ratio * advantage).minimum(bounded * advantage) + entropy * undecided
             self._optimizer.zero_grad()
-            loss = -(effect * gain).sum() / len(tried)
+            loss = -(effect * gain).sum() / len(batch)
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
 
-    def _log_chances(self, taken: Tensor) -> Tensor:
-        """Log probabilities (N, choices, outputs) on the way of the outputs taken (N, choices)."""
-        before = taken.roll(1, 1)
+    def _log_chances(self, outputs: Tensor) -> Tensor:
+        """Log probabilities (N, choices, outputs) on the way of so many outputs (N, choices)."""
+        before = outputs.roll(1, 1)
         before[:, 0] = len(self._heads)
-        told, _ = self._lstm(self._embedding[before])
-        logits: Tensor = told @ self._heads.T + self._scores + self._others
+        hidden, _ = self._lstm(self._embedding[before])
+        logits: Tensor = hidden @ self._heads.T + self._scores + self._others
         return logits.log_softmax(2)
-
-    def _has_effect(self, choice: _Choice, choices: Mapping[str, Value]) -> bool:
-        condition = self._conditions.get(choice.name)
-        return condition is None or bool(condition(choices))
 
 
 class _Choice:

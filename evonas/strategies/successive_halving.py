@@ -12,7 +12,6 @@ of the schedule of its learning rate. Here every rung is a whole training, whose
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -26,7 +25,7 @@ from evonas.recipe.options import Share
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Findings, Strategy
 from evonas.strategies.random import RandomSearch
-from evonas.trial import Objective, Proposal, Trial, TrialState
+from evonas.trial import Objective, Proposal, Trial
 
 MakeStrategy = Callable[[SearchSpace, Sequence[Objective]], Strategy]
 Eta = Annotated[int, Field(ge=2)]  # By 1 rungs would never rise.
@@ -42,8 +41,6 @@ class SuccessiveHalving(Strategy):
     and a promotion that failed is not repeated.
 
     Args:
-        space: What to search.
-        objectives: Exactly one.
         of: The source.
         eta: One in so many trials of a rung is promoted; by that factor rungs differ in effort.
         min_fidelity: Effort of the lowest rung, (0, 1]; the highest is 1.
@@ -66,60 +63,31 @@ class SuccessiveHalving(Strategy):
         if self.source.fidelities != (1.0,):
             source = type(self.source).__name__
             raise OptionError("of", f"must propose at full effort, as {source} does not")
-        self._rungs = {fidelity: _Rung(objectives[0]) for fidelity in self.fidelities}
 
     def ask(self, rng: Random) -> Proposal | None:
         """A promotion, from the highest rung possible, or a new trial at the lowest."""
+        promoted = {trial.proposal.resume_from for trial in self.told.latest.values()}
         for low, high in reversed(list(pairwise(self.fidelities))):
-            if (best := self._rungs[low].promotable(self._eta)) is not None:
-                return replace(best.proposal, fidelity=high, resume_from=best.number)
+            rung = [trial for trial in self.told.complete if trial.proposal.fidelity == low]
+            rung.sort(key=lambda trial: (-self.objectives[0].key(trial.metrics), trial.number))
+            for trial in rung[: len(rung) // self._eta]:
+                if trial.number not in promoted:
+                    return replace(trial.proposal, fidelity=high, resume_from=trial.number)
         proposal = self.source.ask(rng)
         return proposal and replace(proposal, fidelity=self.fidelities[0])
 
     def tell(self, trial: Trial) -> None:
-        """Completed trials join their rung, promoted ones no longer wait on the one below."""
+        """The source is told of new trials of the lowest rung, and leaves alone all others."""
         super().tell(trial)
         proposal = trial.proposal
         if proposal.fidelity == self.fidelities[0] and proposal.resume_from is None:
             self.source.tell(replace(trial, proposal=replace(proposal, fidelity=1.0)))
         else:
             self.source.told.exclude(trial.architecture)
-        if trial.state is TrialState.RUNNING and proposal.resume_from is not None:
-            for rung in self._rungs.values():
-                rung.promoted(proposal.resume_from)
-        if trial.state is TrialState.COMPLETE and proposal.fidelity in self._rungs:
-            self._rungs[proposal.fidelity].add(trial)
 
     def findings(self) -> Findings:
         """The source's."""
         return self.source.findings()
-
-
-class _Rung:
-    """The completed trials of one fidelity."""
-
-    def __init__(self, objective: Objective) -> None:
-        self._objective = objective
-        self._complete: list[Trial] = []  # the best first
-        self._waiting: list[Trial] = []  # those of them that were not promoted
-
-    def add(self, trial: Trial) -> None:
-        insort(self._complete, trial, key=self._order)
-        insort(self._waiting, trial, key=self._order)
-
-    def promoted(self, number: int) -> None:
-        self._waiting = [trial for trial in self._waiting if trial.number != number]
-
-    def promotable(self, eta: int) -> Trial | None:
-        """The best that waits, if it is among the best 1/eta of all."""
-        if not self._waiting:
-            return None
-        best = self._waiting[0]
-        rank = bisect_left(self._complete, self._order(best), key=self._order)
-        return best if rank < len(self._complete) // eta else None
-
-    def _order(self, trial: Trial) -> tuple[float, int]:
-        return -self._objective.key(trial.metrics), trial.number
 
 
 def rungs(eta: int, min_fidelity: float) -> tuple[float, ...]:

@@ -11,20 +11,19 @@ what was told stays in the model: that makes a resumed run propose what it would
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.trial import TrialState as State
 
 from evonas.architecture import Architecture, Categorical, Domain
-from evonas.errors import InvalidArchitecture
 from evonas.recipe.options import Count
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
-from evonas.trial import Objective, Proposal, Trial, TrialState
+from evonas.trial import Objective, Proposal, Trial, TrialState, keys
 
 _SUGGESTIONS = 25  # The sampler is asked so often before the space itself is sampled.
 
@@ -38,8 +37,6 @@ class TPE(Strategy):
     candidates: the sampler turns from the best of the good region to any point of it.
 
     Args:
-        space: What to search.
-        objectives: One or more.
         startup_trials: Random trials before the model is used.
         candidates: Points that the acquisition function compares for a suggestion.
     """
@@ -56,34 +53,41 @@ class TPE(Strategy):
         super().__init__(space, objectives)
         self._startup_trials, self._candidates = startup_trials, candidates
         self._distributions = {name: _distribution(d) for name, d in space.domains.items()}
-        with _quiet():
-            self._study = optuna.create_study(directions=["maximize"] * len(objectives))
+        # Ordered options are numbers to Optuna: their places.
+        self._indexed = {
+            name: d for name, d in space.domains.items() if isinstance(d, Categorical) and d.ordered
+        }
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._study = optuna.create_study(directions=["maximize"] * len(objectives))
         self._mirrored: dict[int, int] = {}  # our number of a trial → Optuna's
 
     def ask(self, rng: Random) -> Proposal | None:
         """The sampler's first suggestion that is new and allowed."""
-        with _quiet():
-            for attempt in range(_SUGGESTIONS):
-                candidates = max(1, self._candidates >> attempt)
-                suggested = self._suggest(rng.getrandbits(32), candidates)
-                if suggested is not None and suggested.key not in self.told.proposed:
-                    return suggested
+        for attempt in range(_SUGGESTIONS):
+            candidates = max(1, self._candidates >> attempt)
+            suggested = self._suggest(rng.getrandbits(32), candidates)
+            if suggested and suggested.key not in self.told.proposed:
+                return suggested
         return self.new(rng)
 
     def tell(self, trial: Trial) -> None:
-        """Mirror the event into the study."""
+        """Mirror the event into the study; who was pruned is added once more, with its last value.
+
+        Optuna takes in a pruned trial whole or not at all.
+        """
         super().tell(trial)
-        with _quiet():
-            if trial.state is TrialState.RUNNING:
-                self._mirrored[trial.number] = self._add(trial.architecture)
-            elif trial.state is TrialState.COMPLETE:
-                values = [objective.key(trial.metrics) for objective in self.objectives]
-                self._study.tell(self._mirrored[trial.number], values)
-            else:
-                number = self._mirrored[trial.number]
-                self._study.tell(number, state=optuna.trial.TrialState.FAIL)
-                if trial.state is TrialState.PRUNED:
-                    self._add_pruned(trial)
+        if trial.state is TrialState.RUNNING:
+            self._mirrored[trial.number] = len(self._study.get_trials(deepcopy=False))
+            self._add(trial.architecture, State.RUNNING)
+        elif trial.state is TrialState.COMPLETE:
+            self._study.tell(self._mirrored[trial.number], keys(self.objectives, trial.metrics))
+        else:
+            self._study.tell(self._mirrored[trial.number], state=State.FAIL)
+            objective, *others = self.objectives
+            ranks = trial.curve and objective.metric in trial.metrics and not others
+            if trial.state is TrialState.PRUNED and ranks:
+                value = objective.key(trial.metrics)
+                self._add(trial.architecture, State.PRUNED, {trial.curve[-1][0]: value})
 
     def _suggest(self, seed: int, candidates: int) -> Proposal | None:
         """A suggestion of a fresh sampler; None if it is not allowed."""
@@ -95,60 +99,35 @@ class TPE(Strategy):
         )
         suggestion = self._study.ask(fixed_distributions=self._distributions)
         # Out of the model again: it enters, in canonical form, when the trial is told to run.
-        self._study.tell(suggestion.number, state=optuna.trial.TrialState.FAIL)
-        try:
-            return Proposal(self.space.architecture(self._decoded(suggestion.params)))
-        except InvalidArchitecture:
-            return None
+        self._study.tell(suggestion.number, state=State.FAIL)
+        places = {name: suggestion.params[name] for name in self._indexed}
+        options = {name: self._indexed[name].options[place] for name, place in places.items()}
+        architecture = self.space.valid(suggestion.params | options)
+        return Proposal(architecture) if architecture else None
 
-    def _add_pruned(self, trial: Trial) -> None:
-        """Add a pruned trial with its last value, if there is one; it has to be added whole."""
-        (objective, *others), curve = self.objectives, trial.curve
-        if others or not curve or objective.metric not in trial.metrics:
-            return
+    def _add(
+        self, architecture: Architecture, state: State, values: Mapping[int, float] | None = None
+    ) -> None:
+        """Add a trial to the study, with its values by step."""
+        choices = architecture.choices
+        places = {name: domain.index(choices[name]) for name, domain in self._indexed.items()}
         self._study.add_trial(
             optuna.create_trial(
-                state=optuna.trial.TrialState.PRUNED,
-                params=self._encoded(trial.architecture),
+                state=state,
+                params={**choices, **places},
                 distributions=self._distributions,
-                intermediate_values={curve[-1][0]: objective.key(trial.metrics)},
+                intermediate_values=dict(values or {}),
             )
         )
-
-    def _add(self, architecture: Architecture) -> int:
-        """Add a running trial; returns Optuna's number of it."""
-        self._study.add_trial(
-            optuna.create_trial(
-                state=optuna.trial.TrialState.RUNNING,
-                params=self._encoded(architecture),
-                distributions=self._distributions,
-            )
-        )
-        return len(self._study.get_trials(deepcopy=False)) - 1
-
-    def _encoded(self, architecture: Architecture) -> dict[str, Any]:
-        """Choices as Optuna has them: of ordered options, which are numbers to it, the index."""
-        return {
-            name: domain.index(architecture.choices[name])
-            if isinstance(domain, Categorical) and domain.ordered
-            else architecture.choices[name]
-            for name, domain in self.space.domains.items()
-        }
-
-    def _decoded(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            name: domain.options[params[name]]
-            if isinstance(domain, Categorical) and domain.ordered
-            else params[name]
-            for name, domain in self.space.domains.items()
-        }
 
 
 class _Sampler(optuna.samplers.TPESampler):
     """A TPE sampler told its search space, in place of intersecting it from all trials."""
 
     def __init__(self, distributions: dict[str, BaseDistribution], **settings: Any) -> None:
-        super().__init__(multivariate=True, constant_liar=True, **settings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            super().__init__(multivariate=True, constant_liar=True, **settings)
         self._evonas_space = {n: d for n, d in distributions.items() if not d.single()}
 
     def infer_relative_search_space(
@@ -162,16 +141,5 @@ def _distribution(domain: Domain) -> BaseDistribution:
         if domain.ordered:
             return IntDistribution(0, domain.size - 1)
         return CategoricalDistribution(domain.options)
-    if domain.log and domain.step == 1:
-        return IntDistribution(domain.low, domain.high, log=True)
-    high = domain.values()[-1]
-    return IntDistribution(domain.low, high, step=domain.step)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Optuna without its experimental warnings and its log lines about the study in memory."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield
+    logarithmic = domain.log and domain.step == 1  # Optuna has no steps on that scale
+    return IntDistribution(domain.low, domain.values()[-1], logarithmic, domain.step)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from random import Random
+from typing import Annotated
 
-import torch
-from torch import nn
+from pydantic import Field
 
 from evonas.architecture import Architecture, Categorical, Integer, Value
-from evonas.errors import RecipeError
 from evonas.spaces.base import Task
 from evonas.spaces.parts.blocks import ConvNorm, named_classifier, named_stages
-from evonas.spaces.parts.layers import Layer, LayeredSpace, Meter
+from evonas.spaces.parts.layers import Layer, LayeredSpace, Sum
 
 
 class ResidualChain(LayeredSpace):
@@ -26,9 +25,7 @@ class ResidualChain(LayeredSpace):
         max_blocks: Length of the longest chain.
     """
 
-    def __init__(self, max_blocks: int = 6) -> None:
-        if max_blocks < 2:
-            raise RecipeError(f"space.max_blocks: must be at least 2, not {max_blocks}")
+    def __init__(self, max_blocks: Annotated[int, Field(ge=2)] = 6) -> None:
         self._kernel = Categorical((3, 5, 7))
         self._blocks = [f"block{i}" for i in range(1, max_blocks + 1)]
         self.domains = {
@@ -60,10 +57,9 @@ class ResidualChain(LayeredSpace):
     def layers(self, architecture: Architecture, task: Task) -> dict[str, Layer]:
         """The network's layers, from which it is built and counted."""
         channels = int(architecture.choices["channels"])
-        stages = [[Layer(ConvNorm, task.channels, channels)]]
-        stages += [
-            [Layer(_Residual, channels, int(kernel))] for kernel in self._chain(architecture)
-        ]
+        stages: list[list[Layer]] = [[ConvNorm(task.channels, channels)]]
+        for kernel in self._chain(architecture):  # the input plus a convolution of it
+            stages.append([Sum(ConvNorm(channels, channels, int(kernel)))])
         named = named_stages(stages, min(task.height, task.width))
         return named | named_classifier(channels, task.classes)
 
@@ -71,19 +67,3 @@ class ResidualChain(LayeredSpace):
         """Kernel sizes of the blocks that are there."""
         depth = int(architecture.choices["depth"])
         return [architecture.choices[name] for name in self._blocks[:depth]]
-
-
-class _Residual(nn.Module):
-    """The input plus a convolution of it."""
-
-    def __init__(self, channels: int, kernel: int) -> None:
-        super().__init__()
-        self.body = ConvNorm(channels, channels, kernel)
-
-    @staticmethod
-    def cost(meter: Meter, channels: int, kernel: int) -> None:
-        """Of the convolution: adding is free."""
-        ConvNorm.cost(meter, channels, channels, kernel)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.add(x, self.body(x))

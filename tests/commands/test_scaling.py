@@ -19,7 +19,7 @@ from evonas.recipe.registry import Registry
 from evonas.runs import run
 
 REGISTRY = Registry()
-RULE = scaling.parse_rule("1.2,1.1,1.15")  # the command line's own
+EFFICIENTNET = Factors(1.2, 1.1, 1.15)
 # Factors of width and depth, and pixels, as published.
 PUBLISHED = {
     "b1": (1.0, 1.1, 240),
@@ -61,7 +61,7 @@ def finished(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_efficientnets_are_exact(name: str) -> None:
     width, depth, pixels = PUBLISHED[name]
-    scaled = Request(depth=depth, width=width, resolution=pixels).answer(b0(), RULE)
+    scaled = Request(depth=depth, width=width, resolution=pixels).answer(b0(), EFFICIENTNET)
     meta = models.get_model_weights(f"efficientnet_{name}")["IMAGENET1K_V1"].meta
     assert scaled.params == meta["num_params"]
     assert scaled.task.input_shape == (3, pixels, pixels)
@@ -74,15 +74,15 @@ def test_phi_multiplies_all_three() -> None:
     assert factors.width == pytest.approx(1.21)
     assert factors.resolution == pytest.approx(1.44)
     assert scaled.task.input_shape == (3, round(224 * 1.44), round(224 * 1.44))
-    assert Request(phi=0).answer(b0(), RULE).architecture == b0().architecture
+    assert Request(phi=0).answer(b0(), EFFICIENTNET).architecture == b0().architecture
 
 
 @pytest.mark.parametrize("times", [1.0, 2.0, 3.7, 16.0])
 def test_flops_are_met_as_nearly_as_rounding_allows(times: float) -> None:
     before = scaling.scale(b0(), Factors()).flops
-    scaled = Request(flops=f"{times}x").answer(b0(), RULE)
+    scaled = Request(flops=f"{times}x").answer(b0(), EFFICIENTNET)
     assert scaled.flops / before == pytest.approx(times, rel=0.1)
-    by_number = Request(flops=str(times * before)).answer(b0(), RULE)
+    by_number = Request(flops=str(times * before)).answer(b0(), EFFICIENTNET)
     assert by_number.architecture == scaled.architecture
 
 
@@ -96,8 +96,8 @@ def test_the_grid_doubles_the_flops_in_about_every_way() -> None:
 
 def test_any_space_that_declares_depth_and_width() -> None:
     for point in ("resnet/resnet18", "plain_cnn/small", "mbconv/model5"):
-        source = scaling.find(REGISTRY, point, "3x32x32", 10)
-        larger = Request(phi=1).answer(source, RULE)
+        source = scaling.source(REGISTRY, point, "3x32x32", 10)
+        larger = Request(phi=1).answer(source, EFFICIENTNET)
         assert larger.flops > scaling.scale(source, Factors()).flops
 
 

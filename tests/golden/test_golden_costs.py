@@ -43,7 +43,7 @@ def check_cell(text: str, params_m: float, macs_m: float) -> None:
 def test_named_points_cost_what_they_always_did(reference: str) -> None:
     space_name, point = reference.split("/")
     space = Registry().find("space", space_name)()
-    assert space.costs(space.point(point), TASK) == POINTS[reference]
+    assert POINTS[reference].items() <= space.costs(space.point(point), TASK).items()
 
 
 @pytest.mark.parametrize("reference", PUBLISHED)

@@ -13,6 +13,7 @@ from torch import nn
 from evonas.architecture import Architecture
 from evonas.commands import catalogue
 from evonas.errors import RecipeError
+from evonas.recipe.options import check
 from evonas.recipe.registry import Registry
 from evonas.spaces.base import SearchSpace, Task
 from evonas.testing import check_space
@@ -121,4 +122,4 @@ def test_a_chain_has_the_blocks_chosen() -> None:
 
 def test_a_chain_that_cannot_change_its_length_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"space\.max_blocks: .*not 1"):
-        make("residual_chain", max_blocks=1)
+        check(REGISTRY.find("space", "residual_chain"), {"max_blocks": 1}, "space")

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from spaces_helper import IMAGENET, costs_of_built
+from spaces_helper import IMAGENET, assert_counted
 
 from evonas.architecture import Value
 from evonas.errors import InvalidArchitecture, RecipeError
-from evonas.spaces.anynet import AnyNet, Stage, check_stem, fitted, least_group_width
+from evonas.recipe.options import check
+from evonas.spaces.anynet import AnyNet, Stage, fitted, least_group_width
 from evonas.spaces.base import Task
-from evonas.spaces.parts.blocks import Bottleneck
+from evonas.spaces.parts.layers import Added
 
 DESIGNS: dict[str, AnyNet] = {design: AnyNet(design) for design in "ABCDE"}  # type: ignore[arg-type]
 TASK = Task(channels=3, height=32, width=32, classes=10)
@@ -95,7 +96,7 @@ def test_what_is_counted_is_what_is_built(design: Any, task: Task) -> None:
         rng = Random(seed)
         drawn = space.sample(rng)
         for architecture in (drawn, space.mutate(drawn, rng)):
-            assert space.costs(architecture, task) == costs_of_built(space, architecture, task)
+            assert_counted(space, architecture, task)
 
 
 @each_design
@@ -151,7 +152,7 @@ def test_blocks_follow_the_choices() -> None:
     choices |= {f"ratio{i}": 2 for i in range(1, 5)}
     choices |= {f"group_width{i}": 8 for i in range(1, 5)}
     network = space.build(space.architecture(choices), TASK)
-    blocks = {name: m for name, m in network.named_children() if isinstance(m, Bottleneck)}
+    blocks = {name: m for name, m in network.named_children() if isinstance(m, Added)}
     assert list(blocks)[:3] == ["stage1_block1", "stage2_block1", "stage2_block2"]
     spatial: list[Any] = [block.body.spatial[0] for block in blocks.values()]  # type: ignore[union-attr,index]
     assert [c.out_channels for c in spatial] == [16] + [32] * 2 + [48] * 3 + [64] * 4
@@ -204,12 +205,12 @@ def test_scaling() -> None:
 )
 def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        AnyNet(**options)
+        check(AnyNet, options, "space")
 
 
 def test_possible_stems_are_not_refused() -> None:
     for stride in (1, 2):
-        check_stem(1, stride)
+        check(AnyNet, {"stem_width": 1, "stem_stride": stride}, "space")
 
 
 @pytest.mark.parametrize("task", TASKS[1:3], ids=lambda t: f"{t.height}x{t.width}")

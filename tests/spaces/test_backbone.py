@@ -12,6 +12,7 @@ from torchvision import models
 
 from evonas.architecture import Architecture, Value
 from evonas.errors import InvalidArchitecture, RecipeError
+from evonas.recipe.options import check
 from evonas.spaces.backbone import Backbone
 from evonas.spaces.base import Task
 from evonas.training import transfer
@@ -99,13 +100,15 @@ def test_size_is_exact() -> None:
     ],
 )
 def test_networks_that_will_not_do(network: str, said: str) -> None:
-    with pytest.raises(RecipeError, match=rf"space\.network: .*{said}"):
+    with pytest.raises(RecipeError, match=rf"^network: .*{said}"):
         Backbone(network)
 
 
 def test_resolutions_that_will_not_do() -> None:
-    with pytest.raises(RecipeError, match=r"max_resolution: must be at least 32, not 16"):
-        Backbone(max_resolution=16)
+    with pytest.raises(
+        RecipeError, match=r"max_resolution: Input should be .* equal to 32, not 16"
+    ):
+        check(Backbone, {"max_resolution": 16}, "space")
     with pytest.raises(RecipeError, match=r"max_resolution: 32 is too small for torchvision:alex"):
         Backbone("torchvision:alexnet", max_resolution=32)
 

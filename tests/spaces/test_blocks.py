@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from evonas.spaces.parts import layers
-from evonas.spaces.parts.blocks import ConvNorm, MBConv, named_classifier, named_stages
+from evonas.spaces.parts.blocks import ConvNorm, mbconv, named_classifier, named_stages
 from evonas.spaces.parts.layers import Layer
 
 
@@ -17,26 +17,26 @@ def parameters(module: nn.Module) -> int:
 
 @pytest.mark.parametrize("kernel", [1, 3, 5, 7])
 def test_a_convolution_keeps_the_size(kernel: int) -> None:
-    out = ConvNorm(3, 6, kernel)(torch.randn(2, 3, 5, 8))
+    out = ConvNorm(3, 6, kernel).build()(torch.randn(2, 3, 5, 8))
     assert out.shape == (2, 6, 5, 8)
     assert out.min() >= 0
 
 
 @pytest.mark.parametrize(("groups", "bias"), [(1, True), (1, False), (6, True)])
 def test_a_convolution_has_the_parameters_it_says(groups: int, bias: bool) -> None:
-    block = ConvNorm(6, 12, kernel=3, groups=groups, bias=bias)
+    block = ConvNorm(6, 12, kernel=3, groups=groups, bias=bias).build()
     assert parameters(block) == 6 * 12 * 9 // groups + 2 * 12 + bias * 12
 
 
 def test_mbconv_of_equal_channels_adds_its_input_as_it_is() -> None:
-    block = MBConv(4, 4, inner=8).eval()
+    block = mbconv(4, 4, inner=8).build().eval()
     assert isinstance(block.shortcut, nn.Identity)
     x = torch.randn(2, 4, 6, 6)
     assert torch.equal(block(x), x + block.body(x))
 
 
 def test_mbconv_of_other_channels_projects_its_input() -> None:
-    block = MBConv(4, 6, inner=8)
+    block = mbconv(4, 6, inner=8).build()
     assert block(torch.randn(2, 4, 6, 6)).shape == (2, 6, 6, 6)
     expansion, depthwise = 4 * 8 + 3 * 8, 8 * 9 + 3 * 8
     projection, shortcut = 8 * 6 + 3 * 6, 4 * 6 + 6

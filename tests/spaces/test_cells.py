@@ -44,9 +44,9 @@ def test_what_is_counted_is_what_is_built(seed: int) -> None:
     named = stacked(task, 4, places(rng), norm=layers.Layer(nn.Identity))
     with torch.device("meta"):
         network = layers.network(named)
-    counted = layers.cost(named, task)
-    assert counted.params == cost.params(network, task)
-    assert counted.flops == cost.flops(network, task)
+    counted = layers.costs(named, task)
+    assert counted["params"] == cost.params(network, task)
+    assert counted["flops"] == cost.flops(network, task)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -55,7 +55,7 @@ def test_the_meter_holds_the_shape_of_the_output(seed: int) -> None:
     meter = Meter(task)
     cells.cost(meter)
     out = cells.build().eval()(torch.zeros(1, *task.input_shape))
-    assert (meter.channels, meter.height, meter.width) == tuple(out.shape[1:])
+    assert meter.here.shape == tuple(out.shape[1:])
 
 
 def test_equal_graphs_at_different_places_are_counted_each() -> None:

@@ -4,37 +4,40 @@ from __future__ import annotations
 
 import pytest
 import torch
+from liveness import peak_memory
 from torch import nn
 
 from evonas.spaces.base import Task
 from evonas.spaces.parts import cost, layers
 from evonas.spaces.parts.blocks import (
-    BasicBlock,
-    Bottleneck,
     ConvNorm,
-    InvertedResidual,
-    MBConv,
-    SeparableConv,
-    SqueezeExcitation,
+    basic,
+    bottleneck,
+    inverted,
+    mbconv,
+    separable,
+    squeeze_excitation,
 )
 from evonas.spaces.parts.layers import Layer, Meter
 
 SIZES = (Task(6, 9, 12, 3), Task(6, 1, 2, 3), Task(6, 16, 16, 3))
-BLOCKS = {
+SQUEEZE = squeeze_excitation(6, 2)
+assert SQUEEZE is not None
+BLOCKS: dict[str, Layer] = {
     "convolution": Layer(nn.Conv2d, 6, 8, 3, stride=2, padding=1, groups=2),
     "dilated": Layer(nn.Conv2d, 6, 8, 3, padding=2, dilation=2, bias=False),
     "linear": Layer(nn.Linear, 6, 5),
     "norm": Layer(nn.BatchNorm2d, 6),
-    "conv_norm": Layer(ConvNorm, 6, 9, 5, 2, 3, bias=True, activation=None),
-    "squeeze": Layer(SqueezeExcitation, 6, 2),
-    "basic": Layer(BasicBlock, 6, 6),
-    "basic_strided": Layer(BasicBlock, 6, 8, 2, 4),
-    "bottleneck": Layer(Bottleneck, 6, 12, 4, 2, 2),
-    "bottleneck_excited": Layer(Bottleneck, 6, 6, 4, 1, 1, 3, 2),
-    "separable": Layer(SeparableConv, 6, 10, 5, 2),
-    "inverted": Layer(InvertedResidual, 6, 8, 18, 7, 2, 4),
-    "inverted_alone": Layer(InvertedResidual, 6, 6, 6),
-    "mbconv": Layer(MBConv, 6, 8, 12),
+    "conv_norm": ConvNorm(6, 9, 5, 2, 3, bias=True, activation=None),
+    "squeeze": SQUEEZE,
+    "basic": basic(6, 6),
+    "basic_strided": basic(6, 8, 2, 4),
+    "bottleneck": bottleneck(6, 12, 4, 2, 2),
+    "bottleneck_excited": bottleneck(6, 6, 4, 1, 1, 3, 2),
+    "separable": separable(6, 10, 5, 2),
+    "inverted": inverted(6, 8, 18, 7, 2, 4),
+    "inverted_alone": inverted(6, 6, 6),
+    "mbconv": mbconv(6, 8, 12),
 }
 
 
@@ -52,10 +55,11 @@ def whole(name: str) -> dict[str, Layer]:
 @pytest.mark.parametrize("task", SIZES, ids=lambda t: f"{t.height}x{t.width}")
 @pytest.mark.parametrize("name", BLOCKS)
 def test_what_is_counted_is_what_is_built(name: str, task: Task) -> None:
-    counted = layers.cost(whole(name), task)
+    counted = layers.costs(whole(name), task)
     network = layers.network(whole(name))
-    assert counted.params == cost.params(network, task)
-    assert counted.flops == cost.flops(network, task)
+    assert counted["params"] == cost.params(network, task)
+    assert counted["flops"] == cost.flops(network, task)
+    assert counted["peak_memory"] == peak_memory(network, task)
 
 
 @pytest.mark.parametrize("task", SIZES, ids=lambda t: f"{t.height}x{t.width}")
@@ -64,7 +68,7 @@ def test_the_meter_holds_the_shape_of_the_output(name: str, task: Task) -> None:
     meter = Meter(task)
     BLOCKS[name].cost(meter)
     out = BLOCKS[name].build().eval()(torch.zeros(1, *task.input_shape))
-    assert (meter.channels, meter.height, meter.width) == tuple(out.shape[1:])
+    assert meter.here.shape == tuple(out.shape[1:])
 
 
 @pytest.mark.parametrize("ceil", [False, True])
@@ -76,20 +80,22 @@ def test_windows_slide_as_torch_has_it(kernel: int, stride: int, padding: int, c
         meter = Meter(Task(1, size, size + 3, 2))
         meter.pool(kernel, stride, padding, ceil)
         pool = nn.MaxPool2d(kernel, stride, padding, ceil_mode=ceil)
-        assert (meter.height, meter.width) == pool(torch.zeros(1, 1, size, size + 3)).shape[2:]
+        assert meter.here.shape[1:] == pool(torch.zeros(1, 1, size, size + 3)).shape[2:]
 
 
 def test_blocks_of_one_shape_can_start_as_the_identity() -> None:
     images = torch.rand(8, 6, 5, 5)
-    for block in (BasicBlock(6, 6), Bottleneck(6, 6, 4), InvertedResidual(6, 6, 12)):
+    for tree in (basic(6, 6), bottleneck(6, 6, 4), inverted(6, 6, 12)):
+        block = tree.build()
         block.become_identity()
         assert torch.equal(block.train()(images), images)
-    for block in (BasicBlock(6, 8), Bottleneck(6, 6, 4, 2), InvertedResidual(6, 8, 12)):
-        before = block.eval()(images)
+    for tree in (basic(6, 8), bottleneck(6, 6, 4, 2)):
+        block = tree.build().eval()
+        before = block(images)
         block.become_identity()
         assert torch.equal(block(images), before)
 
 
 def test_a_part_without_a_cost_is_a_mistake_of_the_space() -> None:
     with pytest.raises(AttributeError, match="cost"):
-        layers.cost({"odd": Layer(nn.PixelShuffle, 2)}, SIZES[0])
+        layers.costs({"odd": Layer(nn.PixelShuffle, 2)}, SIZES[0])

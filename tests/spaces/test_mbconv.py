@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from evonas.errors import RecipeError
+from evonas.recipe.options import check
 from evonas.spaces.base import Task
 from evonas.spaces.mbconv import MBConv
-from evonas.spaces.parts.blocks import MBConv as Block
+from evonas.spaces.parts.layers import Added
 
 TASK = Task(channels=3, height=16, width=16, classes=10)
 
@@ -19,7 +20,7 @@ TASK = Task(channels=3, height=16, width=16, classes=10)
 def test_blocks_follow_the_choices() -> None:
     space = MBConv()
     network = space.build(space.point("model8"), TASK)
-    blocks = [m for m in network.modules() if isinstance(m, Block)]
+    blocks = [m for m in network.modules() if isinstance(m, Added)]
     shapes = [(b.body[0][0].in_channels, b.body[2][0].out_channels) for b in blocks]  # type: ignore[index,union-attr]
     assert shapes == [(32, 32), (32, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256)]
     inner = [b.body[1][0].groups for b in blocks]  # type: ignore[index,union-attr]
@@ -34,7 +35,7 @@ def test_the_expansion_sets_the_inner_width() -> None:
     counted = []
     for expansion in (1, 2, 3, 4, 6):
         architecture = space.architecture({**choices, "expansion2": expansion})
-        block = [m for m in space.build(architecture, TASK).modules() if isinstance(m, Block)][1]
+        block = [m for m in space.build(architecture, TASK).modules() if isinstance(m, Added)][1]
         inner = int(choices["channels1"]) * expansion
         assert block.body[0][0].out_channels == inner  # type: ignore[index,union-attr]
         counted.append(sum(p.numel() for p in block.parameters()))
@@ -50,7 +51,7 @@ def test_the_expansion_sets_the_inner_width() -> None:
 )
 def test_impossible_options_are_refused(options: dict[str, int], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        MBConv(**options)
+        check(MBConv, options, "space")
 
 
 @pytest.mark.parametrize("options", [{}, {"max_depth": 2}, {"max_width": 300}])

@@ -9,10 +9,11 @@ from torch import nn
 from torchvision import models
 
 from evonas.errors import RecipeError
+from evonas.recipe.options import check
 from evonas.spaces.base import Task
 from evonas.spaces.mobilenet import MobileNet
 from evonas.spaces.parts import layers
-from evonas.spaces.parts.blocks import SeparableConv
+from evonas.spaces.parts.blocks import Chain, separable
 from evonas.spaces.parts.layers import Layer
 
 SPACE = MobileNet()
@@ -31,10 +32,10 @@ def test_the_multiplier_is_that_of_mobilenet_v2(multiplier: float) -> None:
 def test_a_separable_convolution_by_hand() -> None:
     """3×3, 64×64 pixels, 256 to 256 channels: 2.4e9 multiply-adds, or 2.8e8."""
     task = Task(channels=256, height=64, width=64, classes=2)
-    plain = layers.cost({"conv": Layer(nn.Conv2d, 256, 256, 3, padding=1, bias=False)}, task)
-    separable = layers.cost({"conv": Layer(SeparableConv, 256, 256)}, task)
-    assert plain.flops // 2 == 2_415_919_104 == 64 * 64 * 256 * 256 * 9
-    assert separable.flops // 2 == 277_872_640 == 64 * 64 * 256 * (9 + 256)
+    plain = layers.costs({"conv": Layer(nn.Conv2d, 256, 256, 3, padding=1, bias=False)}, task)
+    counted = layers.costs({"conv": separable(256, 256)}, task)
+    assert plain["flops"] // 2 == 2_415_919_104 == 64 * 64 * 256 * 256 * 9
+    assert counted["flops"] // 2 == 277_872_640 == 64 * 64 * 256 * (9 + 256)
 
 
 def test_costs_are_those_of_the_built_network() -> None:
@@ -54,7 +55,7 @@ def test_a_separable_stage_has_nothing_inside() -> None:
     assert one == SPACE.architecture(choices | {"expansion3": 2.0, "se3": "input"})
     with torch.device("meta"):
         network = SPACE.build(one, TASK)
-    assert isinstance(network.get_submodule("stage3_separable1"), SeparableConv)
+    assert isinstance(network.get_submodule("stage3_separable1"), Chain)
 
 
 def test_a_deeper_stage_goes_on_like_its_only_block() -> None:
@@ -76,5 +77,5 @@ def test_activations_and_gates_are_those_chosen() -> None:
     ("option", "value"), [("max_depth", 0), ("max_width", 4), ("multiplier", 0.0)]
 )
 def test_options_out_of_range(option: str, value: float) -> None:
-    with pytest.raises(RecipeError, match=rf"space\.{option}: must be"):
-        MobileNet(**{option: value})
+    with pytest.raises(RecipeError, match=rf"space\.{option}: Input should be"):
+        check(MobileNet, {option: value}, "space")

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from evonas.errors import InvalidArchitecture, RecipeError
+from evonas.recipe.options import check
 from evonas.spaces.base import Task
 from evonas.spaces.plain_cnn import PlainCNN
 
@@ -45,7 +46,7 @@ def test_a_small_image_is_pooled_less_often() -> None:
 )
 def test_impossible_options_are_refused(options: dict[str, int], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        PlainCNN(**options)
+        check(PlainCNN, options, "space")
 
 
 def test_options_bound_the_choices() -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from evonas.architecture import Architecture
 from evonas.errors import RecipeError
+from evonas.recipe.options import check
 from evonas.spaces.base import Task
 from evonas.spaces.parts import cost
 from evonas.spaces.resnet import ResNet
@@ -58,7 +59,9 @@ def test_costs_are_those_of_the_built_network() -> None:
 
 def test_groups_and_width_of_a_bottleneck() -> None:
     choices = dict(SPACE.points["resnet50"]) | {"width1": 24, "cardinality": 16}
-    convolution = built(SPACE.architecture(choices)).get_submodule("stage1_block1.body.spatial.0")
+    convolution = built(SPACE.architecture(choices)).get_submodule(
+        "stage1_block1.body.spatial.conv"
+    )
     assert isinstance(convolution, nn.Conv2d)
     assert (convolution.groups, convolution.out_channels) == (16, 16)
 
@@ -84,5 +87,5 @@ def test_a_deeper_child_starts_by_computing_what_its_parent_did() -> None:
 
 @pytest.mark.parametrize(("option", "value"), [("max_depth", 0), ("max_width", 7)])
 def test_options_out_of_range(option: str, value: int) -> None:
-    with pytest.raises(RecipeError, match=rf"space\.{option}: must be at least"):
-        ResNet(**{option: value})
+    with pytest.raises(RecipeError, match=rf"space\.{option}: Input should be"):
+        check(ResNet, {option: value}, "space")

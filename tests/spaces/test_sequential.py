@@ -12,6 +12,7 @@ from torch import nn
 
 from evonas.architecture import Architecture, Value
 from evonas.errors import RecipeError
+from evonas.recipe.options import check
 from evonas.spaces.base import Task
 from evonas.spaces.sequential import Sequential
 from evonas.training.inheritance import rename, transplant
@@ -121,17 +122,17 @@ def test_the_named_point() -> None:
     space = Sequential()
     network = space.build(space.point("small"), TASK)
     assert [type(m).__name__ for m in network][:6] == [
-        "ConvNorm",
+        "Chain",
         "MaxPool2d",
-        "ConvNorm",
+        "Chain",
         "MaxPool2d",
-        "ConvNorm",
-        "BasicBlock",
+        "Chain",
+        "Added",
     ]
     assert isinstance(network[-1], nn.Linear)
 
 
 @pytest.mark.parametrize(("option", "value"), [("max_layers", 1), ("max_width", 7)])
 def test_options_out_of_range(option: str, value: int) -> None:
-    with pytest.raises(RecipeError, match=rf"space\.{option}: must be at least"):
-        Sequential(**{option: value})
+    with pytest.raises(RecipeError, match=rf"space\.{option}: Input should be"):
+        check(Sequential, {option: value}, "space")

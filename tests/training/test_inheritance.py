@@ -14,8 +14,7 @@ from evonas.architecture import Architecture, Value
 from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.mbconv import MBConv
 from evonas.spaces.nasbench201 import NASBench201
-from evonas.spaces.parts.blocks import ConvNorm
-from evonas.spaces.parts.blocks import MBConv as Block
+from evonas.spaces.parts.blocks import Chain, ConvNorm, mbconv
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.training.inheritance import CanBecomeIdentity, transplant
 
@@ -295,9 +294,14 @@ def positive(channels: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "block", [ConvNorm(6, 6, 3, bias=True), ConvNorm(6, 6, 1), ConvNorm(6, 6, 5, bias=True)]
+    "block",
+    [
+        ConvNorm(6, 6, 3, bias=True).build(),
+        ConvNorm(6, 6, 1).build(),
+        ConvNorm(6, 6, 5, bias=True).build(),
+    ],
 )
-def test_a_plain_block_passes_on_what_comes_in(block: ConvNorm) -> None:
+def test_a_plain_block_passes_on_what_comes_in(block: Chain) -> None:
     block.become_identity()
     images = positive(6)
     assert torch.allclose(block.train()(images), images, atol=1e-3)
@@ -309,7 +313,7 @@ def test_a_plain_block_passes_on_what_comes_in(block: ConvNorm) -> None:
 
 def test_a_copy_of_a_block_does_not_reach_into_the_original() -> None:
     """A moving average of the weights is a copy, and is scored after every epoch."""
-    block = ConvNorm(4, 4, 3, bias=True)
+    block = ConvNorm(4, 4, 3, bias=True).build()
     block.become_identity()
     average = copy.deepcopy(block)
     images = positive(4)
@@ -324,21 +328,21 @@ def test_a_copy_of_a_block_does_not_reach_into_the_original() -> None:
 
 
 def test_a_block_that_changes_channels_stays_as_it_is() -> None:
-    for block in (ConvNorm(3, 5, 3, bias=True), Block(3, 5, 6)):
+    for block in (ConvNorm(3, 5, 3, bias=True).build(), mbconv(3, 5, 6).build()):
         before = copy.deepcopy(block.state_dict())
         block.become_identity()
         assert all(torch.equal(t, before[n]) for n, t in block.state_dict().items())
 
 
 def test_an_mbconv_block_adds_next_to_nothing() -> None:
-    block = Block(6, 6, 24)
+    block = mbconv(6, 6, 24).build()
     block.become_identity()
     images = positive(6)
     assert difference(images, block.train()(images)) < 0.05
 
 
 def test_a_channel_that_is_constant_stays_finite() -> None:
-    block = ConvNorm(2, 2, 3, bias=True)
+    block = ConvNorm(2, 2, 3, bias=True).build()
     block.become_identity()
     images = torch.full((4, 2, 5, 5), 3.0)
     out = block.train()(images)

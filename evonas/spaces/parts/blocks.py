@@ -1,29 +1,40 @@
-"""Pieces that several spaces are made of, each with its cost beside it.
-
-``cost(meter, …)`` takes the arguments of ``__init__`` and counts what ``forward`` does with the
-shape that the meter holds (``layers.py``).
-"""
+"""Blocks that several spaces are made of, as trees of layers, and the ends of networks."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import cast
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from evonas.spaces.parts.layers import Layer, Meter
+from evonas.spaces.parts.layers import Gate, Layer, Meter, Row, Sum
 
-_SMALL = 0.01  # of a normalised channel
+Describe = TypeVar("Describe", bound=Callable[..., Layer | None])
 Activation = type[nn.Module]
+_RELU = Layer(nn.ReLU)
+_TREES = 2**10  # So many descriptions of each kind of block are remembered.
 
 
-class ConvNorm(nn.Sequential):
-    """A convolution, batch normalisation and an activation; stride 1 keeps the size.
+def _once(describe: Describe) -> Describe:
+    """Descriptions are never changed: one of the same arguments serves a whole stage."""
+    return cast(Describe, lru_cache(maxsize=_TREES)(describe))
 
-    Parameters: inputs · outputs · kernel² / groups, plus 2 · outputs, plus outputs for a bias.
-    """
+
+def conv(
+    inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, bias: bool = False
+) -> Layer:
+    """A convolution; stride 1 keeps the size. Parameters: inputs · outputs · kernel² / groups."""
+    return Layer(nn.Conv2d, inputs, outputs, kernel, stride, kernel // 2, 1, groups, bias)
+
+
+class ConvNorm(Layer):
+    """A convolution, batch normalisation and an activation: one layer, since most are."""
+
+    __slots__ = ("activation", "convolution", "inputs")
 
     def __init__(
         self,
@@ -35,46 +46,191 @@ class ConvNorm(nn.Sequential):
         bias: bool = False,
         activation: Activation | None = nn.ReLU,
     ) -> None:
-        convolution = nn.Conv2d(
-            inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=bias
-        )
-        super().__init__(convolution, nn.BatchNorm2d(outputs))
-        if activation is not None:
-            self.append(activation())
+        self.inputs, self.activation = inputs, activation
+        self.convolution = outputs, kernel, stride, groups, bias
 
-    @staticmethod
-    def cost(
-        meter: Meter,
-        inputs: int,
-        outputs: int,
-        kernel: int = 1,
-        stride: int = 1,
-        groups: int = 1,
-        bias: bool = False,
-        activation: Activation | None = nn.ReLU,
-    ) -> None:
-        """The convolution's and the normalisation's."""
-        meter.conv(outputs, kernel, stride, groups, bias)
-        meter.norm()
+    def build(self) -> nn.Module:
+        """A freshly initialised module."""
+        outputs, kernel, stride, groups, bias = self.convolution
+        return Row(
+            Chain,
+            conv=conv(self.inputs, outputs, kernel, stride, groups, bias),
+            norm=Layer(nn.BatchNorm2d, outputs),
+            activation=Layer(self.activation) if self.activation else None,
+        ).build()
 
-    @property
-    def norm(self) -> nn.BatchNorm2d:
-        """The normalisation."""
-        return cast(nn.BatchNorm2d, self[1])
+    def cost(self, meter: Meter) -> None:
+        """Those of the convolution and the normalisation."""
+        meter.conv(*self.convolution)
+        meter.params += 2 * self.convolution[0]
+
+
+@_once
+def separable(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, activation: Activation = nn.ReLU
+) -> Row:
+    """Depthwise convolution, then 1×1 convolution, each with normalisation and activation.
+
+    Howard et al., MobileNets, 2017. Multiply-adds per output pixel: inputs · (kernel² + outputs),
+    where a plain convolution has inputs · kernel² · outputs.
+    """
+    return Row(
+        Chain,
+        depthwise=ConvNorm(inputs, inputs, kernel, stride, inputs, activation=activation),
+        pointwise=ConvNorm(inputs, outputs, activation=activation),
+    )
+
+
+@_once
+def squeeze_excitation(
+    channels: int, squeezed: int, activation: Activation = nn.ReLU, gate: Activation = nn.Sigmoid
+) -> Gate | None:
+    """Scale every channel by a gate that sees the mean of all of them; None if ``squeezed`` is 0.
+
+    Hu, Shen and Sun, Squeeze-and-excitation networks, CVPR 2018. Parameters: 2 · channels ·
+    squeezed + channels + squeezed.
+    """
+    if not squeezed:
+        return None
+    return Gate(
+        pool=Layer(nn.AdaptiveAvgPool2d, 1),
+        reduce=conv(channels, squeezed, bias=True),
+        activation=Layer(activation),
+        expand=conv(squeezed, channels, bias=True),
+        gate=Layer(gate),
+    )
+
+
+@_once
+def mbconv(inputs: int, outputs: int, inner: int) -> Sum:
+    """Simplified inverted residual block: no squeeze-and-excitation, ReLU after every convolution.
+
+    1×1 expansion to ``inner`` channels, 3×3 depthwise, 1×1 projection, each with bias, batch
+    normalisation and ReLU. The shortcut is the identity, or a 1×1 convolution with bias where the
+    number of channels changes. After Sandler et al., MobileNetV2, CVPR 2018.
+    """
+    body = Row(
+        expand=ConvNorm(inputs, inner, bias=True),
+        depthwise=ConvNorm(inner, inner, kernel=3, groups=inner, bias=True),
+        project=ConvNorm(inner, outputs, bias=True),
+    )
+    return Sum(body, None if inputs == outputs else Layer(Projection, inputs, outputs))
+
+
+@_once
+def basic(inputs: int, outputs: int, stride: int = 1, squeezed: int = 0) -> Sum:
+    """ResNet's block of two 3×3 convolutions, with squeeze-and-excitation if ``squeezed``.
+
+    He, Zhang, Ren and Sun, Deep residual learning for image recognition, CVPR 2016.
+    """
+    body = Row(
+        first=ConvNorm(inputs, outputs, 3, stride),
+        second=ConvNorm(outputs, outputs, 3, activation=None),
+        excite=squeeze_excitation(outputs, squeezed),
+    )
+    return Sum(body, _fit(inputs, outputs, stride), _RELU)
+
+
+@_once
+def bottleneck(
+    inputs: int,
+    outputs: int,
+    inner: int,
+    stride: int = 1,
+    groups: int = 1,
+    squeezed: int = 0,
+    squeezed_inner: int = 0,
+) -> Sum:
+    """1×1 convolution to ``inner`` channels, 3×3 in groups, 1×1 to ``outputs``.
+
+    ResNet's (He et al., CVPR 2016, the stride in the 3×3 convolution), in groups ResNeXt's (Xie et
+    al., CVPR 2017). Squeeze-and-excitation comes at the end in SE-ResNet (``squeezed``), after the
+    3×3 convolution in RegNetY (``squeezed_inner``, Radosavovic et al., CVPR 2020).
+    """
+    body = Row(
+        reduce=ConvNorm(inputs, inner),
+        spatial=ConvNorm(inner, inner, 3, stride, groups),
+        excite_inner=squeeze_excitation(inner, squeezed_inner),
+        expand=ConvNorm(inner, outputs, activation=None),
+        excite=squeeze_excitation(outputs, squeezed),
+    )
+    return Sum(body, _fit(inputs, outputs, stride), _RELU)
+
+
+def _fit(inputs: int, outputs: int, stride: int) -> Layer | None:
+    """A 1×1 convolution on the shortcut where the shape changes."""
+    if inputs == outputs and stride == 1:
+        return None
+    return ConvNorm(inputs, outputs, stride=stride, activation=None)
+
+
+@_once
+def inverted(
+    inputs: int,
+    outputs: int,
+    inner: int,
+    kernel: int = 3,
+    stride: int = 1,
+    squeezed: int = 0,
+    activation: Activation = nn.ReLU6,
+    gate: Activation = nn.Sigmoid,
+) -> Layer:
+    """1×1 expansion to ``inner`` channels, depthwise convolution, linear 1×1 projection.
+
+    Sandler et al., MobileNetV2, CVPR 2018; with squeeze-and-excitation if ``squeezed`` (Howard et
+    al., MobileNetV3, ICCV 2019; Tan and Le, EfficientNet, ICML 2019). There is no expansion where
+    ``inner`` equals ``inputs``, and no shortcut where the shape changes; names are the same with
+    and without.
+    """
+    expand = ConvNorm(inputs, inner, activation=activation) if inner != inputs else None
+    body = Row(
+        expand=expand,
+        depthwise=ConvNorm(inner, inner, kernel, stride, inner, activation=activation),
+        excite=squeeze_excitation(inner, squeezed, gate=gate),
+        project=ConvNorm(inner, outputs, activation=None),
+    )
+    return Sum(body) if inputs == outputs and stride == 1 else Row(body=body)
+
+
+class Chain(nn.Sequential):
+    """Convolutions, normalisations and activations that may start by passing on what comes in."""
 
     def become_identity(self) -> None:
         """Start by passing on what comes in, as in Net2DeeperNet; no-op if the shape changes.
 
-        The scale that the normalisation must undo is that of the first batch.
+        The scale that a normalisation must undo is that of the first batch.
         """
-        convolution = cast(nn.Conv2d, self[0])
-        if convolution.in_channels != convolution.out_channels or convolution.stride != (1, 1):
+        convolutions = [module for module in self.modules() if isinstance(module, nn.Conv2d)]
+        if any(c.in_channels != c.out_channels or c.stride != (1, 1) for c in convolutions):
             return
-        nn.init.dirac_(convolution.weight, convolution.groups)
-        if convolution.bias is not None:
-            nn.init.zeros_(convolution.bias)
-        undo = _Undo()
-        undo.handle = self.norm.register_forward_pre_hook(undo)
+        for convolution in convolutions:
+            _pass_on(convolution)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                undo = _Undo()
+                undo.handle = module.register_forward_pre_hook(undo)
+
+
+class Projection(nn.Conv2d):
+    """A 1×1 convolution with bias that an identity may turn into."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 1)
+
+    @staticmethod
+    def cost(meter: Meter, inputs: int, outputs: int) -> None:
+        """That of the convolution."""
+        meter.conv(outputs, bias=True)
+
+    def become_identity(self) -> None:
+        """Start by passing on the channels that both sides have."""
+        _pass_on(self)
+
+
+def _pass_on(convolution: nn.Conv2d) -> None:
+    nn.init.dirac_(convolution.weight, convolution.groups)
+    if convolution.bias is not None:
+        nn.init.zeros_(convolution.bias)
 
 
 class _Undo:
@@ -95,307 +251,6 @@ class _Undo:
         self.handle.remove()
 
 
-class _Projection(nn.Conv2d):
-    def become_identity(self) -> None:
-        """Start by passing on the channels that both sides have, as an identity did."""
-        nn.init.dirac_(self.weight)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-
-
-class MBConv(nn.Module):
-    """Simplified inverted residual block: no squeeze-and-excitation, ReLU after every convolution.
-
-    1×1 expansion to ``inner`` channels, 3×3 depthwise, 1×1 projection, each with bias, batch
-    normalisation and ReLU. The shortcut is the identity, or a 1×1 convolution with bias where the
-    number of channels changes. After Sandler et al., MobileNetV2, CVPR 2018.
-    """
-
-    def __init__(self, inputs: int, outputs: int, inner: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            ConvNorm(inputs, inner, bias=True),
-            ConvNorm(inner, inner, kernel=3, groups=inner, bias=True),
-            ConvNorm(inner, outputs, bias=True),
-        )
-        self.shortcut = nn.Identity() if inputs == outputs else _Projection(inputs, outputs, 1)
-
-    @staticmethod
-    def cost(meter: Meter, inputs: int, outputs: int, inner: int) -> None:
-        """Three convolutions, and a fourth on the shortcut where channels change."""
-        with meter.aside():
-            if inputs != outputs:
-                meter.conv(outputs, bias=True)
-        ConvNorm.cost(meter, inputs, inner, bias=True)
-        ConvNorm.cost(meter, inner, inner, kernel=3, groups=inner, bias=True)
-        ConvNorm.cost(meter, inner, outputs, bias=True)
-
-    def become_identity(self) -> None:
-        """Start with next to nothing beside the shortcut; no-op if channels change."""
-        if isinstance(self.shortcut, nn.Identity):
-            # Not zero: behind the last ReLU nothing would ever flow back.
-            nn.init.constant_(cast(ConvNorm, self.body[2]).norm.weight, _SMALL)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, inputs, H, W) to (N, outputs, H, W)."""
-        out: torch.Tensor = self.body(x) + self.shortcut(x)
-        return out
-
-
-class SqueezeExcitation(nn.Module):
-    """Scale every channel by a gate that sees the mean of all of them.
-
-    Hu, Shen and Sun, Squeeze-and-excitation networks, CVPR 2018. Parameters: 2 · channels ·
-    squeezed + channels + squeezed.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        squeezed: int,
-        activation: Activation = nn.ReLU,
-        gate: Activation = nn.Sigmoid,
-    ) -> None:
-        super().__init__()
-        self.gate = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
-            nn.Conv2d(channels, squeezed, 1),
-            activation(),
-            nn.Conv2d(squeezed, channels, 1),
-            gate(),
-        )
-
-    @staticmethod
-    def cost(meter: Meter, channels: int, squeezed: int) -> None:
-        """Two 1×1 convolutions with bias, of one pixel."""
-        with meter.aside():
-            meter.average()
-            meter.conv(squeezed, bias=True)
-            meter.conv(channels, bias=True)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, channels, H, W) to the same."""
-        scaled: torch.Tensor = x * self.gate(x)
-        return scaled
-
-
-class _Residual(nn.Module):
-    """ReLU of a body plus its input, which a 1×1 convolution fits where the shape changes.
-
-    The body ends in a batch normalisation: of scale zero, the block passes on what comes in.
-    """
-
-    def __init__(self, inputs: int, outputs: int, stride: int, **body: nn.Module | None) -> None:
-        super().__init__()
-        self.body = nn.Sequential(OrderedDict((k, v) for k, v in body.items() if v is not None))
-        self.shortcut: nn.Module = nn.Identity()
-        if inputs != outputs or stride != 1:
-            self.shortcut = ConvNorm(inputs, outputs, stride=stride, activation=None)
-        self.relu = nn.ReLU()
-
-    @staticmethod
-    def shortcut_cost(meter: Meter, inputs: int, outputs: int, stride: int) -> None:
-        """Of the shortcut alone; leaves the meter where the body begins."""
-        with meter.aside():
-            if inputs != outputs or stride != 1:
-                ConvNorm.cost(meter, inputs, outputs, stride=stride)
-
-    def become_identity(self) -> None:
-        """Start by passing on what comes in; no-op if the shape changes."""
-        if isinstance(self.shortcut, nn.Identity):
-            silence_last_norm(self.body)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
-        out: torch.Tensor = self.relu(self.body(x) + self.shortcut(x))
-        return out
-
-
-def silence_last_norm(body: nn.Module) -> None:
-    """Set the scale of a body's last batch normalisation to zero: it adds nothing at first."""
-    norms = [module for module in body.modules() if isinstance(module, nn.BatchNorm2d)]
-    nn.init.zeros_(norms[-1].weight)
-
-
-class BasicBlock(_Residual):
-    """ResNet's block of two 3×3 convolutions, with squeeze-and-excitation if ``squeezed``.
-
-    He, Zhang, Ren and Sun, Deep residual learning for image recognition, CVPR 2016.
-    """
-
-    def __init__(self, inputs: int, outputs: int, stride: int = 1, squeezed: int = 0) -> None:
-        super().__init__(
-            inputs,
-            outputs,
-            stride,
-            first=ConvNorm(inputs, outputs, 3, stride),
-            second=ConvNorm(outputs, outputs, 3, activation=None),
-            excite=SqueezeExcitation(outputs, squeezed) if squeezed else None,
-        )
-
-    @staticmethod
-    def cost(meter: Meter, inputs: int, outputs: int, stride: int = 1, squeezed: int = 0) -> None:
-        """The body's and the shortcut's."""
-        _Residual.shortcut_cost(meter, inputs, outputs, stride)
-        ConvNorm.cost(meter, inputs, outputs, 3, stride)
-        ConvNorm.cost(meter, outputs, outputs, 3)
-        if squeezed:
-            SqueezeExcitation.cost(meter, outputs, squeezed)
-
-
-class Bottleneck(_Residual):
-    """1×1 convolution to ``inner`` channels, 3×3 in groups, 1×1 to ``outputs``.
-
-    ResNet's (He et al., CVPR 2016, the stride in the 3×3 convolution), in groups ResNeXt's (Xie et
-    al., CVPR 2017). Squeeze-and-excitation comes at the end in SE-ResNet (``squeezed``), after the
-    3×3 convolution in RegNetY (``squeezed_inner``, Radosavovic et al., CVPR 2020).
-    """
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        inner: int,
-        stride: int = 1,
-        groups: int = 1,
-        squeezed: int = 0,
-        squeezed_inner: int = 0,
-    ) -> None:
-        super().__init__(
-            inputs,
-            outputs,
-            stride,
-            reduce=ConvNorm(inputs, inner),
-            spatial=ConvNorm(inner, inner, 3, stride, groups),
-            excite_inner=SqueezeExcitation(inner, squeezed_inner) if squeezed_inner else None,
-            expand=ConvNorm(inner, outputs, activation=None),
-            excite=SqueezeExcitation(outputs, squeezed) if squeezed else None,
-        )
-
-    @staticmethod
-    def cost(
-        meter: Meter,
-        inputs: int,
-        outputs: int,
-        inner: int,
-        stride: int = 1,
-        groups: int = 1,
-        squeezed: int = 0,
-        squeezed_inner: int = 0,
-    ) -> None:
-        """The body's and the shortcut's."""
-        _Residual.shortcut_cost(meter, inputs, outputs, stride)
-        ConvNorm.cost(meter, inputs, inner)
-        ConvNorm.cost(meter, inner, inner, 3, stride, groups)
-        if squeezed_inner:
-            SqueezeExcitation.cost(meter, inner, squeezed_inner)
-        ConvNorm.cost(meter, inner, outputs)
-        if squeezed:
-            SqueezeExcitation.cost(meter, outputs, squeezed)
-
-
-class SeparableConv(nn.Sequential):
-    """Depthwise convolution, then 1×1 convolution, each with normalisation and activation.
-
-    Howard et al., MobileNets, 2017. Multiply-adds per output pixel: inputs · (kernel² + outputs),
-    where a plain convolution has inputs · kernel² · outputs.
-    """
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int = 3,
-        stride: int = 1,
-        activation: Activation = nn.ReLU,
-    ) -> None:
-        super().__init__(
-            ConvNorm(inputs, inputs, kernel, stride, groups=inputs, activation=activation),
-            ConvNorm(inputs, outputs, activation=activation),
-        )
-
-    @staticmethod
-    def cost(
-        meter: Meter,
-        inputs: int,
-        outputs: int,
-        kernel: int = 3,
-        stride: int = 1,
-        activation: Activation = nn.ReLU,
-    ) -> None:
-        """Both convolutions'."""
-        ConvNorm.cost(meter, inputs, inputs, kernel, stride, groups=inputs)
-        ConvNorm.cost(meter, inputs, outputs)
-
-    def become_identity(self) -> None:
-        """Start by passing on what comes in; no-op if the shape changes."""
-        pointwise = cast(nn.Conv2d, cast(ConvNorm, self[1])[0])
-        if pointwise.in_channels == pointwise.out_channels:
-            for part in self:
-                cast(ConvNorm, part).become_identity()
-
-
-class InvertedResidual(nn.Module):
-    """1×1 expansion to ``inner`` channels, depthwise convolution, linear 1×1 projection.
-
-    Sandler et al., MobileNetV2, CVPR 2018; with squeeze-and-excitation if ``squeezed`` (Howard et
-    al., MobileNetV3, ICCV 2019; Tan and Le, EfficientNet, ICML 2019). There is no expansion where
-    ``inner`` equals ``inputs``, and no shortcut where the shape changes.
-    """
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        inner: int,
-        kernel: int = 3,
-        stride: int = 1,
-        squeezed: int = 0,
-        activation: Activation = nn.ReLU6,
-        gate: Activation = nn.Sigmoid,
-    ) -> None:
-        super().__init__()
-        parts: OrderedDict[str, nn.Module] = OrderedDict()
-        if inner != inputs:
-            parts["expand"] = ConvNorm(inputs, inner, activation=activation)
-        parts["depthwise"] = ConvNorm(inner, inner, kernel, stride, inner, activation=activation)
-        if squeezed:
-            parts["excite"] = SqueezeExcitation(inner, squeezed, gate=gate)
-        parts["project"] = ConvNorm(inner, outputs, activation=None)
-        self.body = nn.Sequential(parts)
-        self._adds = inputs == outputs and stride == 1
-
-    @staticmethod
-    def cost(
-        meter: Meter,
-        inputs: int,
-        outputs: int,
-        inner: int,
-        kernel: int = 3,
-        stride: int = 1,
-        squeezed: int = 0,
-        activation: Activation = nn.ReLU6,
-        gate: Activation = nn.Sigmoid,
-    ) -> None:
-        """Of the parts that are there."""
-        if inner != inputs:
-            ConvNorm.cost(meter, inputs, inner)
-        ConvNorm.cost(meter, inner, inner, kernel, stride, inner)
-        if squeezed:
-            SqueezeExcitation.cost(meter, inner, squeezed)
-        ConvNorm.cost(meter, inner, outputs)
-
-    def become_identity(self) -> None:
-        """Start by passing on what comes in; no-op if the shape changes."""
-        if self._adds:
-            silence_last_norm(self.body)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
-        out: torch.Tensor = self.body(x)
-        return x + out if self._adds else out
-
-
 def named_classifier(channels: int, classes: int) -> OrderedDict[str, Layer]:
     """Global average pooling and a linear layer: (channels + 1) · classes parameters."""
     return OrderedDict(
@@ -405,7 +260,7 @@ def named_classifier(channels: int, classes: int) -> OrderedDict[str, Layer]:
     )
 
 
-def named_stages(stages: list[list[Layer]], size: int) -> OrderedDict[str, Layer]:
+def named_stages(stages: Sequence[Sequence[Layer]], size: int) -> OrderedDict[str, Layer]:
     """The stages in a row, a 2×2 max-pooling between them for as long as there is room.
 
     They are named by position: ``stage1_block1``, ``pool1``, …. Where a module comes in the network

@@ -140,11 +140,11 @@ class _Line(nn.Conv2d):
     @staticmethod
     def cost(meter: Meter, channels: int, kernel: tuple[int, int], stride: tuple[int, int]) -> None:
         """The kernel's size times channels squared, at every pixel."""
-        meter.height = -(-meter.height // stride[0])
-        meter.width = -(-meter.width // stride[1])
+        height, width = -(-meter.here.height // stride[0]), -(-meter.here.width // stride[1])
+        meter.make(channels, height, width)
         weights = channels**2 * kernel[0] * kernel[1]
         meter.params += weights
-        meter.flops += 2 * weights * meter.height * meter.width
+        meter.flops += 2 * weights * height * width
 
 
 class FactorizedReduction(nn.Module):

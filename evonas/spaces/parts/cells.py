@@ -8,11 +8,10 @@ Simonyan and Yang, ICLR 2019) and in NAS-Bench-201 (Dong and Yang, ICLR 2020).
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, reduce
-from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +21,7 @@ from evonas.spaces.base import Task
 from evonas.spaces.parts import layers
 from evonas.spaces.parts.blocks import named_classifier
 from evonas.spaces.parts.cell_operations import FIT, Operation
-from evonas.spaces.parts.layers import Layer, Meter
+from evonas.spaces.parts.layers import FeatureMap, Layer, Meter
 
 CELLS = ("normal", "reduction")
 INPUTS = (0, 1)  # States of such cells: the outputs of the cell before the last and of the last.
@@ -93,6 +92,18 @@ class _Part(NamedTuple):
     def layers(self) -> dict[str, Layer]:
         return self.operation.layers(self.source.channels, self.channels, self.stride)
 
+    def cost(self, meter: Meter, read: FeatureMap, waiting: Iterable[FeatureMap]) -> None:
+        """Send the meter through from what it reads, while other maps wait."""
+        meter.here = read
+        with meter.holding(*waiting):
+            for layer in _in_a_row(self):
+                layer.cost(meter)
+
+
+@lru_cache(maxsize=2**14)
+def _in_a_row(part: _Part) -> tuple[Layer, ...]:
+    return tuple(part.layers().values())
+
 
 class Place(NamedTuple):
     """A cell somewhere in a network.
@@ -137,6 +148,50 @@ class Place(NamedTuple):
         }
         return entries, edges
 
+    def cost(self, meter: Meter, sources: _Sources, inputs: Sequence[FeatureMap]) -> None:
+        """Send the meter through; a state waits until its last reader has run."""
+        entries, edges = self.parts(sources)
+        cell, states = self.cell, dict(enumerate(inputs))
+        for name, part in entries.items():
+            others = [states[state] for state in cell.reads if state != int(name)]
+            part.cost(meter, states[int(name)], others)
+            states[int(name)] = meter.here
+        readers = Counter([*(edge.state for edge in cell.edges), *cell.output])
+        for made, node in enumerate(cell.nodes, start=cell.inputs):
+            total: FeatureMap | None = None
+            for edge in node:
+                readers[edge.state] -= 1
+                waiting = [states[state] for state in states if readers[state]]
+                waiting += [total] if total else []
+                edges[edge.name].cost(meter, states[edge.state], waiting)
+                if total:
+                    with meter.holding(*waiting):
+                        meter.make(*total.shape)
+                total = meter.here
+            if not node:
+                here = inputs[-1]
+                sides = (-(-side // self.stride) for side in (here.height, here.width))
+                meter.make(self.channels, *sides)
+            states[made] = meter.here
+        if len(cell.output) > 1:
+            with meter.holding(*(states[state] for state in cell.output)):
+                meter.make(self.outputs, meter.here.height, meter.here.width)
+        else:
+            meter.here = states[cell.output[0]]
+
+
+def staged(normal: Cell, reduction: Cell, channels: int, repeats: Sequence[int]) -> Iterator[Place]:
+    """Stages of so many normal cells each; between two a reduction, which doubles the channels.
+
+    The name of a cell does not depend on how many come before its stage.
+    """
+    for stage, count in enumerate(repeats, start=1):
+        if stage > 1:
+            channels *= 2
+            yield Place(f"reduction{stage - 1}", reduction, channels, stride=2)
+        for number in range(1, count + 1):
+            yield Place(f"stage{stage}_cell{number}", normal, channels)
+
 
 def stacked(task: Task, channels: int, places: Sequence[Place], **last: Layer) -> dict[str, Layer]:
     """A whole network: a 3×3 convolution to so many channels, cells, further layers, a head."""
@@ -166,19 +221,25 @@ class Cells(Layer):
         return _Row(OrderedDict(cells))
 
     def cost(self, meter: Meter) -> None:
-        """Send the meter through; equal cells, and equal operations at one size, once."""
-        height, width = meter.height, meter.width
-        counts: dict[tuple[Any, ...], tuple[int, int]] = {}
-        for place, sources in self._with_sources():
-            key = *place[1:], sources
+        """Send the meter through; equal cells are counted once, and have one peak."""
+        placed = list(self._with_sources())
+        followers: list[Cell | None] = [*(place.cell for place, _ in placed[1:]), None]
+        counts: dict[tuple[Any, ...], tuple[int, int, FeatureMap]] = {}
+        before = last = meter.here
+        for (place, sources), follower in zip(placed, followers, strict=True):
+            kept = follower is not None and follower.inputs > 1 and 0 in follower.reads
+            key = *place[1:], sources, kept, before is last
             if key not in counts:
-                parts = chain(*(named.values() for named in place.parts(sources)))
-                meters = [_metered(part, height, width) for part in parts]
-                counts[key] = sum(m.params for m in meters), sum(m.flops for m in meters)
-            meter.params += counts[key][0]
-            meter.flops += counts[key][1]
-        meter.channels, scale = place.output(sources)
-        meter.height, meter.width = -(-height // scale), -(-width // scale)
+                params, flops = meter.params, meter.flops
+                with meter.holding(*([last] if kept else [])):
+                    place.cost(meter, sources, (before, last)[-place.cell.inputs :])
+                counts[key] = meter.params - params, meter.flops - flops, meter.here
+            else:
+                params, flops, made = counts[key]
+                meter.params += params
+                meter.flops += flops
+                meter.here = FeatureMap(*made.shape)
+            before, last = last, meter.here
 
     def _with_sources(self) -> Iterator[tuple[Place, _Sources]]:
         before = last = _Output(self._channels, 1)
@@ -186,16 +247,6 @@ class Cells(Layer):
             sources = (before, last)[-place.cell.inputs :]
             yield place, sources
             before, last = last, place.output(sources)
-
-
-@lru_cache(maxsize=2**14)
-def _metered(part: _Part, height: int, width: int) -> Meter:
-    """What went through a part of a network of that size; to be read and not sent on."""
-    channels, scale = part.source
-    meter = Meter(Task(channels, -(-height // scale), -(-width // scale), classes=1))
-    for layer in part.layers().values():
-        layer.cost(meter)
-    return meter
 
 
 class _Row(nn.Sequential):

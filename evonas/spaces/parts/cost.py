@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,12 +27,8 @@ def flops(network: nn.Module, task: Task) -> float:
     Convolutions and matrix products count, at two operations per multiply-add; normalisation,
     activation and pooling do not. Papers often call the number of multiply-adds, half of it, FLOPs.
     """
-    device = next((p.device for p in network.parameters()), torch.device("meta"))
-    training = network.training
-    network.eval()  # a batch of one has no statistics to normalise by
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(torch.empty(1, *task.input_shape, device=device))
-    network.train(training)
+    counter = FlopCounterMode(display=False)
+    _run(network, task, counter)
     return float(counter.get_total_flops())
 
 
@@ -41,14 +38,19 @@ def receptive_field(network: nn.Module, task: Task) -> int:
     The theoretical field along the height, of the longest path, were the image infinite; a global
     pooling is left out, and so is what mixes positions by matrix products (attention).
     """
-    tracer = _Fields()
-    training = network.training
-    network.eval()
+    fields = _Fields()
+    _run(network, task, fields)
+    return fields.largest
+
+
+def _run(network: nn.Module, task: Task, watch: AbstractContextManager[object]) -> None:
+    """Send one empty image through, watched."""
     device = next((p.device for p in network.parameters()), torch.device("meta"))
-    with torch.no_grad(), tracer:
+    training = network.training
+    network.eval()  # a batch of one has no statistics to normalise by
+    with torch.no_grad(), watch:
         network(torch.empty(1, *task.input_shape, device=device))
     network.train(training)
-    return tracer.largest
 
 
 class _Fields(TorchDispatchMode):
@@ -64,9 +66,9 @@ class _Fields(TorchDispatchMode):
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         inputs = [a for a in tree_leaves(args) if isinstance(a, torch.Tensor)]
-        known = [self._seen[id(t)][1:] for t in inputs if id(t) in self._seen]
-        field, jump = max(known, default=(1, 1))
-        first = tree_leaves(out)[0] if tree_leaves(out) else None
+        seen = [self._seen[id(t)][1:] for t in inputs if id(t) in self._seen]
+        field, jump = max(seen, default=(1, 1))
+        first = next(iter(tree_leaves(out)), None)
         if isinstance(first, torch.Tensor) and first.ndim == 4:
             kernel, stride = _window(func, args)
             field, jump = field + (kernel - 1) * jump, jump * stride

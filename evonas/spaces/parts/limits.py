@@ -13,7 +13,7 @@ from evonas.trial import Limit
 if TYPE_CHECKING:
     from evonas.spaces.base import SearchSpace, Task
 
-TRIES = 50  # Candidates that exceed the limits before drawing, or mutating, is given up.
+TRIES = 50  # Drawing, or mutating, is given up after so many candidates that exceed the limits.
 _REPAIRS = 10  # Of the random points that miss the limits, so many of the nearest are repaired.
 _STEPS = 120  # A repair has so many mutations.
 _DETOURS = 0.05  # This share of them may increase the violation: the way out of dead ends.
@@ -83,9 +83,9 @@ class Limits:
             nearest = min(nearest, here, key=self.violation)
         return nearest
 
-    def missed(self, found: Sequence[Architecture]) -> InfeasibleConstraints:
+    def missed(self, candidates: Sequence[Architecture]) -> InfeasibleConstraints:
         """The error for having found only architectures that exceed the limits."""
-        costs = self.costs(min(found, key=self.violation))
+        costs = self.costs(min(candidates, key=self.violation))
         bounds = ", ".join(
             f"{name} {limit} (nearest found: {costs[name]:,.0f})"
             for name, limit in self.bounds.items()

@@ -7,7 +7,7 @@ first channels of wide ones follow Yu et al., Slimmable Neural Networks, ICLR 20
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from operator import gt
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -76,7 +76,9 @@ class Supernet(nn.Module):
         """
         network = self._space.build(architecture, self._task)
         for name, factor in (factors or {}).items():
-            network.get_submodule(name).register_forward_hook(partial(_times, factor))
+            network.get_submodule(name).register_forward_hook(
+                lambda _module, _inputs, output, factor=factor: factor * output
+            )
         for module in network.modules():
             if isinstance(module, BATCH_NORMS):
                 module.track_running_stats = False
@@ -100,21 +102,11 @@ class Supernet(nn.Module):
     def _slice(self, name: str, shape: torch.Size) -> torch.Tensor:
         """The part of a shared parameter that a network of that shape uses: a view."""
         shared = self._shared.get(_key(name), None)
-        if shared is None or not _fits(shape, shared.shape):
+        if shared is None or shared.ndim != len(shape) or any(map(gt, shape, shared.shape)):
             raise InvalidArchitecture(
                 f"space {self._space.name!r}: its supernet holds no {name} of shape {tuple(shape)}"
             )
         return shared if shared.shape == shape else _corner(shared, shape)
-
-
-def _times(
-    factor: torch.Tensor, module: nn.Module, inputs: object, output: torch.Tensor
-) -> torch.Tensor:
-    return factor * output
-
-
-def _fits(shape: torch.Size, within: torch.Size) -> bool:
-    return len(shape) == len(within) and all(a <= b for a, b in zip(shape, within, strict=True))
 
 
 def _key(name: str) -> str:

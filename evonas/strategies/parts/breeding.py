@@ -1,14 +1,9 @@
-"""What strategies need around DEAP: individuals, breeding, and a fence round its randomness."""
+"""How parents are chosen and children made of them."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from random import Random
-from typing import Any, NamedTuple
-
-from deap import tools
 
 from evonas.spaces.base import SearchSpace
 from evonas.trial import Objective, Proposal, Trial
@@ -17,23 +12,12 @@ from evonas.trial import Objective, Proposal, Trial
 _NEAR = 5
 
 
-class Individual(NamedTuple):
-    """What DEAP selects among: a trial, with a number or DEAP's own object as its fitness."""
-
-    trial: Trial
-    fitness: Any
-
-
-def individuals(trials: Iterable[Trial], objective: Objective) -> list[Individual]:
-    """Trials with their objective's value, larger being better."""
-    return [Individual(trial, objective.key(trial.metrics)) for trial in trials]
-
-
-def tournament(population: Sequence[Individual], size: int, rng: Random) -> Trial:
+def tournament(
+    population: Sequence[Trial], objective: Objective, entrants: int, rng: Random
+) -> Trial:
     """The best of so many, drawn with replacement."""
-    with global_random(rng):
-        winner: Individual = tools.selTournament(population, 1, size)[0]
-    return winner.trial
+    drawn = [rng.choice(population) for _ in range(entrants)]
+    return max(drawn, key=lambda trial: objective.key(trial.metrics))
 
 
 def child(
@@ -55,15 +39,3 @@ def child(
     for _ in range(mutations + attempt // _NEAR):
         architecture = space.mutate(architecture, rng)
     return Proposal(architecture, parents=tuple(dict.fromkeys(trial.number for trial in parents)))
-
-
-@contextmanager
-def global_random(rng: Random) -> Iterator[None]:
-    """Let DEAP, which draws from the module ``random``, draw from ``rng``."""
-    outside = random.getstate()
-    random.setstate(rng.getstate())
-    try:
-        yield
-    finally:
-        rng.setstate(random.getstate())
-        random.setstate(outside)
