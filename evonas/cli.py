@@ -107,7 +107,7 @@ def _watched(command: str, folder: Path | None, begin: Callable[..., Any]) -> tu
     from evonas.runs.session import Stopped
     from evonas.trackers.console import Console
 
-    console = Console()
+    interruption, console = Interruption(), Console()
     try:
         with interruption.watching():
             outcome = begin((console,), interruption)

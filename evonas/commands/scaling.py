@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,7 +107,8 @@ class Request:
                 "scale: give one of --phi, --flops, and --depth, --width, --resolution together"
             )
         for name in ("phi", "depth", "width"):
-            if not math.isfinite(value := getattr(self, name) or 0):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
                 raise RecipeError(f"--{name} {value}: must be finite")
 
     def answer(self, original: Source, rule: Factors) -> Scaled:
@@ -144,7 +144,7 @@ def parse_rule(text: str) -> Factors:
     return Factors(depth, width, resolution)
 
 
-def find(registry: Registry, reference: str, shape: str, classes: int) -> Source:
+def source(registry: Registry, reference: str, shape: str, classes: int) -> Source:
     """The incumbent of a run folder, or a point as SPACE/NAME.
 
     Args:
@@ -196,7 +196,7 @@ def to_flops(original: Source, flops: float, rule: Factors) -> Scaled:
     """The φ ≥ 0 whose FLOPs come nearest to these, found by bisection.
 
     Raises:
-        RecipeError: If it is neither, less than the network has, or out of reach.
+        RecipeError: If that is less than the network has, or out of reach.
     """
     low, high = 0.0, _LARGEST
     below, above = scale(original, rule.power(low)), scale(original, rule.power(high))
@@ -217,7 +217,7 @@ def to_flops(original: Source, flops: float, rule: Factors) -> Scaled:
 
 def grid() -> Iterator[Factors]:
     """Every rule in steps of a tenth that about doubles the FLOPs."""
-    for depth, width, resolution in itertools.product(_TENTHS, repeat=3):
+    for depth, width, resolution in itertools.product(_STEPS, repeat=3):
         if abs(depth * width**2 * resolution**2 - 2) <= _NEAR:
             yield Factors(depth, width, resolution)
 
@@ -235,14 +235,15 @@ def search_rule(original: Source, note: Callable[[str], None]) -> Factors:
         assembly = _assembly(original, scaled, _run_of(original))
         objective = assembly.objectives[0]
         trial = run_trial(assembly.evaluator, Trial(number, Proposal(scaled.architecture)))
-        if trial.state is TrialState.COMPLETE:
-            note(f"--rule {rule}: {objective.metric} {trial.metrics[objective.metric]:.4f}")
-            scores[rule] = objective.key(trial.metrics)
-        else:
+        if trial.state is not TrialState.COMPLETE:
             note(f"--rule {rule} fails: {(trial.error or '').strip().splitlines()[-1]}")
-    if not scores:
+            continue
+        note(f"--rule {rule}: {objective.metric} {trial.metrics[objective.metric]:.4f}")
+        if best is None or objective.key(trial.metrics) > best[0]:
+            best = objective.key(trial.metrics), rule
+    if best is None:
         raise HistoryError("scale: every evaluation of the grid failed")
-    return max(scores, key=scores.__getitem__)
+    return best[1]
 
 
 def check_trainable(original: Source, folder: Path) -> None:

@@ -44,7 +44,7 @@ tracking: console
 
 
 def b0() -> scaling.Source:
-    return scaling.find(REGISTRY, "mobilenet/efficientnet_b0", "3x224x224", 1000)
+    return scaling.source(REGISTRY, "mobilenet/efficientnet_b0", "3x224x224", 1000)
 
 
 def evonas(*arguments: str | Path) -> Result:
@@ -173,7 +173,7 @@ def test_the_rule_is_searched_with_the_runs_own_evaluation(
     few = (Factors(2.0, 1.0, 1.0), Factors(1.0, 1.0, 1.4))
     monkeypatch.setattr(scaling, "grid", lambda: iter(few))
     notes: list[str] = []
-    best = scaling.search_rule(scaling.find(REGISTRY, str(finished), "", 1), notes.append)
+    best = scaling.search_rule(scaling.source(REGISTRY, str(finished), "", 1), notes.append)
     accuracies = [float(note.rpartition(" ")[2]) for note in notes]
     assert best == few[accuracies.index(max(accuracies))]
 
@@ -194,11 +194,11 @@ def test_a_folder_that_holds_no_run(tmp_path: Path) -> None:
 def test_a_run_without_an_incumbent(finished: Path) -> None:
     (finished / "incumbent" / "architecture.json").unlink()
     with pytest.raises(HistoryError, match="no incumbent yet"):
-        scaling.find(REGISTRY, str(finished), "", 1)
+        scaling.source(REGISTRY, str(finished), "", 1)
 
 
 def test_a_space_without_roles() -> None:
-    source = scaling.find(REGISTRY, "plain_cnn/small", "3x32x32", 10)
+    source = scaling.source(REGISTRY, "plain_cnn/small", "3x32x32", 10)
     source.space.domains = {}
     with pytest.raises(EvonasError, match="declares no choice with role"):
         scaling.scale(source, Factors(2.0, 1.0, 1.0))
