@@ -50,6 +50,16 @@ class Context:
     limits: Mapping[str, Limit] = field(default_factory=dict)
     flip: bool = False
 
+    def data_for(self, name: str) -> Data:
+        """The data, for an evaluator of this name that cannot do without.
+
+        Raises:
+            OptionError: If the recipe has no dataset.
+        """
+        if self.data is None:
+            raise OptionError("name", f"{name} needs a dataset section")
+        return self.data
+
 
 class Infeasible(Exception):
     """Raised by ``evaluate``: the trial breaks a limit, and ends PRUNED.
@@ -93,6 +103,11 @@ class Evaluator(ABC):
 
     def __init__(self, context: Context) -> None:
         self.context = context
+
+    @property
+    def name(self) -> str:
+        """How recipes call it."""
+        return type(self).__module__.rpartition(".")[2]
 
     @abstractmethod
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
@@ -178,9 +193,7 @@ class Wrapper(Evaluator):
         self.takes, self.finals = inner.takes - self.changes, inner.finals
         for name in sorted(self.changes - inner.takes):
             change = _CHANGES.get(name, name)
-            raise OptionError(
-                "of", f"{_name(inner)} ignores the {change} that {_name(self)} gives it"
-            )
+            raise OptionError("of", f"{inner.name} ignores the {change} that {self.name} gives it")
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """A trial of the search is scored; a final training is the trainer's."""
@@ -206,11 +219,6 @@ class Wrapper(Evaluator):
 
 
 _CHANGES = {"data": "smaller data", "share": "share of a training", "weights": "weights"}
-
-
-def _name(evaluator: Evaluator) -> str:
-    """How recipes call it."""
-    return type(evaluator).__module__.rpartition(".")[2]
 
 
 def ability(evaluator: Evaluator, protocol: type[Ability]) -> Ability | None:
