@@ -177,22 +177,22 @@ class Hypernet(SharedWeights[_Joint]):
 
         A training that was cut off, and the workers, need the same table again.
         """
-        run_dir, edges = self.context.run_dir, len(self._space.domains)
+        device, run_dir = self.context.device, self.context.run_dir
+        task, edges = self._data.task, self._space.domains
         path = None if run_dir is None else run_dir / FOLDER / "latencies.json"
         if path is not None and path.exists():
             times = json.loads(path.read_text())
         else:
-            times = [self._latency(operation) / edges for operation in NUMBERED]
+            times = []
+            for operation in NUMBERED:
+                architecture = self._space.architecture(dict.fromkeys(edges, operation))
+                with seeded(0, device):
+                    network = self._space.build(architecture, task)
+                times.append(latency(network, task, device, self._batch_size) / len(edges))
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 files.write(path, json.dumps(times).encode())
-        return torch.tensor([times] * edges)
-
-    def _latency(self, operation: str) -> float:
-        architecture = self._space.architecture(dict.fromkeys(self._space.domains, operation))
-        with seeded(0, self.context.device):
-            network = self._space.build(architecture, self._data.task)
-        return latency(network, self._data.task, self.context.device, self._batch_size)
+        return torch.tensor([times] * len(edges))
 
     def _flops(self) -> torch.Tensor:
         """FLOPs of an operation on an edge, over all cells of its kind, (E, O)."""
@@ -241,8 +241,8 @@ class Hypernet(SharedWeights[_Joint]):
         numbers, factors = draw(log_probabilities, temperature, training.dice)
         path = self._architecture(numbers)
         # A choice's factor goes to all modules that the choice decides: one in every cell.
-        moved = factors.to(labels.device, non_blocking=True)
-        by_choice = dict(zip(self._space.domains, moved, strict=True))
+        factors = factors.to(labels.device, non_blocking=True)
+        by_choice = dict(zip(self._space.domains, factors, strict=True))
         by_module = {
             name: by_choice[choice]
             for choice, names in self._space.modules(path).items()

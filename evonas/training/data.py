@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from sklearn.model_selection import train_test_split
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from evonas.errors import DataError
 from evonas.spaces.base import Task
@@ -31,8 +31,8 @@ from evonas.spaces.base import Task
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images, numbers among them, labels
-_WORKERS = 2  # of a streamed split
-_CHUNK = 4096  # images
+_WORKERS = 2  # So many processes load a streamed split.
+_CHUNK = 4096  # So many images are copied or resized at once.
 
 
 @dataclass(frozen=True)
@@ -81,37 +81,19 @@ class Split:
             for index in parts:
                 yield self.images, index, self.labels[index]
             return
-        cuda = self.labels.is_cuda
+        images: Any = self.images  # A tensor is a dataset: its items for lists are batches.
         loader: Iterable[torch.Tensor] = DataLoader(
-            _Rows(self.images),
-            batch_sampler=[index.tolist() for index in parts],
+            images,
+            sampler=[index.tolist() for index in parts],
+            batch_size=None,
             num_workers=_WORKERS,
-            collate_fn=_same,
-            pin_memory=cuda,
+            pin_memory=self.labels.is_cuda,
             # Its own, for else it draws from the global one, and dropout is not as when resident.
             generator=torch.Generator(),
         )
-        for index, images in zip(parts, loader, strict=True):
-            images = images.to(self.labels.device, non_blocking=True)
-            yield images, torch.arange(len(index), device=images.device), self.labels[index]
-
-
-class _Rows(Dataset[torch.Tensor]):
-    """Images that are fetched a batch at a time."""
-
-    def __init__(self, images: torch.Tensor) -> None:
-        self._images = images
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitems__(self, numbers: list[int]) -> torch.Tensor:
-        return self._images[numbers]
-
-
-def _same(batch: Any) -> Any:
-    """A batch that was fetched as one is not put together from its images."""
-    return batch
+        for index, batch in zip(parts, loader, strict=True):
+            batch = batch.to(self.labels.device, non_blocking=True)
+            yield batch, torch.arange(len(index), device=batch.device), self.labels[index]
 
 
 @dataclass(frozen=True)
@@ -149,8 +131,8 @@ class Data:
         if share >= 1:
             return replace(self, test=None)
         labels = self.train.labels.numpy()
-        keep, _ = _stratified(labels, 1 - share, seed, "evaluation.data")
-        return replace(self, train=_take(self.train, keep), test=None)
+        indices, _ = _stratified(labels, 1 - share, seed, "evaluation.data")
+        return replace(self, train=_take(self.train, indices), test=None)
 
     def resized(self, resolution: int) -> Data:
         """All images at resolution × resolution pixels."""
@@ -205,15 +187,18 @@ def split(arrays: Arrays, validation: float, seed: int, source: str) -> Data:
         val = _checked(arrays.val, "val", len(classes), source)
         indices = np.arange(len(train))
     else:
-        everything = train.labels.numpy()
-        indices, held_out = _stratified(
-            everything, validation, seed, f"{source}: dataset.validation"
-        )
-        train, val = _take(train, indices), _take(train, held_out)
+        labels = train.labels.numpy()
+        what = f"{source}: dataset.validation"
+        indices, others = _stratified(labels, validation, seed, what)
+        train, val = _take(train, indices), _take(train, others)
     for name, part in (("test", test), ("val", val)):
         same = part.images.shape[1:] == train.images.shape[1:]
         _require(same, source, f"{name} images differ in shape from the training images")
-    return Data(train, val, test, tuple(classes), _fingerprint(indices, (train, val, test)))
+    digest = hashlib.sha256(indices.tobytes())
+    for part in (train, val, test):
+        digest.update(part.images.numpy().data)
+        digest.update(part.labels.numpy().data)
+    return Data(train, val, test, tuple(classes), digest.hexdigest()[:16])
 
 
 def _checked(arrays: tuple[Images, Labels], name: str, classes: int, source: str) -> Split:
@@ -254,12 +239,12 @@ def _require(condition: bool, source: str, message: str) -> None:
 def _stratified(labels: Labels, share: float, seed: int, what: str) -> tuple[Labels, Labels]:
     """Indices of (rest, share), both sorted, each class in proportion."""
     try:
-        rest, taken = train_test_split(
+        rest, part = train_test_split(
             np.arange(len(labels)), test_size=share, stratify=labels, random_state=seed
         )
     except ValueError as error:
         raise DataError(f"{what}: cannot split {len(labels)} images by class: {error}") from error
-    return np.sort(rest), np.sort(taken)
+    return np.sort(rest), np.sort(part)
 
 
 def room(shape: tuple[int, ...]) -> Images:
@@ -324,11 +309,3 @@ def _resize(part: Split, resolution: int) -> Split:
     )
     chunks = (chunk.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1) for chunk in scaled)
     return _filled(chunks, part.labels)
-
-
-def _fingerprint(indices: Labels, parts: Sequence[Split]) -> str:
-    digest = hashlib.sha256(indices.tobytes())
-    for part in parts:
-        digest.update(part.images.numpy().data)
-        digest.update(part.labels.numpy().data)
-    return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The training loop: plain PyTorch, readable alone.
+"""The training loop: plain PyTorch; ``fit`` reads down the page.
 
 The data rest on the device as uint8 if they fit there, else batches are streamed to it. These are
 cut and augmented there, and nothing waits for the device before the end of an epoch. On a CPU the
@@ -93,26 +93,22 @@ class Normalize(nn.Module):
         return spread
 
 
+@dataclass(frozen=True)
 class OnDevice:
-    """What training needs of a data set, on a device; it gets there on first use, and stays.
+    """What training needs of a data set, on a device ("cuda:1"): there from its first use on."""
 
-    Args:
-        data: The data set.
-        device: "cpu", "cuda", "cuda:1".
-    """
-
-    def __init__(self, data: Data, device: str) -> None:
-        self._data, self._device = data, device
+    data: Data
+    device: str
 
     @cached_property
     def splits(self) -> tuple[Split, Split]:
         """Training and validation images."""
-        return self._data.train.to(self._device), self._data.val.to(self._device)
+        return self.data.train.to(self.device), self.data.val.to(self.device)
 
     @cached_property
     def normalize(self) -> Normalize:
         """By the statistics of the training images."""
-        return Normalize(*self._data.channel_statistics()).to(torch.device(self._device))
+        return Normalize(*self.data.channel_statistics()).to(torch.device(self.device))
 
 
 class Average:
@@ -187,7 +183,7 @@ def fit(
     optimizer = _OPTIMIZERS[settings.optimizer](parameter_groups(network, settings))
     loss_of = partial(F.cross_entropy, label_smoothing=settings.label_smoothing)
     average = Average(network, settings.ema) if settings.ema else None
-    scored = average.network if average else network
+    judged_network = average.network if average else network
     precision, scaler = autocast(device)
     batch_size = min(settings.batch_size, len(train))
     steps = len(train) // batch_size
@@ -229,7 +225,7 @@ def fit(
         mean_loss = total.item() / steps  # the epoch's one wait for the device
         if not math.isfinite(mean_loss):
             raise Diverged(f"the training loss is {mean_loss} after epoch {epoch + 1}")
-        scores = {f"val_{k}": v for k, v in evaluate(scored, val, normalize).items()}
+        scores = {f"val_{k}": v for k, v in evaluate(judged_network, val, normalize).items()}
         report(epoch + 1, {"train_loss": mean_loss, **scores})
     if average:
         network.load_state_dict(average.network.state_dict())
@@ -366,14 +362,13 @@ def seeded(seed: int, device: str) -> Iterator[None]:
 
 def bfloat16(device: torch.device) -> torch.autocast:
     """Mixed precision that needs no scaling, where the GPU has it."""
-    brain = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=brain)
+    enabled = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 def autocast(device: torch.device) -> tuple[Callable[[], torch.autocast], torch.amp.GradScaler]:
     """Mixed precision on CUDA alone: bfloat16 where the GPU has it, else float16, scaled."""
-    cuda = device.type == "cuda"
-    brain = cuda and torch.cuda.is_bf16_supported()
-    dtype = torch.bfloat16 if brain or not cuda else torch.float16
-    scaler = torch.amp.GradScaler(device.type, enabled=cuda and not brain)
-    return lambda: torch.autocast(device.type, dtype=dtype, enabled=cuda), scaler
+    if device.type != "cuda" or torch.cuda.is_bf16_supported():
+        return partial(bfloat16, device), torch.amp.GradScaler(device.type, enabled=False)
+    half = partial(torch.autocast, device.type, dtype=torch.float16)
+    return half, torch.amp.GradScaler(device.type)

@@ -52,15 +52,7 @@ class SharedWeights(Wrapper, Generic[Training]):
 
     The weights are trained once, or loaded from the run folder; a training that was cut off goes on
     after its last whole epoch. The fidelity of a trial has no effect. Subclasses say what is
-    trained (``_begin``) and how (``_step``).
-
-    Args:
-        context: The world; its data are needed.
-        inner: What trains finals.
-        epochs: Of the shared weights.
-        batch_size: Images a step, which trains one path.
-        augmentation: See ``Train``.
-        calibration_batches: Batches that an architecture's normalisation statistics come from.
+    trained (``_begin``), how (``_step``), and to users what the arguments are.
     """
 
     def __init__(
