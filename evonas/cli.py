@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +44,23 @@ def main(debug: bool) -> None:
     sys.path.append(os.getcwd())  # so that module:Class finds modules of the working directory
 
 
+def _registry(ctx: click.Context, option: click.Parameter, folders: tuple[Path, ...]) -> Any:
+    from evonas.recipe.registry import Registry
+
+    for folder in folders:
+        if not folder.is_dir():
+            raise errors.RecipeError(f"--plugins {folder}: no such folder")
+    default = Path("plugins")
+    return Registry(folders or ((default,) if default.is_dir() else ()))
+
+
+_PATH = click.Path(path_type=Path)
 _PLUGINS = click.option(
     "--plugins",
-    type=click.Path(path_type=Path),
+    "registry",
+    type=_PATH,
     multiple=True,
+    callback=_registry,
     help="Folder with spaces/NAME.py and so on; default: ./plugins.",
 )
 _SET = click.option(
@@ -53,75 +68,68 @@ _SET = click.option(
 )
 
 
-def _registry(plugins: tuple[Path, ...]) -> Any:
-    from evonas.recipe.registry import Registry
-
-    for folder in plugins:
-        if not folder.is_dir():
-            raise errors.RecipeError(f"--plugins {folder}: no such folder")
-    default = Path("plugins")
-    return Registry(plugins or ((default,) if default.is_dir() else ()))
-
-
 @main.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=_PATH)
 @_SET
-@click.option("--run-dir", type=click.Path(path_type=Path), help="Default: a new one in mlruns.")
+@click.option("--run-dir", type=_PATH, help="Default: a new one in mlruns.")
 @_PLUGINS
-@click.pass_context
-def run(
-    ctx: click.Context,
-    recipe: Path,
-    overrides: tuple[str, ...],
-    run_dir: Path | None,
-    plugins: tuple[Path, ...],
-) -> None:
+def run(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, registry: Any) -> None:
     """Run RECIPE: search, train the winner, test it, log everything."""
-    from evonas.recipe import reading as recipes
+    from evonas.recipe import reading
     from evonas.runs import run as runs
 
-    given, registry = recipes.load(recipe, overrides), _registry(plugins)
-    _execute(
-        ctx,
-        lambda stopping, listeners: runs.start(given, registry, run_dir, listeners, stopping),
-    )
+    given = reading.load(recipe, overrides)
+    _finish(*_watched("resume", run_dir, partial(runs.start, given, registry, run_dir)))
 
 
 @main.command()
-@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.argument("run_dir", type=_PATH)
 @_SET
-@click.pass_context
-def resume(ctx: click.Context, run_dir: Path, overrides: tuple[str, ...]) -> None:
+def resume(run_dir: Path, overrides: tuple[str, ...]) -> None:
     """Go on with the run in RUN_DIR; --set may change budget, executor and tracking."""
     from evonas.runs import run as runs
 
-    _execute(ctx, lambda stopping, listeners: runs.resume(run_dir, overrides, listeners, stopping))
+    _finish(*_watched("resume", run_dir, partial(runs.resume, run_dir, overrides)))
 
 
-def _execute(ctx: click.Context, begin: Callable[[Any, Any], Any]) -> None:
-    """Run with the two signals watched, print what came out, exit with its code."""
+def _watched(command: str, folder: Path | None, begin: Callable[..., Any]) -> tuple[Any, int]:
+    """Begin, on the console and with the two signals watched.
+
+    Args:
+        command: What goes on after an interruption.
+        folder: The run folder, if it is known before.
+        begin: Given the trackers and whom to ask whether to stop.
+
+    Returns:
+        What came out, and the exit code of an interruption.
+    """
     from evonas.runs.run import Interruption
+    from evonas.runs.session import Stopped
     from evonas.trackers.console import Console
 
     interruption, console = Interruption(), Console()
     try:
         with interruption.watching():
-            outcome = begin(interruption, (console,))
-    except KeyboardInterrupt:
-        click.echo(f"stopped; go on with: evonas resume {console.run_dir}", err=True)
-        _exit_on_signal(ctx, interruption.signal)
-        return
+            outcome = begin((console,), interruption)
+    except (Stopped, KeyboardInterrupt):
+        click.echo(f"stopped; go on with: evonas {command} {console.run_dir or folder}", err=True)
+        sys.exit(_code(interruption))
     finally:
         console.stop()
+    return outcome, _code(interruption)
+
+
+def _code(interruption: Any) -> int:
+    return 128 + (interruption.signal or signal.SIGINT)
+
+
+def _finish(outcome: Any, interrupted: int) -> None:
+    """Print what came out of a run, and exit with its code."""
     _print_outcome(outcome)
     if outcome.report.status == "interrupted":
-        _exit_on_signal(ctx, interruption.signal)
+        sys.exit(interrupted)
     good = outcome.report.status == "finished" and outcome.report.incumbent is not None
-    ctx.exit(0 if good else errors.TooManyFailures.exit_code)
-
-
-def _exit_on_signal(ctx: click.Context, number: int | None) -> None:
-    ctx.exit(128 + (number or signal.SIGINT))
+    sys.exit(0 if good else errors.TooManyFailures.exit_code)
 
 
 def _print_outcome(outcome: Any) -> None:
@@ -147,69 +155,57 @@ def _print_outcome(outcome: Any) -> None:
 
 
 def _print_incumbent(report: Any) -> None:
+    from evonas.report import table
+
     trial = report.incumbent
     click.echo(f"  incumbent    trial {trial.number}, architecture {trial.architecture.id}")
     for name, value in trial.architecture.choices.items():
         click.echo(f"               {name} = {value}")
-    for name, value in trial.metrics.items():
-        click.echo(f"  {name:<12} {value:,.6g}   (search)")
-    for name, value in report.final.items():
-        click.echo(f"  {name:<12} {value:,.6g}   (final training)")
+    _print_metrics(trial.metrics, "search")
+    _print_metrics(report.final, "final training")
     if report.verdict:
         click.echo(f"  audit        {report.verdict}")
     if len(report.front) > 1:
-        _print_front(report)
+        volume = "" if report.hypervolume is None else f", hypervolume {report.hypervolume:.4g}"
+        click.echo(f"  Pareto front of {len(report.front)} trials{volume}:")
+        first, *others = report.front
+        names = [name for name in first.metrics if all(name in trial.metrics for trial in others)]
+        rows = [[str(t.number), *(f"{t.metrics[n]:,.6g}" for n in names)] for t in report.front]
+        for line in table.aligned([["trial", *names], *rows]):
+            click.echo(f"               {line}")
 
 
-def _print_front(report: Any) -> None:
-    from evonas.report import table
-
-    volume = "" if report.hypervolume is None else f", hypervolume {report.hypervolume:.4g}"
-    click.echo(f"  Pareto front of {len(report.front)} trials{volume}:")
-    first, *others = report.front
-    names = [name for name in first.metrics if all(name in trial.metrics for trial in others)]
-    rows = [[str(t.number), *(f"{t.metrics[n]:,.6g}" for n in names)] for t in report.front]
-    for line in table.aligned([["trial", *names], *rows]):
-        click.echo(f"               {line}")
+def _print_metrics(metrics: Mapping[str, float], origin: str) -> None:
+    for name, value in metrics.items():
+        click.echo(f"  {name:<12} {value:,.6g}   ({origin})")
 
 
 @main.command()
-@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.argument("run_dir", type=_PATH)
 def sync(run_dir: Path) -> None:
     """Send to MLflow what it lacks of the run in RUN_DIR."""
     from evonas.runs import run as runs
 
-    sent = runs.sync(run_dir)
-    click.echo(f"sent {sent} trials of {run_dir}")
+    click.echo(f"sent {runs.sync(run_dir)} trials of {run_dir}")
 
 
 @main.command("audit")
-@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.argument("run_dir", type=_PATH)
 @click.option("--trials", default=12, type=click.IntRange(min=4), help="Size of the sample.")
-@click.pass_context
-def audit_run(ctx: click.Context, run_dir: Path, trials: int) -> None:
+def audit_run(run_dir: Path, trials: int) -> None:
     """Train a sample of RUN_DIR's trials for good: can its ranking be trusted?"""
     from evonas.runs import audit
     from evonas.runs import run as runs
-    from evonas.runs.session import Stopped
-    from evonas.trackers.console import Console
 
-    interruption = runs.Interruption()
-    try:
-        with interruption.watching():
-            done = runs.examine(run_dir, trials, (Console(),), interruption)
-    except (Stopped, KeyboardInterrupt):
-        click.echo(f"stopped; go on with: evonas audit {run_dir}", err=True)
-        _exit_on_signal(ctx, interruption.signal)
-        return
-    if done is None:
+    result, _ = _watched("audit", run_dir, partial(runs.examine, run_dir, trials))
+    if result is None:
         click.echo("nothing to audit: too few trainings succeeded, or no fuller training exists")
-        ctx.exit(errors.TooManyFailures.exit_code)
-    click.echo(audit.table(done))
+        sys.exit(errors.TooManyFailures.exit_code)
+    click.echo(audit.table(result))
 
 
 @main.command()
-@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.argument("run_dir", type=_PATH)
 @click.option(
     "--complexity",
     required=True,
@@ -227,18 +223,15 @@ def sample(run_dir: Path, complexity: str) -> None:
 @main.command("list")
 @click.argument("kind", required=False)
 @_PLUGINS
-def list_components(kind: str | None, plugins: tuple[Path, ...]) -> None:
+def list_components(kind: str | None, registry: Any) -> None:
     """List components: space, strategy, evaluator, dataset, pruning, executor, tracker, or all."""
     from evonas.commands import catalogue
 
-    registry = _registry(plugins)
-    for kind_shown, rows in catalogue.components(registry, kind).items():
-        click.echo(f"{kind_shown}:")
+    for folder, rows in catalogue.components(registry, kind).items():
+        click.echo(f"{folder}:")
         for row in rows:
-            size = f"{row.size:.3g} points" if row.size is not None else ""
-            click.echo(
-                f"  {row.name:<18} {row.summary}  [{', '.join(filter(None, (size, row.origin)))}]"
-            )
+            size = f"{row.size:.3g} points, " if row.size is not None else ""
+            click.echo(f"  {row.name:<18} {row.summary}  [{size}{row.origin}]")
 
 
 @main.command()
@@ -246,11 +239,11 @@ def list_components(kind: str | None, plugins: tuple[Path, ...]) -> None:
 @click.option("--input", "shape", default="3x32x32", help="Channels x height x width.")
 @click.option("--classes", default=100, type=click.IntRange(min=1))
 @_PLUGINS
-def show(reference: str, shape: str, classes: int, plugins: tuple[Path, ...]) -> None:
+def show(reference: str, shape: str, classes: int, registry: Any) -> None:
     """Print layers, parameters and FLOPs of a named architecture; SPACE alone lists its choices."""
     from evonas.commands import catalogue
 
-    click.echo(catalogue.show(_registry(plugins), reference, shape, classes))
+    click.echo(catalogue.show(registry, reference, shape, classes))
 
 
 @main.command()
@@ -262,44 +255,40 @@ def show(reference: str, shape: str, classes: int, plugins: tuple[Path, ...]) ->
 @click.option("--resolution", type=click.IntRange(min=1), help="Pixels, instead of phi.")
 @click.option("--rule", metavar="A,B,C", default="1.2,1.1,1.15", show_default=True)
 @click.option("--grid", is_flag=True, help="Search the rule with the run's own evaluation.")
-@click.option("--train", type=click.Path(path_type=Path), help="Train it for good, into a folder.")
-@click.option("--output", type=click.Path(path_type=Path), help="Write it as JSON.")
+@click.option("--train", type=_PATH, help="Train it for good, into a folder.")
+@click.option("--output", type=_PATH, help="Write it as JSON.")
 @click.option("--input", "shape", default="3x224x224", help="Of SPACE/NAME.")
 @click.option("--classes", default=1000, type=click.IntRange(min=1), help="Of SPACE/NAME.")
 @_PLUGINS
 def scale(
     reference: str,
-    phi: float | None,
-    flops: str | None,
-    depth: float | None,
-    width: float | None,
-    resolution: int | None,
     rule: str,
     grid: bool,
     train: Path | None,
     output: Path | None,
     shape: str,
     classes: int,
-    plugins: tuple[Path, ...],
+    registry: Any,
+    **wishes: Any,
 ) -> None:
     """Make a found or named network larger: depth, width and resolution at once.
 
     For a coefficient phi they are multiplied by A^phi, B^phi and C^phi of the rule.
     """
+    from evonas import files
     from evonas.commands import scaling
 
-    given = scaling.source(_registry(plugins), reference, shape, classes)
-    asked = scaling.Request(phi, flops, depth, width, resolution)
+    given = scaling.source(registry, reference, shape, classes)
+    request = scaling.Request(**wishes)
     if train is not None:
         scaling.check_trainable(given, train)
     by = scaling.search_rule(given, click.echo) if grid else scaling.parse_rule(rule)
-    scaled = asked.answer(given, by)
+    scaled = request.answer(given, by)
     click.echo(scaling.table(given, scaled))
     if output is not None:
-        scaling.write(scaled, output)
+        files.store(output, json.dumps(scaled.to_json(), indent=2))
     if train is not None:
-        for name, value in scaling.train(given, scaled, train, click.echo).items():
-            click.echo(f"  {name:<12} {value:,.6g}   (final training)")
+        _print_metrics(scaling.train(given, scaled, train, click.echo), "final training")
         click.echo(f"  network      {train}/incumbent")
 
 
@@ -310,10 +299,7 @@ def scale(
     "--set", "options", multiple=True, metavar="KEY=VALUE", help="Set an option, as in a recipe."
 )
 @_PLUGINS
-@click.pass_context
-def check(
-    ctx: click.Context, kind: str, name: str, options: tuple[str, ...], plugins: tuple[Path, ...]
-) -> None:
+def check(kind: str, name: str, options: tuple[str, ...], registry: Any) -> None:
     """Run the public contract kit on a component, for example: check space my_space.
 
     KIND is any that `evonas list` shows. Of a component with options that must be given:
@@ -321,11 +307,11 @@ def check(
     """
     from evonas.commands import catalogue
 
-    problems = catalogue.check(_registry(plugins), kind, name, options)
+    problems = catalogue.check(registry, kind, name, options)
     for problem in problems:
         click.echo(f"{kind} {name}: {problem}")
     click.echo(f"{kind} {name}: {'FAILED' if problems else 'ok'}")
-    ctx.exit(errors.PluginError.exit_code if problems else 0)
+    sys.exit(errors.PluginError.exit_code if problems else 0)
 
 
 @main.command()
@@ -333,7 +319,7 @@ def check(
 @click.argument("name")
 @click.option(
     "--plugins",
-    type=click.Path(path_type=Path),
+    type=_PATH,
     default=Path("plugins"),
     show_default=True,
     help="Folder to write to.",

@@ -16,6 +16,8 @@ from evonas.spaces.base import SearchSpace, Task
 from evonas.trial import Limit
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # also for the processes tests start
+# Tests run side by side: two threads on two busy cores mostly wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
 
 ROOT = Path(__file__).parents[1]

@@ -5,19 +5,21 @@ from __future__ import annotations
 import inspect
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from evonas import testing
 from evonas.architecture import Architecture
 from evonas.errors import RecipeError, UnknownComponent
 from evonas.evaluators.base import Evaluator
 from evonas.recipe import options, reading
-from evonas.recipe.options import bind
+from evonas.recipe.options import Part, bind
 from evonas.recipe.registry import KINDS, Registry
 from evonas.recipe.schema import Component, DatasetSection
 from evonas.spaces.base import SearchSpace, Task
@@ -126,39 +128,23 @@ def _describe(space: SearchSpace) -> str:
 def _layers(space: SearchSpace, architecture: Architecture, task: Task) -> str:
     with torch.device("meta"):
         network = space.build(architecture, task).eval()
-    field = cost.receptive_field(network, task)
-    rows: list[str] = []
+    rows = [f"{'layer':<28} {'type':<20} {'output':<14} {'parameters':>10}"]
 
-    def hook(name: str) -> Callable[[Any, Any, Any], None]:
-        def note(module: Any, inputs: Any, output: Any) -> None:
-            params = sum(p.numel() for p in module.parameters())
-            size = "×".join(map(str, output.shape[1:])) if torch.is_tensor(output) else ""
-            rows.append(f"{name:<28} {type(module).__name__:<20} {size:<14} {params:>10,}")
-
-        return note
+    def note(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        size = "×".join(map(str, output.shape[1:])) if torch.is_tensor(output) else ""
+        params = cost.params(module, task)
+        rows.append(f"{name:<28} {type(module).__name__:<20} {size:<14} {params:>10,.0f}")
 
     for name, module in network.named_modules():
         if not list(module.children()):
-            module.register_forward_hook(hook(name))
-    with torch.no_grad():
-        network(torch.empty(1, *task.input_shape, device="meta"))
+            module.register_forward_hook(partial(note, name))
+    field = cost.receptive_field(network, task)
+    for name, value in space.costs(architecture, task).items():
+        label = {"params": "parameters", "flops": "FLOPs"}.get(name, name)
+        half = f" ({value / 2:,.0f} multiply-adds)" if name == "flops" else ""
+        rows.append(f"{label:<10} {value:,.0f}{half}")
     choices = ", ".join(f"{name}={value}" for name, value in architecture.choices.items())
-    return "\n".join(
-        [
-            choices,
-            f"{'layer':<28} {'type':<20} {'output':<14} {'parameters':>10}",
-            *rows,
-            *(_line(name, value) for name, value in space.costs(architecture, task).items()),
-            f"receptive field {field} pixels",
-        ]
-    )
-
-
-def _line(name: str, value: float) -> str:
-    """A cost as a person reads it."""
-    label = {"params": "parameters", "flops": "FLOPs"}.get(name, name)
-    half = f" ({value / 2:,.0f} multiply-adds)" if name == "flops" else ""
-    return f"{label:<10} {value:,.0f}{half}"
+    return "\n".join([choices, *rows, f"receptive field {field} pixels"])
 
 
 def check(registry: Registry, kind: str, name: str, overrides: Sequence[str] = ()) -> list[str]:
@@ -179,25 +165,22 @@ def check(registry: Registry, kind: str, name: str, overrides: Sequence[str] = (
     cls = registry.find(kind, name)
     with tempfile.TemporaryDirectory() as folder:
         content = reading.apply({key: {"name": name, **_sparing(cls, folder)}}, own)[key]
-        return _check(registry, kind, key, content)
+        model = DatasetSection if kind == "dataset" else Component
+        try:
+            make = bind(registry, kind, model.model_validate(content), key)
+        except ValidationError as error:
+            raise RecipeError(reading.explain(error, model, f"{key}.")) from error
+        return _check(kind, make)
 
 
-def _check(registry: Registry, kind: str, key: str, content: Mapping[str, Any]) -> list[str]:
-    model = DatasetSection if kind == "dataset" else Component
-    try:
-        make = bind(registry, kind, model.model_validate(content), key)
-    except ValidationError as error:
-        raise RecipeError(reading.explain(error, model, f"{key}.")) from error
+def _check(kind: str, make: Part) -> list[str]:
     match kind:
         case "space":
             return testing.check_space(make())
         case "strategy":
-            objectives = (Objective("value"),)
-            samples = make.asks_for("sampler")
+            samplers = [testing.sampler_of] if make.asks_for("sampler") else []
             return testing.check_strategy(
-                lambda space: make(
-                    space, objectives, *([testing.sampler_of(space)] if samples else ())
-                )
+                lambda space: make(space, (Objective("value"),), *(of(space) for of in samplers))
             )
         case "evaluator":
             return testing.check_evaluator(make)
@@ -218,11 +201,11 @@ _EPOCHS = 2  # fewer could not be cut in half
 def _sparing(cls: type[Any], folder: str) -> dict[str, Any]:
     """Options that make trainings short and leave nothing behind, if there are such options."""
     parameters = inspect.signature(cls).parameters
-    chosen: dict[str, Any] = {}
+    sparing: dict[str, Any] = {}
     if "epochs" in parameters and isinstance(parameters["epochs"].default, int):
-        chosen["epochs"] = _EPOCHS
+        sparing["epochs"] = _EPOCHS
     if issubclass(cls, Evaluator) and "of" in parameters:
-        chosen["of"] = {"name": "train", "epochs": _EPOCHS}
+        sparing["of"] = {"name": "train", "epochs": _EPOCHS}
     if "uri" in parameters:
-        chosen["uri"] = f"sqlite:///{folder}/mlflow.db"
-    return chosen
+        sparing["uri"] = f"sqlite:///{folder}/mlflow.db"
+    return sparing

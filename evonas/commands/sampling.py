@@ -74,7 +74,7 @@ def sample(run_dir: Path, complexity: str, note: Callable[[str], None]) -> list[
         names.setdefault(str(value), []).append(name)
     return [
         f"architecture {architecture.id}",
-        *(f"  {value:<14} {' '.join(chosen)}" for value, chosen in sorted(names.items())),
+        *(f"  {value:<14} {' '.join(places)}" for value, places in sorted(names.items())),
         *(f"  {name:<14} {value:,.6g}" for name, value in ended.metrics.items()),
     ]
 

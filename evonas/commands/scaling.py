@@ -12,9 +12,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from evonas import files
 from evonas.architecture import Architecture
 from evonas.commands import catalogue
 from evonas.errors import HistoryError, InvalidArchitecture, RecipeError, StorageError
@@ -30,35 +29,25 @@ from evonas.spaces.base import SearchSpace, Task
 from evonas.trackers.base import Report, RunInfo, Tracker
 from evonas.trial import Proposal, Trial, TrialState
 
-_LARGEST = 10.0  # φ, a thousand times the FLOPs
-_HALVINGS = 30  # of the interval of φ
-_NEAR = 0.1  # how far α·β²·γ² of the grid may be from 2
+_LARGEST = 10.0  # At this φ there are a thousand times the FLOPs.
+_HALVINGS = 30  # So often the interval of φ is halved, to a billionth.
+_NEAR = 0.1  # So far α·β²·γ² of the grid may be from 2.
 _STEPS = tuple(1 + n / 10 for n in range(11))
 
 
-@dataclass(frozen=True)
-class Rule:
-    """How much of each a φ of 1 gives: α, β and γ; EfficientNet's by default."""
-
-    depth: float = 1.2
-    width: float = 1.1
-    resolution: float = 1.15
-
-    def __str__(self) -> str:
-        return f"{self.depth:g},{self.width:g},{self.resolution:g}"
-
-    def factors(self, phi: float) -> Factors:
-        """What to multiply by."""
-        return Factors(self.depth**phi, self.width**phi, self.resolution**phi)
-
-
-@dataclass(frozen=True)
-class Factors:
-    """What depth, width and resolution are multiplied by."""
+class Factors(NamedTuple):
+    """What depth, width and resolution are multiplied by; as a rule, what a φ of 1 gives."""
 
     depth: float = 1.0
     width: float = 1.0
     resolution: float = 1.0
+
+    def __str__(self) -> str:
+        return ",".join(f"{factor:g}" for factor in self)
+
+    def power(self, phi: float) -> Factors:
+        """What this rule gives for a φ."""
+        return Factors(*(factor**phi for factor in self))
 
 
 @dataclass(frozen=True)
@@ -93,8 +82,8 @@ class Scaled:
     def to_json(self) -> dict[str, Any]:
         """Plain data; ``Architecture.from_json`` reads the architecture in it."""
         costs = {"params": self.params, "flops": self.flops}
-        described = {**self.architecture.to_json(), "task": vars(self.task)}
-        return {**described, "factors": vars(self.factors), "metrics": costs}
+        content = {**self.architecture.to_json(), "task": vars(self.task)}
+        return {**content, "factors": self.factors._asdict(), "metrics": costs}
 
 
 @dataclass(frozen=True)
@@ -122,27 +111,25 @@ class Request:
             if value is not None and not math.isfinite(value):
                 raise RecipeError(f"--{name} {value}: must be finite")
 
-    def answer(self, given: Source, rule: Rule) -> Scaled:
+    def answer(self, original: Source, rule: Factors) -> Scaled:
         """The scaled network."""
         if self.phi is not None:
-            return scale(given, rule.factors(self.phi))
+            return scale(original, rule.power(self.phi))
         if self.flops is not None:
-            return to_flops(given, self._wanted(given), rule)
-        pixels = self.resolution or given.task.height
-        return scale(
-            given, Factors(self.depth or 1.0, self.width or 1.0, pixels / given.task.height)
-        )
+            return to_flops(original, self._flops(original), rule)
+        resolution = (self.resolution or original.task.height) / original.task.height
+        return scale(original, Factors(self.depth or 1.0, self.width or 1.0, resolution))
 
-    def _wanted(self, given: Source) -> float:
+    def _flops(self, original: Source) -> float:
         text = str(self.flops)
         try:
             number = float(text.removesuffix("x"))
         except ValueError:
             raise RecipeError(f"--flops {text}: must be a number, or times such as 2x") from None
-        return number * scale(given, Factors()).flops if text.endswith("x") else number
+        return number * scale(original, Factors()).flops if text.endswith("x") else number
 
 
-def parse_rule(text: str) -> Rule:
+def parse_rule(text: str) -> Factors:
     """A rule from three numbers and commas.
 
     Raises:
@@ -154,7 +141,7 @@ def parse_rule(text: str) -> Rule:
         raise RecipeError(f"--rule {text}: must be three numbers, such as 1.2,1.1,1.15") from None
     if not all(1 <= factor < math.inf for factor in (depth, width, resolution)):
         raise RecipeError(f"--rule {text}: numbers must be finite, and none less than 1")
-    return Rule(depth, width, resolution)
+    return Factors(depth, width, resolution)
 
 
 def source(registry: Registry, reference: str, shape: str, classes: int) -> Source:
@@ -174,77 +161,78 @@ def source(registry: Registry, reference: str, shape: str, classes: int) -> Sour
         space, architecture = catalogue.find_point(registry, reference)
         return Source(space, architecture, catalogue.parse_task(shape, classes), registry)
     header, _ = read_journal(folder)
-    found = folder / export.FOLDER / "architecture.json"
-    if not found.exists():
+    path = folder / export.FOLDER / "architecture.json"
+    if not path.exists():
         raise HistoryError(f"{folder} has no incumbent yet; evonas resume {folder} goes on")
-    described = json.loads(found.read_text())
-    if "task" not in described:
+    content = json.loads(path.read_text())
+    if "task" not in content:
         raise HistoryError(f"{folder} was a run without images: there is nothing to build")
     registry = registry_of(header)
     space = Parts(reading.load(folder / reading.FILE), registry).space()
-    architecture = Architecture.from_json(described)
-    return Source(space, architecture, Task(**described["task"]), registry, folder)
+    architecture = Architecture.from_json(content)
+    return Source(space, architecture, Task(**content["task"]), registry, folder)
 
 
-def scale(given: Source, factors: Factors) -> Scaled:
-    """Scale by given factors, such as EfficientNet's published ones.
+def scale(original: Source, factors: Factors) -> Scaled:
+    """Scale by factors, such as EfficientNet's published ones.
 
     Raises:
         RecipeError: If the space does not declare what is depth or width.
     """
     try:
-        larger = given.space.scaled(given.architecture, factors.width, factors.depth)
+        larger = original.space.scaled(original.architecture, factors.width, factors.depth)
     except InvalidArchitecture as error:
         raise RecipeError(f"scale: {error}") from error
     height, width = (
-        max(1, round(side * factors.resolution)) for side in (given.task.height, given.task.width)
+        max(1, round(side * factors.resolution))
+        for side in (original.task.height, original.task.width)
     )
-    task = replace(given.task, height=height, width=width)
-    counted = given.space.costs(larger, task)
-    return Scaled(factors, larger, task, counted["params"], counted["flops"])
+    task = replace(original.task, height=height, width=width)
+    costs = original.space.costs(larger, task)
+    return Scaled(factors, larger, task, costs["params"], costs["flops"])
 
 
-def to_flops(given: Source, wanted: float, rule: Rule) -> Scaled:
-    """The φ ≥ 0 whose FLOPs come nearest to what is wanted, found by bisection.
+def to_flops(original: Source, flops: float, rule: Factors) -> Scaled:
+    """The φ ≥ 0 whose FLOPs come nearest to these, found by bisection.
 
     Raises:
         RecipeError: If that is less than the network has, or out of reach.
     """
     low, high = 0.0, _LARGEST
-    below, above = scale(given, rule.factors(low)), scale(given, rule.factors(high))
-    if not below.flops <= wanted <= above.flops:
+    below, above = scale(original, rule.power(low)), scale(original, rule.power(high))
+    if not below.flops <= flops <= above.flops:
         raise RecipeError(
-            f"--flops: {wanted:,.0f} is not between the network's {below.flops:,.0f} and "
+            f"--flops: {flops:,.0f} is not between the network's {below.flops:,.0f} and "
             f"{above.flops:,.0f}, its FLOPs at φ = {high:g}"
         )
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        scaled = scale(given, rule.factors(middle))
-        if scaled.flops <= wanted:
+        scaled = scale(original, rule.power(middle))
+        if scaled.flops <= flops:
             low, below = middle, scaled
         else:
             high, above = middle, scaled
-    return min((below, above), key=lambda scaled: abs(scaled.flops - wanted))
+    return min((below, above), key=lambda scaled: abs(scaled.flops - flops))
 
 
-def grid() -> Iterator[Rule]:
+def grid() -> Iterator[Factors]:
     """Every rule in steps of a tenth that about doubles the FLOPs."""
     for depth, width, resolution in itertools.product(_STEPS, repeat=3):
         if abs(depth * width**2 * resolution**2 - 2) <= _NEAR:
-            yield Rule(depth, width, resolution)
+            yield Factors(depth, width, resolution)
 
 
-def search_rule(given: Source, note: Callable[[str], None]) -> Rule:
+def search_rule(original: Source, note: Callable[[str], None]) -> Factors:
     """The rule of the grid whose network at φ = 1 is best by the run's own evaluation.
 
     Raises:
         RecipeError: For a point that no run found: there is nothing to evaluate with.
         HistoryError: If no evaluation succeeded.
     """
-    best: tuple[float, Rule] | None = None
+    best: tuple[float, Factors] | None = None
     for number, rule in enumerate(grid()):
-        scaled = scale(given, rule.factors(1.0))
-        assembly = _assembly(given, scaled, _run_of(given))
+        scaled = scale(original, rule.power(1.0))
+        assembly = _assembly(original, scaled, _run_of(original))
         objective = assembly.objectives[0]
         trial = run_trial(assembly.evaluator, Trial(number, Proposal(scaled.architecture)))
         if trial.state is not TrialState.COMPLETE:
@@ -258,22 +246,22 @@ def search_rule(given: Source, note: Callable[[str], None]) -> Rule:
     return best[1]
 
 
-def check_trainable(given: Source, folder: Path) -> None:
+def check_trainable(original: Source, folder: Path) -> None:
     """Raise RecipeError if there are no images to train on, or the folder is there already."""
-    _run_of(given)
+    _run_of(original)
     if folder.exists():
         raise RecipeError(f"--train {folder}: exists already")
 
 
 def train(
-    given: Source, scaled: Scaled, folder: Path, note: Callable[[str], None]
+    original: Source, scaled: Scaled, folder: Path, note: Callable[[str], None]
 ) -> dict[str, float]:
     """Train a scaled network in full on the run's images, test it once, and keep it.
 
     Writes ``incumbent/`` as a run does, and a journal of the training.
 
     Args:
-        given: A run's incumbent.
+        original: A run's incumbent.
         scaled: What to train.
         folder: Where to.
         note: Told how it goes.
@@ -281,8 +269,8 @@ def train(
     Returns:
         The final metrics.
     """
-    check_trainable(given, folder)
-    assembly = _assembly(given, scaled, folder)
+    check_trainable(original, folder)
+    assembly = _assembly(original, scaled, folder)
     try:
         folder.mkdir(parents=True)
     except OSError as error:
@@ -291,7 +279,7 @@ def train(
     section = assembly.recipe.final
     terms = final.Terms(1, section.seeds, section.flip)
     with Journal(folder) as journal:
-        journal.begin({"scaled_from": str(given.run_dir), "recipe": assembly.recipe.digest})
+        journal.begin({"scaled_from": str(original.run_dir), "recipe": assembly.recipe.digest})
         session = Session(assembly, folder, journal, (_Notes(note),), lambda: False)
         try:
             _, metrics = final.conclude(session, [trial], terms)
@@ -320,15 +308,15 @@ class _Notes(Tracker):
         pass
 
 
-def _run_of(given: Source) -> Path:
-    if given.run_dir is None:
+def _run_of(original: Source) -> Path:
+    if original.run_dir is None:
         raise RecipeError("scale: only what a run found can be trained; give its folder")
-    return given.run_dir
+    return original.run_dir
 
 
-def _assembly(given: Source, scaled: Scaled, folder: Path) -> Assembly:
+def _assembly(original: Source, scaled: Scaled, folder: Path) -> Assembly:
     """The run's own parts, for images of the scaled size and without its limits."""
-    stored = _run_of(given) / reading.FILE
+    stored = _run_of(original) / reading.FILE
     task = scaled.task
     if task.height != task.width:
         raise RecipeError(f"scale: {task.height}×{task.width} pixels; only squares can be trained")
@@ -336,7 +324,7 @@ def _assembly(given: Source, scaled: Scaled, folder: Path) -> Assembly:
     content["dataset"]["size"] = task.height
     content.pop("constraints", None)
     _enlarge(content["evaluation"], scaled.factors.resolution)
-    return assemble(reading.validate(content, str(stored)), given.registry, folder)
+    return assemble(reading.validate(content, str(stored)), original.registry, folder)
 
 
 def _enlarge(section: dict[str, Any] | None, factor: float) -> None:
@@ -347,21 +335,16 @@ def _enlarge(section: dict[str, Any] | None, factor: float) -> None:
         section = section.get("of")
 
 
-def table(given: Source, scaled: Scaled) -> str:
+def table(original: Source, scaled: Scaled) -> str:
     """What changed, for a person."""
-    before, f = scale(given, Factors()), scaled.factors
+    before, f = scale(original, Factors()), scaled.factors
     rows = [f"depth × {f.depth:.4g}, width × {f.width:.4g}, resolution × {f.resolution:.4g}"]
     rows += [f"{'':<6}{'parameters':>16}{'FLOPs':>20}   input"]
     for name, each in (("from", before), ("to", scaled)):
         shape = "×".join(map(str, each.task.input_shape))
         rows.append(f"{name:<6}{each.params:>16,.0f}{each.flops:>20,.0f}   {shape}")
-    old = given.architecture.choices
+    old = original.architecture.choices
     for name, value in scaled.architecture.choices.items():
         if value != old[name]:
             rows.append(f"  {name} = {value} (was {old[name]})")
     return "\n".join(rows)
-
-
-def write(scaled: Scaled, path: Path) -> None:
-    """Write what ``to_json`` says."""
-    files.store(path, json.dumps(scaled.to_json(), indent=2))

@@ -122,12 +122,12 @@ def check(
         PluginError: The constructor's annotations cannot be read, or are no types of options.
     """
     model, shared = _model(cls), shared or {}
-    asked = {n: v for n, v in shared.items() if n in model.model_fields and v is not None}
+    from_section = {n: v for n, v in shared.items() if n in model.model_fields and v is not None}
     try:
-        checked = model.model_validate({**asked, **options})
+        instance = model.model_validate({**from_section, **options})
     except ValidationError as error:
         raise RecipeError(explain(error, model, f"{section}.", shared)) from error
-    values = {name: getattr(checked, name) for name in model.model_fields}
+    values = {name: getattr(instance, name) for name in model.model_fields}
     return {n: v.absolute() if isinstance(v, Path) else v for n, v in values.items()}
 
 

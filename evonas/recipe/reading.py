@@ -108,10 +108,10 @@ def _explain_one(item: Any, model: type[BaseModel], prefix: str, also: Iterable[
     path = prefix + ".".join(_shown(str(part)) for part in location)
     match item["type"]:
         case "extra_forbidden":
-            known = _fields(model, location[:-1])
-            known += sorted(set(also) - set(known)) if len(location) == 1 else []
-            hint = did_you_mean(str(location[-1]), known)
-            return f"{path}: unknown key{hint} Known: {', '.join(known) or 'none'}"
+            names = _fields(model, location[:-1])
+            names += sorted(set(also) - set(names)) if len(location) == 1 else []
+            hint = did_you_mean(str(location[-1]), names)
+            return f"{path}: unknown key{hint} Known: {', '.join(names) or 'none'}"
         case "missing":
             return f"{path}: is missing"
         case "literal_error":
@@ -156,14 +156,14 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        seen: set[str] = set()
+        earlier: set[str] = set()
         for key in keys:
             if not isinstance(key, str):
                 line = node.start_mark.line + 1
                 raise yaml.YAMLError(f"line {line}: key {key!r} must be text; put it in quotes")
-            if key in seen:
+            if key in earlier:
                 raise yaml.YAMLError(f"key {key!r} is there twice")
-            seen.add(key)
+            earlier.add(key)
         return super().construct_mapping(node, deep)
 
 

@@ -28,37 +28,33 @@ class Kind:
 
     Attributes:
         folder: Of a plugin, and the entry points' group.
-        contract: The class that ``base.py`` in its room defines.
+        contract: The class that all of them extend, ``module:Class``.
         noun: What a person calls it, if not as the command line does.
-        room: Where in ``evonas`` the built-in ones are, if not in ``folder``.
     """
 
     folder: str
     contract: str
     noun: str = ""
-    room: str = ""
 
     @property
     def package(self) -> str:
         """Of the built-in ones."""
-        return f"evonas.{self.room or self.folder}"
+        return self.contract.partition(".base:")[0]
 
     def load_contract(self) -> type[Any]:
         """The class, imported now: rooms above this one define it."""
-        contract: type[Any] = getattr(
-            importlib.import_module(f"{self.package}.base"), self.contract
-        )
+        contract: type[Any] = pkgutil.resolve_name(self.contract)
         return contract
 
 
 KINDS: Mapping[str, Kind] = {
-    "space": Kind("spaces", "SearchSpace"),
-    "strategy": Kind("strategies", "Strategy"),
-    "evaluator": Kind("evaluators", "Evaluator"),
-    "dataset": Kind("datasets", "Dataset", noun="data set"),
-    "pruning": Kind("pruning", "Rule", noun="pruning rule", room="runs.pruning"),
-    "executor": Kind("executors", "Executor"),
-    "tracker": Kind("trackers", "Tracker"),
+    "space": Kind("spaces", "evonas.spaces.base:SearchSpace"),
+    "strategy": Kind("strategies", "evonas.strategies.base:Strategy"),
+    "evaluator": Kind("evaluators", "evonas.evaluators.base:Evaluator"),
+    "dataset": Kind("datasets", "evonas.datasets.base:Dataset", noun="data set"),
+    "pruning": Kind("pruning", "evonas.runs.pruning.base:Rule", noun="pruning rule"),
+    "executor": Kind("executors", "evonas.executors.base:Executor"),
+    "tracker": Kind("trackers", "evonas.trackers.base:Tracker"),
 }
 
 
@@ -75,17 +71,17 @@ class Registry:
     def origins(self, kind: str) -> dict[str, list[str]]:
         """Every known name of a kind and where it comes from; imports nothing."""
         folder_name = KINDS[kind].folder
-        found: dict[str, list[str]] = {}
+        origins: dict[str, list[str]] = {}
         package = importlib.import_module(KINDS[kind].package)
         for module in pkgutil.iter_modules(package.__path__):
             if module.name != "base" and not module.ispkg:
-                found.setdefault(module.name, []).append("built-in")
+                origins.setdefault(module.name, []).append("built-in")
         for entry in importlib.metadata.entry_points(group=f"evonas.{folder_name}"):
-            found.setdefault(entry.name, []).append(f"entry point {entry.value}")
+            origins.setdefault(entry.name, []).append(f"entry point {entry.value}")
         for folder in self.plugins:
             for path in sorted((folder.absolute() / folder_name).glob("[!_.]*.py")):
-                found.setdefault(path.stem, []).append(str(path))
-        return found
+                origins.setdefault(path.stem, []).append(str(path))
+        return origins
 
     def find(self, kind: str, name: str) -> type[Any]:
         """The class of a component.
@@ -116,15 +112,12 @@ class Registry:
 
     def _from_reference(self, kind: str, reference: str, origin: str) -> type[Any]:
         module_name, _, class_name = reference.partition(":")
-        try:
-            found = getattr(importlib.import_module(module_name), class_name)
-        # Importing runs anybody's code: whatever it raises is that plugin's fault, and is named.
-        except (Exception, SystemExit) as error:
-            raise PluginError(f"{origin}: {type(error).__name__}: {error}") from error
+        with _importing(origin):
+            component = getattr(importlib.import_module(module_name), class_name)
         contract = KINDS[kind].load_contract()
-        if not (isinstance(found, type) and issubclass(found, contract)):
+        if not (isinstance(component, type) and issubclass(component, contract)):
             raise PluginError(f"{origin}: not a {contract.__name__}")
-        return found
+        return component
 
 
 @contextmanager
@@ -148,6 +141,15 @@ def blamed(cls: type[Any], doing: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _importing(origin: str) -> Iterator[None]:
+    """Importing runs anybody's code: whatever it raises is that plugin's fault, and is named."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"{origin}: {type(error).__name__}: {error}") from error
+
+
 def _load(name: str, path: Path) -> ModuleType:
     if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
         return sys.modules[name]
@@ -157,11 +159,11 @@ def _load(name: str, path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # before execution, so that its dataclasses find their module
     try:
-        spec.loader.exec_module(module)
-    # As above: anybody's code.
-    except (Exception, SystemExit) as error:
+        with _importing(str(path)):
+            spec.loader.exec_module(module)
+    except PluginError:
         del sys.modules[name]
-        raise PluginError(f"{path}: {type(error).__name__}: {error}") from error
+        raise
     return module
 
 

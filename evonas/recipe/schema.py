@@ -12,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StrictBool,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -29,9 +30,10 @@ class _Model(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_bool(cls, value: Any) -> Any:
-        """No key of a recipe's own is true or false, and pydantic would read true as 1."""
-        return refuse_bool(value)
+    def _no_bool(cls, value: Any, field: ValidationInfo) -> Any:
+        """A key that is no switch is never true or false, and pydantic would read true as 1."""
+        switch = cls.model_fields[str(field.field_name)].annotation is bool
+        return value if switch else refuse_bool(value)
 
 
 class Component(_Model):
@@ -120,11 +122,6 @@ class FinalSection(_Model):
     top: Annotated[int, Field(ge=1)] = 1
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
     flip: StrictBool = False
-
-    @field_validator("top", "seeds", mode="before")
-    @classmethod
-    def _no_bool(cls, value: Any) -> Any:
-        return refuse_bool(value)
 
 
 class AuditSection(_Model):

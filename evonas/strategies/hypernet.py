@@ -2,8 +2,8 @@
 
 The evaluation ``hypernet`` learns a function from S, the weights of pooling, identity and
 convolution, to architectures; this strategy has those of a grid of S evaluated, and ends with the
-table of S, accuracy, parameters and operations. Nothing is random.
-Measured figures: docs/results.md.
+table of S, accuracy, parameters and operations. Nothing is random. Measured figures:
+docs/results.md.
 """
 
 from __future__ import annotations

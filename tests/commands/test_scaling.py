@@ -12,13 +12,14 @@ from torchvision import models
 from evonas.architecture import Architecture
 from evonas.cli import main
 from evonas.commands import scaling
-from evonas.commands.scaling import Factors, Request, Rule
+from evonas.commands.scaling import Factors, Request
 from evonas.errors import EvonasError, HistoryError, RecipeError
 from evonas.recipe import reading
 from evonas.recipe.registry import Registry
 from evonas.runs import run
 
 REGISTRY = Registry()
+EFFICIENTNET = Factors(1.2, 1.1, 1.15)
 # Factors of width and depth, and pixels, as published.
 PUBLISHED = {
     "b1": (1.0, 1.1, 240),
@@ -60,28 +61,28 @@ def finished(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_efficientnets_are_exact(name: str) -> None:
     width, depth, pixels = PUBLISHED[name]
-    scaled = Request(depth=depth, width=width, resolution=pixels).answer(b0(), Rule())
+    scaled = Request(depth=depth, width=width, resolution=pixels).answer(b0(), EFFICIENTNET)
     meta = models.get_model_weights(f"efficientnet_{name}")["IMAGENET1K_V1"].meta
     assert scaled.params == meta["num_params"]
     assert scaled.task.input_shape == (3, pixels, pixels)
 
 
 def test_phi_multiplies_all_three() -> None:
-    scaled = Request(phi=2).answer(b0(), Rule(1.3, 1.1, 1.2))
+    scaled = Request(phi=2).answer(b0(), Factors(1.3, 1.1, 1.2))
     factors = scaled.factors
     assert factors.depth == pytest.approx(1.69)
     assert factors.width == pytest.approx(1.21)
     assert factors.resolution == pytest.approx(1.44)
     assert scaled.task.input_shape == (3, round(224 * 1.44), round(224 * 1.44))
-    assert Request(phi=0).answer(b0(), Rule()).architecture == b0().architecture
+    assert Request(phi=0).answer(b0(), EFFICIENTNET).architecture == b0().architecture
 
 
 @pytest.mark.parametrize("times", [1.0, 2.0, 3.7, 16.0])
 def test_flops_are_met_as_nearly_as_rounding_allows(times: float) -> None:
     before = scaling.scale(b0(), Factors()).flops
-    scaled = Request(flops=f"{times}x").answer(b0(), Rule())
+    scaled = Request(flops=f"{times}x").answer(b0(), EFFICIENTNET)
     assert scaled.flops / before == pytest.approx(times, rel=0.1)
-    by_number = Request(flops=str(times * before)).answer(b0(), Rule())
+    by_number = Request(flops=str(times * before)).answer(b0(), EFFICIENTNET)
     assert by_number.architecture == scaled.architecture
 
 
@@ -90,13 +91,13 @@ def test_the_grid_doubles_the_flops_in_about_every_way() -> None:
     assert len(rules) > 10
     for rule in rules:
         assert rule.depth * rule.width**2 * rule.resolution**2 == pytest.approx(2, abs=0.1001)
-    assert Rule(1.2, 1.1, 1.2) in rules
+    assert Factors(1.2, 1.1, 1.2) in rules
 
 
 def test_any_space_that_declares_depth_and_width() -> None:
     for point in ("resnet/resnet18", "plain_cnn/small", "mbconv/model5"):
         source = scaling.source(REGISTRY, point, "3x32x32", 10)
-        larger = Request(phi=1).answer(source, Rule())
+        larger = Request(phi=1).answer(source, EFFICIENTNET)
         assert larger.flops > scaling.scale(source, Factors()).flops
 
 
@@ -169,7 +170,7 @@ def test_an_incumbent_is_scaled_trained_and_kept(finished: Path, tmp_path: Path)
 def test_the_rule_is_searched_with_the_runs_own_evaluation(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = (Rule(2.0, 1.0, 1.0), Rule(1.0, 1.0, 1.4))
+    few = (Factors(2.0, 1.0, 1.0), Factors(1.0, 1.0, 1.4))
     monkeypatch.setattr(scaling, "grid", lambda: iter(few))
     notes: list[str] = []
     best = scaling.search_rule(scaling.source(REGISTRY, str(finished), "", 1), notes.append)

@@ -40,7 +40,9 @@ def test_every_space_keeps_the_contract(name: str, task: Task) -> None:
     assert check_space(make(name), task, points=3) == []
 
 
-@each_space
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n == "nasnet" else []) for n in NAMES]
+)
 def test_the_defaults_keep_the_contract(name: str) -> None:
     space: SearchSpace = REGISTRY.find("space", name)()
     assert check_space(space, Task(1, 8, 8, 10), points=1) == []
