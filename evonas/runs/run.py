@@ -224,7 +224,8 @@ def _conclude(session: Session, end: End | TooManyFailures) -> tuple[str, str]:
         return "interrupted", reason
     if not ranking:
         return "finished", reason
-    session.note("the search is over; training the best for good")
+    if session.assembly.evaluator.finals:
+        session.note("the search is over; training the best for good")
     terms = final.Terms(recipe.final.top, recipe.final.seeds, recipe.final.flip)
     try:
         final.conclude(session, ranking, terms, retry=summary.status(session.folder) == "failed")

@@ -75,7 +75,7 @@ class DARTS(LayeredSpace):
 
     def _reduces(self, normal: Collection[int]) -> bool:
         """Whether the reduction cell is read if normal ones, those behind it, read these inputs."""
-        return self._middle in _live([normal] * self._cells, self._middle)
+        return self._middle in _live([normal] * self._cells)
 
     def size(self) -> int:
         """Number of architectures: of normal cells, times that of reduction cells if it is read."""
@@ -89,8 +89,7 @@ class DARTS(LayeredSpace):
 
     def build_supernet(self, task: Task) -> Supernet:
         """Every operation on every edge."""
-        uniform = (self.reference(_uniform(operation)) for operation in self.operations)
-        return Supernet(self, task, list(uniform))
+        return Supernet(self, task, [self.reference(_uniform(name)) for name in self.operations])
 
     def modules(self, architecture: Architecture) -> dict[str, list[str]]:
         """Names of the network's modules that each choice decides: one in every cell of its kind.
@@ -148,10 +147,10 @@ def _inputs_of(cell: str, choices: Mapping[str, Any]) -> set[int]:
     return {i for i, j in EDGES if i in INPUTS and choices[f"{cell}_{i}_{j}"] != "none"}
 
 
-def _live(inputs: Sequence[Collection[int]], first: int = 0) -> set[int]:
-    """Places of the cells, from the first one on, that reach the classifier; by what each reads."""
+def _live(inputs: Sequence[Collection[int]]) -> set[int]:
+    """Places of the cells that reach the classifier, by what each reads."""
     live = {len(inputs) - 1}
-    for place in range(len(inputs) - 1, first, -1):
+    for place in range(len(inputs) - 1, 0, -1):
         if place in live:
             live |= {place - len(INPUTS) + state for state in inputs[place]}
     return live

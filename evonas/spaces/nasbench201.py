@@ -9,15 +9,9 @@ from torch import nn
 from evonas.architecture import Architecture, Categorical
 from evonas.recipe.options import Count
 from evonas.spaces.base import Task
-from evonas.spaces.parts.cell_operations import (
-    OPERATIONS,
-    AveragePool,
-    Operation,
-    joined,
-    relu_conv_norm,
-)
+from evonas.spaces.parts.cell_operations import OPERATIONS, Operation, average, relu_conv_norm
 from evonas.spaces.parts.cells import Cell, Edge, stacked, staged
-from evonas.spaces.parts.layers import Layer, LayeredSpace
+from evonas.spaces.parts.layers import Layer, LayeredSpace, Row
 from evonas.spaces.parts.supernet import Supernet
 
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # From node, to node.
@@ -71,17 +65,14 @@ def _cell(architecture: Architecture) -> Cell:
     return Cell(tuple(map(tuple, nodes.values())), output=(3,), inputs=1, entry=None)
 
 
-def _body(inputs: int, outputs: int, kernel: int, stride: int) -> dict[str, Layer]:
+def _body(inputs: int, outputs: int, kernel: int, stride: int) -> Row:
     first = relu_conv_norm(inputs, outputs, kernel, stride)
-    return joined(first=first, second=relu_conv_norm(outputs, outputs, kernel))
+    return Row(first=first, second=relu_conv_norm(outputs, outputs, kernel))
 
 
-def _shortcut(inputs: int, outputs: int, kernel: int, stride: int) -> dict[str, Layer]:
-    pool, conv = (
-        Layer(AveragePool, kernel, stride),
-        Layer(nn.Conv2d, inputs, outputs, 1, bias=False),
-    )
-    return {"pool": pool, "conv": conv}
+def _shortcut(inputs: int, outputs: int, kernel: int, stride: int) -> Row:
+    conv = Layer(nn.Conv2d, inputs, outputs, 1, bias=False)
+    return Row(**average(inputs, inputs, kernel, stride).parts, conv=conv)
 
 
 # Between stages: a residual block that halves the size and changes the number of channels.

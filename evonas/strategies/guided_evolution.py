@@ -4,11 +4,9 @@ Real, Aggarwal, Huang and Le, Regularized evolution for image classifier archite
 2019, bred and screened as in White, Neiswanger and Savani, BANANAS, AAAI 2021. The surrogate is an
 ensemble of Gaussian processes (scikit-learn's) of several length scales and noises, averaged by
 their marginal likelihoods: Rasmussen and Williams, Gaussian processes for machine learning, 2006,
-chapter 5. It learns how far a trial is behind the best on a logarithmic scale, so that it tells the
-good from the best, whatever the metric's scale. Children are compared by an upper confidence bound
-whose weight is drawn for every proposal: Berk, Gupta, Rana and Venkatesh, Randomised Gaussian
-process upper confidence bound, IJCAI 2020. So a few asks explore, most exploit, and workers that
-ask at once get different answers. Measured figures: docs/results.md.
+chapter 5. Children are compared by an upper confidence bound whose weight is drawn for every
+proposal: Berk, Gupta, Rana and Venkatesh, Randomised Gaussian process upper confidence bound, IJCAI
+2020. Measured figures: docs/results.md.
 """
 
 from __future__ import annotations

@@ -241,8 +241,7 @@ class _Lattice:
 
     def moving(self, point: Architecture) -> list[str]:
         """Names of the ordinal choices that have an effect."""
-        active = set(self._space.active(point.choices))
-        return [name for name in self._ordinal if name in active]
+        return [name for name in self._ordinal if self._space.has_effect(name, point.choices)]
 
     def sides(self, point: Architecture, name: str) -> _Sides:
         """The neighbours below and above along a choice, if they are within the limits."""

@@ -17,9 +17,8 @@ from evonas.recipe.options import check
 from evonas.spaces.base import Task
 from evonas.spaces.nasnet import Element, NASNet, Pair, _cell, _ordered, _places, _read, _spelled
 from evonas.spaces.parts import cost
-from evonas.spaces.parts.cell_operations import OPERATIONS, FactorizedReduction
+from evonas.spaces.parts.cell_operations import OPERATIONS, FactorizedReduction, described
 from evonas.spaces.parts.cells import Cells, Place
-from evonas.spaces.parts.layers import network
 
 SPACE = NASNet(max_repeats=2, max_filters=8)
 CIFAR = Task(channels=3, height=32, width=32, classes=10)
@@ -346,7 +345,8 @@ def test_a_factorized_reduction_sees_every_pixel_of_the_diagonals() -> None:
 @pytest.mark.parametrize("stride", [1, 2])
 def test_operations_keep_the_channels_and_divide_the_size(operation: str, stride: int) -> None:
     for height, width in ((1, 1), (5, 8)):
-        out = network(OPERATIONS[operation].layers(6, 6, stride))(torch.randn(2, 6, height, width))
+        layer = described(OPERATIONS[operation], 6, 6, stride)
+        out = layer.build()(torch.randn(2, 6, height, width))
         assert out.shape == (2, 6, -(-height // stride), -(-width // stride))
 
 

@@ -7,14 +7,14 @@ Those of NASNet (Zoph et al., CVPR 2018); the separable convolutions of half of 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from evonas.spaces.parts.layers import Layer, Meter
+from evonas.spaces.parts.layers import Layer, Meter, Row
 
 
 class Operation(NamedTuple):
@@ -28,106 +28,86 @@ class Operation(NamedTuple):
     """
 
     kind: str
-    describe: Callable[[int, int, int, int], dict[str, Layer]]
+    describe: Callable[[int, int, int, int], Row]
     kernel: int = 1
 
-    def layers(self, inputs: int, outputs: int, stride: int = 1) -> dict[str, Layer]:
-        """The layers in a row."""
-        return self.describe(inputs, outputs, self.kernel, stride)
+
+@lru_cache(maxsize=2**14)
+def described(operation: Operation, inputs: int, outputs: int, stride: int = 1) -> Row:
+    """The layers in a row: one description for all places that are alike."""
+    return operation.describe(inputs, outputs, operation.kernel, stride)
 
 
-def relu_conv_norm(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> dict[str, Layer]:
+def relu_conv_norm(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> Row:
     """ReLU, a convolution without bias, and batch normalisation."""
-    return {
-        "relu": Layer(nn.ReLU),
-        "conv": Layer(nn.Conv2d, inputs, outputs, kernel, stride, kernel // 2, bias=False),
-        "norm": Layer(nn.BatchNorm2d, outputs),
-    }
+    return Row(
+        relu=Layer(nn.ReLU),
+        conv=Layer(nn.Conv2d, inputs, outputs, kernel, stride, kernel // 2, bias=False),
+        norm=Layer(nn.BatchNorm2d, outputs),
+    )
 
 
-def joined(**parts: Mapping[str, Layer]) -> dict[str, Layer]:
-    """All layers in a row, named by their part and by themselves."""
-    return {f"{part}_{name}": x for part, layers in parts.items() for name, x in layers.items()}
+def average(inputs: int, outputs: int, kernel: int, stride: int) -> Row:
+    """The mean of what there is: padding does not count. The size is rounded up."""
+    return Row(pool=Layer(nn.AvgPool2d, kernel, stride, (kernel - 1) // 2, kernel % 2 == 0, False))
 
 
-def _fit(inputs: int, outputs: int, kernel: int, stride: int) -> dict[str, Layer]:
-    if stride == 1:
-        return relu_conv_norm(inputs, outputs)
-    return {"reduce": Layer(FactorizedReduction, inputs, outputs)}
+def _largest(inputs: int, outputs: int, kernel: int, stride: int) -> Row:
+    return Row(pool=Layer(nn.MaxPool2d, kernel, stride, kernel // 2))
 
 
-def _identity(inputs: int, outputs: int, kernel: int, stride: int) -> dict[str, Layer]:
-    if stride == 1:
-        return {"identity": Layer(nn.Identity)}
-    return {"reduce": Layer(FactorizedReduction, inputs, outputs)}
+def _halved(inputs: int, outputs: int) -> Row:
+    return Row(reduce=Layer(FactorizedReduction, inputs, outputs))
 
 
-def _separable(
-    inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1
-) -> dict[str, Layer]:
+def _fit(inputs: int, outputs: int, kernel: int, stride: int) -> Row:
+    return relu_conv_norm(inputs, outputs) if stride == 1 else _halved(inputs, outputs)
+
+
+def _identity(inputs: int, outputs: int, kernel: int, stride: int) -> Row:
+    return Row(identity=Layer(nn.Identity)) if stride == 1 else _halved(inputs, outputs)
+
+
+def _separable(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1) -> Row:
     padding = dilation * (kernel // 2)
     depthwise = (inputs, inputs, kernel, stride, padding, dilation, inputs, False)
-    return {
-        "relu": Layer(nn.ReLU),
-        "depthwise": Layer(nn.Conv2d, *depthwise),
-        "pointwise": Layer(nn.Conv2d, inputs, outputs, 1, bias=False),
-        "norm": Layer(nn.BatchNorm2d, outputs),
-    }
+    return Row(
+        relu=Layer(nn.ReLU),
+        depthwise=Layer(nn.Conv2d, *depthwise),
+        pointwise=Layer(nn.Conv2d, inputs, outputs, 1, bias=False),
+        norm=Layer(nn.BatchNorm2d, outputs),
+    )
 
 
-def _separable_twice(inputs: int, outputs: int, kernel: int, stride: int) -> dict[str, Layer]:
+def _separable_twice(inputs: int, outputs: int, kernel: int, stride: int) -> Row:
     first = _separable(inputs, inputs, kernel, stride)
-    return joined(first=first, second=_separable(inputs, outputs, kernel))
+    return Row(first=first, second=_separable(inputs, outputs, kernel))
 
 
-def _average(inputs: int, outputs: int, kernel: int, stride: int) -> dict[str, Layer]:
-    return {"pool": Layer(AveragePool, kernel, stride)}
-
-
-def _largest(inputs: int, outputs: int, kernel: int, stride: int) -> dict[str, Layer]:
-    return {"pool": Layer(nn.MaxPool2d, kernel, stride, kernel // 2)}
-
-
-def _bottleneck(inputs: int, outputs: int, kernel: int, stride: int) -> dict[str, Layer]:
+def _bottleneck(inputs: int, outputs: int, kernel: int, stride: int) -> Row:
     """A full convolution of a quarter of the channels."""
     quarter = max(1, inputs // 4)
-    return joined(
+    return Row(
         narrow=relu_conv_norm(inputs, quarter),
         full=relu_conv_norm(quarter, quarter, kernel, stride),
         widen=relu_conv_norm(quarter, outputs),
     )
 
 
-def _lines(inputs: int, outputs: int, kernel: int, stride: int) -> dict[str, Layer]:
+def _lines(inputs: int, outputs: int, kernel: int, stride: int) -> Row:
     """A row and then a column of a quarter of the channels."""
     quarter = max(1, inputs // 4)
-    row, column = (
-        {
-            "relu": Layer(nn.ReLU),
-            "conv": Layer(_Line, quarter, (height, width), (down, right)),
-            "norm": Layer(nn.BatchNorm2d, quarter),
-        }
-        for height, width, down, right in ((1, kernel, 1, stride), (kernel, 1, stride, 1))
-    )
-    return joined(
+
+    def line(kernel: tuple[int, int], stride: tuple[int, int]) -> Row:
+        conv = Layer(_Line, quarter, kernel, stride)
+        return Row(relu=Layer(nn.ReLU), conv=conv, norm=Layer(nn.BatchNorm2d, quarter))
+
+    return Row(
         narrow=relu_conv_norm(inputs, quarter),
-        row=row,
-        column=column,
+        row=line((1, kernel), (1, stride)),
+        column=line((kernel, 1), (stride, 1)),
         widen=relu_conv_norm(quarter, outputs),
     )
-
-
-class AveragePool(nn.AvgPool2d):
-    """The mean of what there is: padding does not count. The size is rounded up."""
-
-    def __init__(self, kernel: int, stride: int) -> None:
-        padding, ceil = (kernel - 1) // 2, kernel % 2 == 0
-        super().__init__(kernel, stride, padding, ceil, count_include_pad=False)
-
-    @staticmethod
-    def cost(meter: Meter, kernel: int, stride: int) -> None:
-        """Nothing but a smaller size."""
-        meter.pool(kernel, stride, (kernel - 1) // 2, ceil=kernel % 2 == 0)
 
 
 class _Line(nn.Conv2d):
@@ -181,7 +161,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "sep_conv_7x7": Operation("sep_conv", _separable_twice, 7),
     "dil_conv_3x3": Operation("dil_conv", partial(_separable, dilation=2), 3),
     "dil_conv_5x5": Operation("dil_conv", partial(_separable, dilation=2), 5),
-    "avg_pool_3x3": Operation("avg_pool", _average, 3),
+    "avg_pool_3x3": Operation("avg_pool", average, 3),
     "max_pool_3x3": Operation("max_pool", _largest, 3),
     "max_pool_5x5": Operation("max_pool", _largest, 5),
     "max_pool_7x7": Operation("max_pool", _largest, 7),

@@ -9,18 +9,17 @@ Simonyan and Yang, ICLR 2019) and in NAS-Bench-201 (Dong and Yang, ICLR 2020).
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, reduce
+from functools import cached_property, reduce
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from evonas.spaces.base import Task
-from evonas.spaces.parts import layers
 from evonas.spaces.parts.blocks import named_classifier
-from evonas.spaces.parts.cell_operations import FIT, Operation
+from evonas.spaces.parts.cell_operations import FIT, Operation, described
 from evonas.spaces.parts.layers import FeatureMap, Layer, Meter
 
 CELLS = ("normal", "reduction")
@@ -81,30 +80,6 @@ class _Output(NamedTuple):
 _Sources = tuple[_Output, ...]  # Of what a cell reads, the oldest first.
 
 
-class _Part(NamedTuple):
-    """An operation somewhere in a network, and what it reads."""
-
-    operation: Operation
-    source: _Output
-    channels: int
-    stride: int
-
-    def layers(self) -> dict[str, Layer]:
-        return self.operation.layers(self.source.channels, self.channels, self.stride)
-
-    def cost(self, meter: Meter, read: FeatureMap, waiting: Iterable[FeatureMap]) -> None:
-        """Send the meter through from what it reads, while other maps wait."""
-        meter.here = read
-        with meter.holding(*waiting):
-            for layer in _in_a_row(self):
-                layer.cost(meter)
-
-
-@lru_cache(maxsize=2**14)
-def _in_a_row(part: _Part) -> tuple[Layer, ...]:
-    return tuple(part.layers().values())
-
-
 class Place(NamedTuple):
     """A cell somewhere in a network.
 
@@ -129,21 +104,20 @@ class Place(NamedTuple):
         """What it puts out."""
         return _Output(self.outputs, sources[-1].scale * self.stride)
 
-    def parts(self, sources: _Sources) -> tuple[Mapping[str, _Part], Mapping[str, _Part]]:
+    def parts(self, sources: _Sources) -> tuple[Mapping[str, Layer], Mapping[str, Layer]]:
         """The entries by state, and the edges by name."""
-        cell, scale = self.cell, sources[-1].scale
-        entries: dict[str, _Part] = {}
-        states = dict(enumerate(sources))
+        cell, width, (*_, last) = self.cell, self.channels, sources
+        entries: dict[str, Layer] = {}
+        inputs = {state: source.channels for state, source in enumerate(sources)}
         if cell.entry:
-            states = dict.fromkeys(states, _Output(self.channels, scale))
             for state in cell.reads:
-                stride = scale // sources[state].scale
-                entries[str(state)] = _Part(cell.entry, sources[state], self.channels, stride)
-        node = _Output(self.channels, scale * self.stride)
+                stride = last.scale // sources[state].scale
+                entries[str(state)] = described(cell.entry, inputs[state], width, stride)
+            inputs = dict.fromkeys(inputs, width)
         edges = {
-            name: _Part(operation, states[state], self.channels, self.stride)
-            if state in states
-            else _Part(operation, node, self.channels, 1)
+            name: described(operation, inputs[state], width, self.stride)
+            if state in inputs
+            else described(operation, width, width)
             for name, state, operation in cell.edges
         }
         return entries, edges
@@ -152,9 +126,10 @@ class Place(NamedTuple):
         """Send the meter through; a state waits until its last reader has run."""
         entries, edges = self.parts(sources)
         cell, states = self.cell, dict(enumerate(inputs))
-        for name, part in entries.items():
-            others = [states[state] for state in cell.reads if state != int(name)]
-            part.cost(meter, states[int(name)], others)
+        for name, entry in entries.items():
+            meter.here = states[int(name)]
+            with meter.holding(*(states[state] for state in cell.reads if state != int(name))):
+                entry.cost(meter)
             states[int(name)] = meter.here
         readers = Counter([*(edge.state for edge in cell.edges), *cell.output])
         for made, node in enumerate(cell.nodes, start=cell.inputs):
@@ -162,10 +137,10 @@ class Place(NamedTuple):
             for edge in node:
                 readers[edge.state] -= 1
                 waiting = [states[state] for state in states if readers[state]]
-                waiting += [total] if total else []
-                edges[edge.name].cost(meter, states[edge.state], waiting)
-                if total:
-                    with meter.holding(*waiting):
+                meter.here = states[edge.state]
+                with meter.holding(*waiting, *([total] if total else [])):
+                    edges[edge.name].cost(meter)
+                    if total:
                         meter.make(*total.shape)
                 total = meter.here
             if not node:
@@ -264,7 +239,7 @@ class _Cell(nn.Module):
         super().__init__()
         self._place = place
         self.entries, self.edges = (
-            nn.ModuleDict({name: layers.network(part.layers()) for name, part in parts.items()})
+            nn.ModuleDict({name: layer.build() for name, layer in parts.items()})
             for parts in place.parts(sources)
         )
 

@@ -344,8 +344,15 @@ class LayeredSpace(SearchSpace):
         return costs(self.layers(architecture, task), task)
 
 
-def _max_pool(meter: Meter, kernel_size: int, stride: int | None = None, padding: int = 0) -> None:
-    meter.pool(kernel_size, stride, padding)
+def _pool(
+    meter: Meter,
+    kernel_size: int,
+    stride: int | None = None,
+    padding: int = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> None:
+    meter.pool(kernel_size, stride, padding, ceil_mode)
 
 
 def _batch_norm(meter: Meter, num_features: int) -> None:
@@ -385,11 +392,11 @@ def _nothing(meter: Meter, *arguments: Any, **keywords: Any) -> None:
 _ACTIVATIONS = (nn.Hardsigmoid, nn.Hardswish, nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.SiLU)
 _OF_TORCH: Mapping[type[nn.Module], Callable[..., None]] = {
     nn.AdaptiveAvgPool2d: _average,
-    nn.AvgPool2d: _max_pool,
+    nn.AvgPool2d: _pool,
     nn.BatchNorm2d: _batch_norm,
     nn.Conv2d: _convolution,
     nn.Linear: _linear,
-    nn.MaxPool2d: _max_pool,
+    nn.MaxPool2d: _pool,
     **dict.fromkeys(_ACTIVATIONS, _activation),
     **dict.fromkeys((nn.Dropout, nn.Flatten, nn.Identity), _nothing),
 }
