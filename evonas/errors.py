@@ -24,15 +24,13 @@ from collections.abc import Iterable
 
 
 class EvonasError(Exception):
-    """Base of all errors that evonas raises on purpose."""
+    """Base of all errors that evonas raises on purpose: the user's input, unless said otherwise."""
 
-    exit_code = 1
+    exit_code = 2
 
 
 class RecipeError(EvonasError):
     """The recipe, or an override of it, cannot be accepted."""
-
-    exit_code = 2
 
 
 class OptionError(RecipeError):
@@ -47,7 +45,6 @@ class OptionError(RecipeError):
 
     def __init__(self, option: str, reason: str) -> None:
         super().__init__(f"{option}: {reason}")
-        self.option, self.reason = option, reason
 
 
 class InfeasibleConstraints(RecipeError):
@@ -57,32 +54,23 @@ class InfeasibleConstraints(RecipeError):
 class UnknownComponent(EvonasError):
     """No component of this kind has this name."""
 
-    exit_code = 2
-
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
         super().__init__(
             f"unknown {kind} {name!r}{did_you_mean(name, names)} Known: {', '.join(names)}"
         )
-        self.kind, self.name, self.known = kind, name, names
 
 
 class InvalidArchitecture(EvonasError):
     """The architecture breaks a rule of its space."""
 
-    exit_code = 2
-
 
 class DataError(EvonasError):
     """The data set is missing, broken or does not fit."""
 
-    exit_code = 2
-
 
 class HistoryError(EvonasError):
     """The run folder's history belongs to something else."""
-
-    exit_code = 2
 
 
 class TooManyFailures(EvonasError):

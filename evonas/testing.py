@@ -257,28 +257,21 @@ def _check_variation(space: SearchSpace, rng: Random) -> Iterator[str]:
     if len({a.id for a in first}) > space.size():
         yield f"size: says {space.size()}, but more architectures than that were drawn"
     unchanged = {name for name, domain in space.domains.items() if domain.size > 1}
-    unchanged -= _changed_by_mutation(space, rng, unchanged)
-    for name in sorted(unchanged):
-        yield f"mutate: never changes {name!r}, so that search cannot reach its other values"
-    a, b = first[0], next((other for other in first if other != first[0]), first[0])
-    children = {space.crossover(a, b, rng).id for _ in range(32)}
-    for parent in (a, b):
-        if a != b and children == {parent.id}:
-            yield "crossover: the child is always the same parent; take choices from both"
-
-
-def _changed_by_mutation(space: SearchSpace, rng: Random, names: set[str]) -> set[str]:
-    """Those choices that a random walk by mutation changed."""
-    changed: set[str] = set()
-    for _ in range(20 * len(names)):
+    # Walks, not single steps: some choices have an effect in few networks alone.
+    for _ in range(20 * len(unchanged)):
         here = space.sample(rng)
         for _ in range(5):
             child = space.mutate(here, rng)
-            changed |= {n for n in names if child.choices.get(n) != here.choices.get(n)}
+            unchanged -= {n for n in unchanged if child.choices.get(n) != here.choices.get(n)}
             here = child
-        if changed == names:
+        if not unchanged:
             break
-    return changed
+    for name in sorted(unchanged):
+        yield f"mutate: never changes {name!r}, so that search cannot reach its other values"
+    a, b = first[0], next((other for other in first if other != first[0]), first[0])
+    children = {space.crossover(a, b, rng) for _ in range(32)}
+    if a != b and children in ({a}, {b}):
+        yield "crossover: the child is always the same parent; take choices from both"
 
 
 def _check_extremes(space: SearchSpace, task: Task, rng: Random) -> Iterator[str]:
@@ -379,8 +372,8 @@ class _Sum(Evaluator):
 
     metrics = ("value",)
 
-    def __init__(self) -> None:
-        super().__init__(Context(_Grid(1, 1), None, "cpu", seed=0))
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__(Context(_Grid(1, 1), None, device, seed=0))
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         if int(trial.architecture.id, 16) % 7 == 0:
@@ -411,24 +404,23 @@ def check_strategy(
         seed: Seed of the searches.
     """
     space = _Grid(dimensions=5, options=4)
-    events = list(_run(make(space), trials, seed))
-    if list(_run(make(space), trials, seed)) != events:
+    events = _run(make(space), trials, seed)
+    if _run(make(space), trials, seed) != events:
         raise _Broken(
             "ask: two searches of one seed differ; use only the generator that ask is handed"
         )
     for cut in (1, len(events) // 3, len(events) // 2, len(events) - 1):
-        if [*events[:cut], *_run(make(space), trials, seed, events[:cut])] != events:
+        if events[:cut] + _run(make(space), trials, seed, events[:cut]) != events:
             yield f"tell: told {cut} events of a history, it goes on differently"
-    to_the_end = list(_run(make(_Grid(2, 3)), 50, seed))
+    to_the_end = _run(make(_Grid(2, 3)), 50, seed)
     keys, small_keys = (
         [event.proposal.key for event in each if event.state is TrialState.RUNNING]
         for each in (events, to_the_end)
     )
     if len(set(keys)) < len(keys):
         yield "ask: the same architecture is proposed twice"
-    yield from _check_fidelities(make(space).fidelities, events)
-    yield from _check_parents(events)
-    yield from _check_parents(to_the_end)
+    yield from _check_lineage(make(space).fidelities, events)
+    yield from _check_lineage(make(space).fidelities, to_the_end)
     points = {architecture for architecture, *_ in small_keys}
     if len(points) < 9:
         yield f"ask: of a space of 9 points only {len(points)} are proposed"
@@ -436,46 +428,36 @@ def check_strategy(
         yield "ask: in an exhausted space it repeats itself and does not return None"
 
 
-def _check_fidelities(declared: Sequence[float], events: Sequence[Trial]) -> Iterator[str]:
-    """Proposals have the declared fidelities; what is continued was completed with less effort."""
-    complete: dict[int | None, Proposal] = {}
+def _check_lineage(fidelities: Sequence[float], events: Sequence[Trial]) -> Iterator[str]:
+    """Fidelities are declared ones; parents did not fail; what is continued had less effort."""
+    trials = Trials()
     for event in events:
-        proposal, rung = event.proposal, event.proposal.resume_from
-        if event.state is TrialState.COMPLETE:
-            complete[event.number] = proposal
+        trials.add(event)
         if event.state is not TrialState.RUNNING:
             continue
-        if proposal.fidelity not in declared:
+        proposal, rung = event.proposal, event.proposal.resume_from
+        if proposal.fidelity not in fidelities:
             yield f"ask: fidelity {proposal.fidelity:g} is none of strategy.fidelities"
-        lower = complete.get(rung)
-        same = lower is not None and lower.architecture == proposal.architecture
-        if rung is not None and not (same and lower and lower.fidelity < proposal.fidelity):
+        complete: dict[int | None, Proposal] = {t.number: t.proposal for t in trials.complete}
+        lower = complete.get(rung, proposal)
+        same = lower.architecture == proposal.architecture
+        if rung is not None and not (same and lower.fidelity < proposal.fidelity):
             yield (
                 f"ask: trial {event.number} continues trial {rung}, which is no completed trial "
                 "of its architecture with less effort"
             )
-
-
-def _check_parents(events: Sequence[Trial]) -> Iterator[str]:
-    """Who is named as a parent was tried before, and did not fail."""
-    alive = set()
-    for event in events:
-        if event.state in (TrialState.COMPLETE, TrialState.PRUNED):
-            alive.add(event.number)
-        for parent in set(event.proposal.parents) - alive:
+        for parent in set(proposal.parents) - complete.keys() - {t.number for t in trials.pruned}:
             yield (
                 f"ask: trial {event.number} names trial {parent} as a parent, which had not ended "
                 "by then, or had failed; parents are told trials that the child was made of"
             )
 
 
-def _run(
-    strategy: Strategy, trials: int, seed: int, history: Sequence[Trial] = ()
-) -> Iterator[Trial]:
+def _run(strategy: Strategy, trials: int, seed: int, history: Sequence[Trial] = ()) -> list[Trial]:
     """The events of a search for the largest sum, without what the clock measured."""
-    with Serial(_sum, ("cpu",)) as executor:
-        for event in Search(strategy, executor, Budget(trials, max_failures=None), seed, history):
-            yield replace(event, seconds=0.0, elapsed=0.0)
+    with Serial(_Sum, ("cpu",)) as executor:
+        search = Search(strategy, executor, Budget(trials, max_failures=None), seed, history)
+        return [replace(event, seconds=0.0, elapsed=0.0) for event in search]
 
 
 @_listed
@@ -739,10 +721,6 @@ def _stops(make: Callable[[], Rule], ends: Sequence[float]) -> list[int | None]:
     return stops
 
 
-def _sum(device: str) -> Evaluator:
-    return _Sum()
-
-
 @_listed
 def check_executor(
     make: Callable[[MakeEvaluator, tuple[str, ...]], Executor], trials: int = 16
@@ -760,7 +738,7 @@ def check_executor(
     def watch(trial: Trial) -> Watch:
         return lambda step, metrics: trial.number % 5 == 0
 
-    with make(_sum, ("cpu",)) as executor:
+    with make(_Sum, ("cpu",)) as executor:
         if executor.workers < 1:
             raise _Broken(f"workers: is {executor.workers}; at least one trial must run at once")
         for n in range(0, trials, executor.workers):
@@ -802,7 +780,7 @@ def check_tracker(make: Callable[[], Tracker]) -> Iterator[str]:
     Raises:
         EvonasError: If it cannot work at all.
     """
-    events = list(_run(RandomSearch(_Grid(2, 4), _VALUE), trials=8, seed=0))
+    events = _run(RandomSearch(_Grid(2, 4), _VALUE), trials=8, seed=0)
     names = {"space": "plain_cnn", "strategy": "random", "evaluation": "train"}
     recipe = validate({"name": "check", **names, "budget": {"trials": 8}}, "check").dump()
     with tempfile.TemporaryDirectory() as folder, _blamed("raises", EvonasError):

@@ -154,7 +154,7 @@ def evolution(population: int, tournament: int) -> str:
         (
             ["constraints.parms.max=5"],
             "and space 'plain_cnn' counts no such cost. Did you mean 'params'? Known: "
-            "params, flops, val_accuracy",
+            "params, flops, peak_memory, val_accuracy",
         ),
         (
             ["space=backbone", "constraints.peak_memory.max=5"],

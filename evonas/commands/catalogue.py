@@ -26,6 +26,8 @@ from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.parts import cost
 from evonas.trial import Objective
 
+_LABELS = {"params": "parameters", "flops": "FLOPs", "peak_memory": "bytes live"}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -140,7 +142,7 @@ def _layers(space: SearchSpace, architecture: Architecture, task: Task) -> str:
             module.register_forward_hook(partial(note, name))
     field = cost.receptive_field(network, task)
     for name, value in space.costs(architecture, task).items():
-        label = {"params": "parameters", "flops": "FLOPs"}.get(name, name)
+        label = _LABELS.get(name, name)
         half = f" ({value / 2:,.0f} multiply-adds)" if name == "flops" else ""
         rows.append(f"{label:<10} {value:,.0f}{half}")
     choices = ", ".join(f"{name}={value}" for name, value in architecture.choices.items())

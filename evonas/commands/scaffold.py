@@ -41,7 +41,11 @@ def new(kind: str, name: str, folder: Path, registry: Registry) -> list[Path]:
         if path.exists():
             raise StorageError(f"{path}: is there already")
     for path, template in texts.items():
-        _write(path, _renamed(template.read_text(), kind, name))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(_renamed(template.read_text(), kind, name))
+        except OSError as error:
+            raise StorageError(f"{path}: {error.strerror}") from error
     return list(texts)
 
 
@@ -50,11 +54,3 @@ def _renamed(text: str, kind: str, name: str) -> str:
     title = name.replace("_", " ").upper()
     text = text.replace(f"My{kind.capitalize()}", camel).replace(f"my_{kind}", name)
     return text.replace(f"MY {kind.upper()}", title)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,9 +31,9 @@ from evonas.trackers.base import Report, RunInfo, Tracker
 from evonas.trial import Proposal, Trial, TrialState
 
 _LARGEST = 10.0  # At this φ there are a thousand times the FLOPs.
-_HALVINGS = 30  # So often the interval of φ is halved, to a billionth.
+_STEPS = 2**30  # The interval from 0 to the largest φ is searched as finely as that.
 _NEAR = 0.1  # So far α·β²·γ² of the grid may be from 2.
-_STEPS = tuple(1 + n / 10 for n in range(11))
+_TENTHS = tuple(1 + n / 10 for n in range(11))
 
 
 class Factors(NamedTuple):
@@ -116,17 +117,9 @@ class Request:
         if self.phi is not None:
             return scale(original, rule.power(self.phi))
         if self.flops is not None:
-            return to_flops(original, self._flops(original), rule)
+            return to_flops(original, self.flops, rule)
         resolution = (self.resolution or original.task.height) / original.task.height
         return scale(original, Factors(self.depth or 1.0, self.width or 1.0, resolution))
-
-    def _flops(self, original: Source) -> float:
-        text = str(self.flops)
-        try:
-            number = float(text.removesuffix("x"))
-        except ValueError:
-            raise RecipeError(f"--flops {text}: must be a number, or times such as 2x") from None
-        return number * scale(original, Factors()).flops if text.endswith("x") else number
 
 
 def parse_rule(text: str) -> Factors:
@@ -192,32 +185,33 @@ def scale(original: Source, factors: Factors) -> Scaled:
     return Scaled(factors, larger, task, costs["params"], costs["flops"])
 
 
-def to_flops(original: Source, flops: float, rule: Factors) -> Scaled:
-    """The φ ≥ 0 whose FLOPs come nearest to these, found by bisection.
+def to_flops(original: Source, flops: str, rule: Factors) -> Scaled:
+    """The φ ≥ 0 whose FLOPs come nearest to a number, or to times such as ``2x``, by bisection.
 
     Raises:
-        RecipeError: If that is less than the network has, or out of reach.
+        RecipeError: If it is neither, less than the network has, or out of reach.
     """
-    low, high = 0.0, _LARGEST
-    below, above = scale(original, rule.power(low)), scale(original, rule.power(high))
-    if not below.flops <= flops <= above.flops:
+
+    def at(step: int) -> Scaled:
+        return scale(original, rule.power(_LARGEST * step / _STEPS))
+
+    smallest, largest = at(0), at(_STEPS)
+    try:
+        target = float(flops.removesuffix("x")) * (smallest.flops if flops.endswith("x") else 1)
+    except ValueError:
+        raise RecipeError(f"--flops {flops}: must be a number, or times such as 2x") from None
+    if not smallest.flops <= target <= largest.flops:
         raise RecipeError(
-            f"--flops: {flops:,.0f} is not between the network's {below.flops:,.0f} and "
-            f"{above.flops:,.0f}, its FLOPs at φ = {high:g}"
+            f"--flops: {target:,.0f} is not between the network's {smallest.flops:,.0f} and "
+            f"{largest.flops:,.0f}, its FLOPs at φ = {_LARGEST:g}"
         )
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        scaled = scale(original, rule.power(middle))
-        if scaled.flops <= flops:
-            low, below = middle, scaled
-        else:
-            high, above = middle, scaled
-    return min((below, above), key=lambda scaled: abs(scaled.flops - flops))
+    above = bisect_right(range(_STEPS), target, key=lambda step: at(step).flops)
+    return min((at(above - 1), at(above)), key=lambda scaled: abs(scaled.flops - target))
 
 
 def grid() -> Iterator[Factors]:
     """Every rule in steps of a tenth that about doubles the FLOPs."""
-    for depth, width, resolution in itertools.product(_STEPS, repeat=3):
+    for depth, width, resolution in itertools.product(_TENTHS, repeat=3):
         if abs(depth * width**2 * resolution**2 - 2) <= _NEAR:
             yield Factors(depth, width, resolution)
 
@@ -229,21 +223,20 @@ def search_rule(original: Source, note: Callable[[str], None]) -> Factors:
         RecipeError: For a point that no run found: there is nothing to evaluate with.
         HistoryError: If no evaluation succeeded.
     """
-    best: tuple[float, Factors] | None = None
+    scores: dict[Factors, float] = {}
     for number, rule in enumerate(grid()):
-        scaled = scale(original, rule.power(1.0))
+        scaled = scale(original, rule)
         assembly = _assembly(original, scaled, _run_of(original))
         objective = assembly.objectives[0]
         trial = run_trial(assembly.evaluator, Trial(number, Proposal(scaled.architecture)))
-        if trial.state is not TrialState.COMPLETE:
+        if trial.state is TrialState.COMPLETE:
+            note(f"--rule {rule}: {objective.metric} {trial.metrics[objective.metric]:.4f}")
+            scores[rule] = objective.key(trial.metrics)
+        else:
             note(f"--rule {rule} fails: {(trial.error or '').strip().splitlines()[-1]}")
-            continue
-        note(f"--rule {rule}: {objective.metric} {trial.metrics[objective.metric]:.4f}")
-        if best is None or objective.key(trial.metrics) > best[0]:
-            best = objective.key(trial.metrics), rule
-    if best is None:
+    if not scores:
         raise HistoryError("scale: every evaluation of the grid failed")
-    return best[1]
+    return max(scores, key=scores.__getitem__)
 
 
 def check_trainable(original: Source, folder: Path) -> None:

@@ -59,27 +59,19 @@ def load(section: DatasetSection, part: Part | None = None) -> Data:
     if section.path.suffix == ".npz" and part.cls.__module__.startswith("evonas."):
         npz = section.model_copy(update={"name": "npz"})
         part = bind(Registry(), "dataset", npz, "dataset")
-    try:
-        arrays = read(part)
-    except DataError as error:
-        raise DataError(f"{name}: {error}") from error
+    with blamed(part.cls, "cannot be read"):
+        try:
+            arrays: Arrays = part().read()
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
+        except OSError as error:  # a folder that may not be read, a name that is too long
+            raise DataError(f"{name}: {error.filename}: {error.strerror}") from error
+        except OptionError as error:
+            raise RecipeError(f"{part.path}.{error}") from error
     data = split(arrays, section.validation, section.seed, name)
     if section.size is None or data.task.input_shape[1:] == (section.size, section.size):
         return data
     return data.resized(section.size)
-
-
-def read(part: Part) -> Arrays:
-    """Make a data set and read it."""
-    dataset = part()
-    with blamed(part.cls, "cannot be read"):
-        try:
-            arrays: Arrays = dataset.read()
-        except OSError as error:  # a folder that may not be read, a name that is too long
-            raise DataError(f"{error.filename}: {error.strerror}") from error
-        except OptionError as error:
-            raise RecipeError(f"{part.path}.{error}") from error
-    return arrays
 
 
 def held_out(labels: Labels, share: float, seed: int) -> tuple[Labels, Labels]:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from evonas.datasets.base import Dataset, held_out
-from evonas.datasets.parts import images
+from evonas.datasets.parts import images as decoding
 from evonas.errors import DataError
 from evonas.recipe.options import Count, Natural, Share
 from evonas.training.data import Arrays, Labels
@@ -49,11 +49,11 @@ class ImageFolder(Dataset):
                     files[part] = _files(root / part, classes)
         if "test" not in files:  # before decoding: the images need not be copied then
             paths, labels = files["train"]
-            kept = held_out(labels, self._test, self._seed)
-            for part, indices in zip(("train", "test"), kept, strict=True):
+            halves = held_out(labels, self._test, self._seed)
+            for part, indices in zip(("train", "test"), halves, strict=True):
                 files[part] = [paths[i] for i in indices], labels[indices]
-        form = images.form([path for paths, _ in files.values() for path in paths], self._size)
-        parts = {name: (images.decode(paths, *form), y) for name, (paths, y) in files.items()}
+        form = decoding.form([path for paths, _ in files.values() for path in paths], self._size)
+        parts = {name: (decoding.decode(paths, *form), y) for name, (paths, y) in files.items()}
         return Arrays(parts["train"], parts["test"], parts.get("val"), classes)
 
 
@@ -64,13 +64,13 @@ def _subfolders(folder: Path) -> list[str]:
 def _files(folder: Path, classes: list[str]) -> tuple[list[Path], Labels]:
     paths: list[Path] = []
     labels: list[int] = []
-    known = set(Image.registered_extensions())
+    suffixes = set(Image.registered_extensions())
     if strange := set(_subfolders(folder)) - set(classes):
         raise DataError(f"{folder / min(strange)}: no such class among the training images")
     for label, name in enumerate(classes):
-        found = [p for p in sorted((folder / name).glob("[!.]*")) if p.suffix.lower() in known]
-        if not found:
+        images = [p for p in sorted((folder / name).glob("[!.]*")) if p.suffix.lower() in suffixes]
+        if not images:
             raise DataError(f"{folder / name}: the class folder holds no images")
-        paths += found
-        labels += [label] * len(found)
+        paths += images
+        labels += [label] * len(images)
     return paths, np.asarray(labels, np.int64)

@@ -14,7 +14,7 @@ from evonas.errors import DataError
 from evonas.training.data import Arrays
 
 _KEYS = {"x_train", "y_train", "x_val", "y_val", "x_test", "y_test", "names"}
-_UNREADABLE = (  # what NumPy and zipfile raise, wherever a file is damaged
+_UNREADABLE = (  # NumPy and zipfile raise these, wherever a file is damaged.
     OSError,
     EOFError,
     ValueError,
@@ -51,8 +51,8 @@ class Npz(Dataset):
                 stored = {key: file[key] for key in file.files if key in _KEYS}
         except _UNREADABLE as error:
             raise DataError(f"{path} cannot be read: {line(error)}") from error
-        needed = [f"{axis}_{part}" for part in ("train", "test") for axis in "xy"]
-        if missing := [key for key in needed if key not in stored]:
+        keys = ("x_train", "y_train", "x_test", "y_test")
+        if missing := [key for key in keys if key not in stored]:
             raise DataError(f"{path} lacks {', '.join(missing)}")
         if ("x_val" in stored) != ("y_val" in stored):
             raise DataError(f"{path} has one of x_val and y_val without the other")

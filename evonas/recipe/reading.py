@@ -15,9 +15,9 @@ from evonas.errors import RecipeError, did_you_mean
 from evonas.recipe.schema import DatasetSection, Recipe
 
 FILE = "recipe.yaml"  # its name in a run folder
-_MAX_BYTES = 1_000_000
-_MAX_ALIASES = 16
-_OWN = {  # keys that are the section's, whatever component it names
+_MAX_BYTES = 1_000_000  # No recipe is larger.
+_MAX_ALIASES = 16  # A few thousand aliases of aliases would fill the memory.
+_OWN = {  # These keys are the section's, whatever component it names.
     "executor": {"device"},
     "dataset": DatasetSection.model_fields.keys(),
 }
@@ -42,7 +42,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"recipe {path}: not UTF-8 ({error.reason})") from error
     content = parse_yaml(text, f"recipe {path}")
     if not isinstance(content, dict):
-        raise RecipeError(f"recipe {path}: must be a mapping of sections, not {_kind(content)}")
+        kind = "empty" if content is None else type(content).__name__
+        raise RecipeError(f"recipe {path}: must be a mapping of sections, not {kind}")
     return validate(apply(content, overrides), str(path))
 
 
@@ -104,13 +105,13 @@ def explain(
 
 
 def _explain_one(item: Any, model: type[BaseModel], prefix: str, also: Iterable[str]) -> str:
-    location = [part for part in item["loc"] if part != "[key]"]
-    path = prefix + ".".join(_shown(str(part)) for part in location)
+    location = [str(part) for part in item["loc"] if part != "[key]"]
+    path = prefix + ".".join(key if key.isprintable() else repr(key) for key in location)
     match item["type"]:
         case "extra_forbidden":
             names = _fields(model, location[:-1])
             names += sorted(set(also) - set(names)) if len(location) == 1 else []
-            hint = did_you_mean(str(location[-1]), names)
+            hint = did_you_mean(location[-1], names)
             return f"{path}: unknown key{hint} Known: {', '.join(names) or 'none'}"
         case "missing":
             return f"{path}: is missing"
@@ -124,14 +125,10 @@ def _explain_one(item: Any, model: type[BaseModel], prefix: str, also: Iterable[
             return f"{path or 'recipe'}: {item['msg']}, not {shown}"
 
 
-def _shown(key: str) -> str:
-    return key if key.isprintable() else repr(key)
-
-
-def _fields(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
+def _fields(model: type[BaseModel], location: Sequence[str]) -> list[str]:
     """Names that the model has at a location, following its nested models."""
     for part in location:
-        field = model.model_fields.get(str(part))
+        field = model.model_fields.get(part)
         candidates = [field.annotation, *get_args(field.annotation)] if field else []
         nested = [*candidates, *(a for c in candidates for a in get_args(c))]
         inner = [a for a in nested if isinstance(a, type) and issubclass(a, BaseModel)]
@@ -182,7 +179,3 @@ def parse_yaml(text: str, source: str) -> Any:
     except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise RecipeError(f"{source}: not YAML: {' '.join(reason.split())}") from error
-
-
-def _kind(value: Any) -> str:
-    return "empty" if value is None else type(value).__name__

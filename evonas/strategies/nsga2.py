@@ -10,9 +10,7 @@ and tournaments are DEAP's. Measured figures: docs/results.md.
 from __future__ import annotations
 
 import itertools
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from random import Random
 from typing import Annotated, NamedTuple
 
@@ -22,7 +20,7 @@ from pydantic import Field
 from evonas.recipe.options import Probability
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
-from evonas.strategies.parts.breeding import child
+from evonas.strategies.parts.breeding import child, global_random
 from evonas.trial import Objective, Proposal, Trial, TrialState, keys
 
 _FEWEST = 4  # DEAP's tournaments draw from so many or more, and give as many winners.
@@ -76,7 +74,7 @@ class NSGA2(Strategy):
         attempts = itertools.count()
 
         def bred() -> Proposal:
-            with _global_random(rng):
+            with global_random(rng):
                 winners = tools.selTournamentDCD(self._population, _FEWEST)
             parents = [winner.trial for winner in winners[: 1 + (rng.random() < self._crossover)]]
             return child(self.space, parents, self._mutation, rng, next(attempts))
@@ -98,15 +96,3 @@ class NSGA2(Strategy):
             return
         joined = [*self._population, _Individual(trial, _Fitness(values))]
         self._population = tools.selNSGA2(joined, self._size)
-
-
-@contextmanager
-def _global_random(rng: Random) -> Iterator[None]:
-    """Let DEAP, which draws from the module ``random``, draw from ``rng``."""
-    outside = random.getstate()
-    random.setstate(rng.getstate())
-    try:
-        yield
-    finally:
-        rng.setstate(random.getstate())
-        random.setstate(outside)

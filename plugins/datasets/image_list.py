@@ -53,18 +53,18 @@ class ImageList(Dataset):
             raise DataError(f"{self.path}: no row is of the split 'train'")
         if "test" not in parts:
             (train,) = np.nonzero(parts == "train")
-            _, tested = held_out(labels[train], self.test, self.seed)
-            parts[train[tested]] = "test"
+            _, test = held_out(labels[train], self.test, self.seed)
+            parts[train[test]] = "test"
         # Headers first: what does not fit is refused before thousands of images were decoded.
         form = images.form([Path(path) for path in paths], self.size)
-        found = {
+        arrays = {
             part: (
                 images.decode([Path(p) for p in paths[parts == part]], *form),
                 labels[parts == part],
             )
             for part in set(parts.tolist())
         }
-        return Arrays(found["train"], found["test"], found.get("val"), names)
+        return Arrays(arrays["train"], arrays["test"], arrays.get("val"), names)
 
     def _rows(self) -> list[dict[str, str]]:
         if not self.path.is_file():

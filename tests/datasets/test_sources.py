@@ -355,6 +355,12 @@ def test_a_wide_image_is_cut_in_its_centre() -> None:
     assert decoding.decode([Path("wide.png")], (5, 5), "RGB").shape == (1, 5, 5, 3)
 
 
+def test_no_shape_is_cut_beyond_its_edge() -> None:
+    for width, height, size in [(27, 35, 26), (56, 42, 18), (34, 25, 11), (29, 46, 14)]:
+        picture(Path("odd.png"), (width, height))
+        assert decoding.decode([Path("odd.png")], (size, size), "L").shape == (1, size, size)
+
+
 @pytest.mark.parametrize("parts", [("train",), ("train", "val"), ("train", "val", "test")])
 def test_train_val_and_test_folders(parts: tuple[str, ...]) -> None:
     sizes = {"train": 20, "val": 3, "test": 2}

@@ -53,7 +53,7 @@ class Untrained(Evaluator):
 def test_it_stands_beside_the_metrics_of_the_training_and_changes_none() -> None:
     evaluator = MEASURED(context())
     metrics, curve = evaluate(evaluator, trial())
-    assert set(metrics) == set(evaluator.metrics) == {"val_accuracy", "params", "flops", "latency"}
+    assert set(metrics) == set(evaluator.metrics) == {"val_accuracy", *COSTS, "latency"}
     alone, alone_curve = evaluate(QUICK(context()), trial())
     assert {name: metrics[name] for name in alone} == alone
     assert curve == alone_curve
@@ -92,7 +92,7 @@ def test_what_has_no_finals_has_none_when_it_is_measured() -> None:
 def test_a_trial_over_the_limit_ends_before_it_is_trained() -> None:
     ended = run_trial(Latency(context(limits=NEVER), of=Untrained, runs=1), trial())
     assert ended.state is TrialState.PRUNED
-    assert list(ended.metrics) == ["latency", "params", "flops", "violation"]
+    assert list(ended.metrics) == ["latency", *COSTS, "violation"]
     assert {name: ended.metrics[name] for name in COSTS} == COSTS
     assert ended.metrics["violation"] == NEVER["latency"].violation(ended.metrics["latency"])
     assert ended.curve == ()

@@ -51,7 +51,7 @@ def test_it_keeps_the_contract_beside_a_training_and_alone() -> None:
 def test_the_proxies_stand_beside_the_metrics_of_the_training() -> None:
     evaluator = ZeroCost(context(), of=QUICK, proxies=("snip", "naswot"))
     metrics, curve = evaluate(evaluator, trial())
-    assert evaluator.metrics == ("val_accuracy", "params", "flops", "snip", "naswot")
+    assert evaluator.metrics == ("val_accuracy", *COSTS, "snip", "naswot")
     assert set(metrics) == set(evaluator.metrics)
     alone, alone_curve = evaluate(QUICK(context()), trial())
     assert {name: metrics[name] for name in alone} == alone
@@ -61,7 +61,7 @@ def test_the_proxies_stand_beside_the_metrics_of_the_training() -> None:
 def test_without_training_there_are_costs_and_proxies_alone() -> None:
     evaluator = ZeroCost(context(), Untrained, training=False)
     metrics, curve = evaluate(evaluator, trial())
-    assert evaluator.metrics == ("params", "flops", *PROXIES)
+    assert evaluator.metrics == (*COSTS, *PROXIES)
     assert set(metrics) == set(evaluator.metrics)
     assert {name: metrics[name] for name in COSTS} == COSTS
     assert curve == []
@@ -97,7 +97,7 @@ def test_it_nests_in_another_wrapper() -> None:
     inner = partial(ZeroCost, of=Untrained, proxies=("synflow",), training=False)
     reduced = Reduced(context(), of=inner, resolution=4)
     metrics, _ = evaluate(reduced, trial())
-    assert reduced.metrics == ("params", "flops", "synflow")
+    assert reduced.metrics == (*COSTS, "synflow")
     assert metrics["flops"] == COSTS["flops"]
 
 

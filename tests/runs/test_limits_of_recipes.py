@@ -73,7 +73,9 @@ def test_what_neither_gives_is_refused(assembled: Assemble) -> None:
     for name in ("joules", "juoles"):
         with pytest.raises(RecipeError, match=f"^constraints.{name}: .* counts no such cost"):
             assembled("plain_cnn", **{name: {"max": 8}})
-    with pytest.raises(RecipeError, match=r"Did you mean 'joules'\? Known: params, flops, jou"):
+    with pytest.raises(
+        RecipeError, match=r"Did you mean 'joules'\? Known: params, flops, peak_memory, jou"
+    ):
         assembled("warm", juoles={"max": 8})
 
 

@@ -20,7 +20,7 @@ CELLS = ("nasnet", "darts", "nasbench201")
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda t: f"{t.channels}x{t.height}x{t.width}")
-@pytest.mark.parametrize("name", (*LAYERED, *CELLS))
+@pytest.mark.parametrize("name", [*LAYERED, *CELLS])
 def test_it_is_that_of_the_built_network(name: str, task: Task) -> None:
     space = Registry().find("space", name)(**TINY_SPACES[name])
     checked = 0

@@ -151,9 +151,9 @@ def test_networks_of_any_size_begin_with_what_overlaps() -> None:
     for _ in range(10):
         one, two = (SPACE.build(SPACE.sample(rng), task) for _ in range(2))
         assert 0 < transfer.begin(two, one.state_dict()) <= 1
-        kept, first = two.state_dict()["stage1_block1.0.bias"], one.state_dict()
-        size = min(len(kept), len(first["stage1_block1.0.bias"]))
-        assert torch.equal(kept[:size], first["stage1_block1.0.bias"][:size])
+        kept, first = two.state_dict()["stage1_block1.conv.bias"], one.state_dict()
+        size = min(len(kept), len(first["stage1_block1.conv.bias"]))
+        assert torch.equal(kept[:size], first["stage1_block1.conv.bias"][:size])
 
 
 def test_nothing_that_fits_is_an_error() -> None:

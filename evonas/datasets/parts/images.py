@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from evonas.datasets.base import line
 from evonas.errors import DataError
 from evonas.training.data import Images, room
 
-_LARGEST = 256  # pixels a side that are kept without the user having chosen a size
-_BROKEN = (  # what Pillow raises, over its many formats
+_LARGEST = 256  # Larger images, in pixels a side, are not kept unless the user chose a size.
+_BROKEN = (  # Pillow raises these, over its many formats.
     OSError,
     SyntaxError,
     ValueError,
@@ -46,8 +46,8 @@ def form(paths: Sequence[Path], size: int | None) -> tuple[tuple[int, int], str]
     if size is not None:
         return (size, size), mode
     if len(sizes) > 1 or max(max(sizes)) > _LARGEST:
-        found = f"{len(sizes)} sizes" if len(sizes) > 1 else f"{max(sizes)} pixels"
-        raise DataError(f"the images have {found}; choose one with --set dataset.size=64")
+        variety = f"{len(sizes)} sizes" if len(sizes) > 1 else f"{max(sizes)} pixels"
+        raise DataError(f"the images have {variety}; choose one with --set dataset.size=64")
     return sizes.pop(), mode
 
 
@@ -57,7 +57,8 @@ def decode(paths: Sequence[Path], size: tuple[int, int], mode: str) -> Images:
     images = room((len(paths), height, width, *((3,) if mode == "RGB" else ())))
     for place, path in enumerate(paths):
         with _opened(path) as image:
-            images[place] = np.asarray(_fitted(_eight_bits(image).convert(mode), size), np.uint8)
+            fitted = ImageOps.fit(_eight_bits(image).convert(mode), size)  # about the centre
+            images[place] = np.asarray(fitted, np.uint8)
     return images
 
 
@@ -66,17 +67,6 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-
-
-def _fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The largest centred cut of the wanted shape, scaled to ``size``."""
-    if image.size == size:
-        return image
-    scale = min(image.width / size[0], image.height / size[1])
-    width, height = size[0] * scale, size[1] * scale
-    left, top = (image.width - width) / 2, (image.height - height) / 2
-    box = (left, top, left + width, top + height)
-    return image.resize(size, Image.Resampling.BICUBIC, box=box)
 
 
 @contextmanager

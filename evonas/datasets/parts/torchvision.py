@@ -14,7 +14,7 @@ from evonas.datasets.base import Dataset, line
 from evonas.errors import DataError
 from evonas.training.data import Arrays, Images, Labels
 
-_CONNECT_SECONDS = 10
+_CONNECT_SECONDS = 10  # A server that does not answer within these is not there.
 
 
 class Torchvision(Dataset):
@@ -42,8 +42,8 @@ class Torchvision(Dataset):
 
         make = getattr(datasets, self.source)
         root = self._path.absolute()
-        made = [root / self.source / "raw", root / self.source, root, *root.parents]
-        absent = [folder for folder in made if not folder.exists()]
+        folders = [root / self.source / "raw", root / self.source, root, *root.parents]
+        new_folders = [folder for folder in folders if not folder.exists()]
         try:
             try:
                 parts = [make(root, download=False, **split) for split in self.splits]
@@ -51,7 +51,7 @@ class Torchvision(Dataset):
                 with _socket_timeout(_CONNECT_SECONDS):
                     parts = [make(root, download=True, **split) for split in self.splits]
         except (OSError, RuntimeError) as error:
-            for folder in absent:
+            for folder in new_folders:
                 with suppress(OSError):  # not empty: what was downloaded stays
                     folder.rmdir()
             raise DataError(

@@ -1,9 +1,14 @@
-"""How parents are chosen and children made of them."""
+"""How parents are chosen, by DEAP, and children made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from random import Random
+from typing import NamedTuple
+
+from deap import tools
 
 from evonas.spaces.base import SearchSpace
 from evonas.trial import Objective, Proposal, Trial
@@ -16,8 +21,29 @@ def tournament(
     population: Sequence[Trial], objective: Objective, entrants: int, rng: Random
 ) -> Trial:
     """The best of so many, drawn with replacement."""
-    drawn = [rng.choice(population) for _ in range(entrants)]
-    return max(drawn, key=lambda trial: objective.key(trial.metrics))
+    individuals = [_Individual(trial, objective.key(trial.metrics)) for trial in population]
+    with global_random(rng):
+        winner: _Individual = tools.selTournament(individuals, k=1, tournsize=entrants)[0]
+    return winner.trial
+
+
+class _Individual(NamedTuple):
+    """What DEAP selects among."""
+
+    trial: Trial
+    fitness: float
+
+
+@contextmanager
+def global_random(rng: Random) -> Iterator[None]:
+    """Let DEAP, which draws from the module ``random``, draw from ``rng``."""
+    outside = random.getstate()
+    random.setstate(rng.getstate())
+    try:
+        yield
+    finally:
+        rng.setstate(random.getstate())
+        random.setstate(outside)
 
 
 def child(
