@@ -104,11 +104,6 @@ class Evaluator(ABC):
     def __init__(self, context: Context) -> None:
         self.context = context
 
-    @property
-    def name(self) -> str:
-        """How recipes call it."""
-        return type(self).__module__.rpartition(".")[2]
-
     @abstractmethod
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """Evaluate an architecture on the validation split.
@@ -193,7 +188,9 @@ class Wrapper(Evaluator):
         self.takes, self.finals = inner.takes - self.changes, inner.finals
         for name in sorted(self.changes - inner.takes):
             change = _CHANGES.get(name, name)
-            raise OptionError("of", f"{inner.name} ignores the {change} that {self.name} gives it")
+            raise OptionError(
+                "of", f"{name_of(inner)} ignores the {change} that {name_of(self)} gives it"
+            )
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """A trial of the search is scored; a final training is the trainer's."""
@@ -219,6 +216,11 @@ class Wrapper(Evaluator):
 
 
 _CHANGES = {"data": "smaller data", "share": "share of a training", "weights": "weights"}
+
+
+def name_of(evaluator: Evaluator) -> str:
+    """How recipes call it."""
+    return type(evaluator).__module__.rpartition(".")[2]
 
 
 def ability(evaluator: Evaluator, protocol: type[Ability]) -> Ability | None:

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
-from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
+from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper, name_of
 from evonas.files import locked
 from evonas.spaces.parts.supernet import BATCH_NORMS, Supernet
 from evonas.training.augmentation import Augmentation
@@ -66,7 +66,7 @@ class SharedWeights(Wrapper, Generic[Training]):
     ) -> None:
         super().__init__(context, inner)
         self.takes = frozenset({"data"})
-        self._data = context.data_for(self.name)
+        self._data = context.data_for(name_of(self))
         self.metrics, self.reports = ("val_accuracy", *context.space.counted), ()
         self._epochs, self._on_device = epochs, OnDevice(self._data, context.device)
         self._batch_size = min(batch_size, len(self._data.train))
@@ -120,7 +120,7 @@ class SharedWeights(Wrapper, Generic[Training]):
             supernet = self.context.space.build_supernet(self._data.task)
         supernet = supernet.to(self.context.device).to(memory_format=torch.channels_last)
         training, folder = self._begin(supernet), self.context.run_dir
-        path = None if folder is None else folder / FOLDER / f"{self.name}.safetensors"
+        path = None if folder is None else folder / FOLDER / f"{name_of(self)}.safetensors"
         digest = self._digest(training)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ class SharedWeights(Wrapper, Generic[Training]):
                 total += self._step(training, images, labels, progress, f"{epoch}/{step}")
         mean_loss = total.item() / steps
         if not math.isfinite(mean_loss):
-            raise Diverged(f"the {self.name}'s loss is {mean_loss} after epoch {epoch + 1}")
+            raise Diverged(f"the {name_of(self)}'s loss is {mean_loss} after epoch {epoch + 1}")
         return mean_loss
 
     def _calibrate(self, network: nn.Module, seed: int) -> None:
@@ -182,7 +182,7 @@ class SharedWeights(Wrapper, Generic[Training]):
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def _seed(self, purpose: str) -> int:
-        return zlib.crc32(f"{self.context.seed}/{self.name}/{purpose}".encode())
+        return zlib.crc32(f"{self.context.seed}/{name_of(self)}/{purpose}".encode())
 
 
 def _save(path: Path, training: Shared, digest: str, epochs: int, whole: bool) -> None:
