@@ -33,6 +33,7 @@ Labels = npt.NDArray[np.int64]
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images, numbers among them, labels
 _WORKERS = 2  # of a streamed split
 _CHUNK = 4096  # images
+_NAMED = 12  # Of more classes than these, a sentence does not name each.
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,8 @@ class Data:
         test: What the winner is measured on, once; None where nobody may look.
         classes: Their names; the position is the label.
         fingerprint: Hash of images, labels and split.
+        notes: What its source has to say of it, such as what was passed over.
+        test_files: Where the test images come from, if from files of their own.
     """
 
     train: Split
@@ -131,12 +134,30 @@ class Data:
     test: Split | None
     classes: tuple[str, ...]
     fingerprint: str
+    notes: tuple[str, ...] = ()
+    test_files: tuple[str, ...] = ()
 
     @property
     def task(self) -> Task:
         """What a network must fit."""
         _, height, width, channels = self.train.images.shape
         return Task(channels, height, width, len(self.classes))
+
+    def __str__(self) -> str:
+        """One sentence: how many images of which shape and classes, by split."""
+        channels, height, width = self.task.input_shape
+        splits = {"training": self.train, "validation": self.val, "test": self.test}
+        counts = ", ".join(f"{len(part):,} {name}" for name, part in splits.items() if part)
+        labels = torch.cat([part.labels for part in splits.values() if part])
+        of_class = torch.bincount(labels, minlength=len(self.classes)).tolist()
+        if len(self.classes) > _NAMED:
+            classes = f"of {min(of_class):,} to {max(of_class):,} images each"
+        else:
+            classes = ", ".join(f"{n} {c:,}" for n, c in zip(self.classes, of_class, strict=True))
+        colour = "grey" if channels == 1 else "colour"
+        size = f"{width}×{height} {colour}"
+        parts = (f"{counts} images of {size}; {len(self.classes)} classes: {classes}", *self.notes)
+        return "; ".join(parts)
 
     def channel_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation per channel of the training images, in 0…255."""
@@ -149,8 +170,9 @@ class Data:
         if share >= 1:
             return replace(self, test=None)
         labels = self.train.labels.numpy()
-        keep, _ = _stratified(labels, 1 - share, seed, "evaluation.data")
-        return replace(self, train=_take(self.train, keep), test=None)
+        what = "evaluation.data: cannot take a part of the training images"
+        keep, _ = stratified(labels, 1 - share, seed, what, self.classes)
+        return replace(self, train=_take(self.train, np.sort(keep)), test=None)
 
     def resized(self, resolution: int) -> Data:
         """All images at resolution × resolution pixels."""
@@ -171,12 +193,16 @@ class Arrays:
         test: The same.
         val: The same, if the source has its own validation split.
         classes: Their names, or None: as many as the largest training label says.
+        notes: What a person should know of what was read, a phrase each.
+        test_files: Where each test image comes from, if from a file of its own.
     """
 
     train: tuple[Images, Labels]
     test: tuple[Images, Labels]
     val: tuple[Images, Labels] | None = None
     classes: Sequence[str] | None = None
+    notes: tuple[str, ...] = ()
+    test_files: tuple[str, ...] = ()
 
 
 def split(arrays: Arrays, validation: float, seed: int, source: str) -> Data:
@@ -206,14 +232,16 @@ def split(arrays: Arrays, validation: float, seed: int, source: str) -> Data:
         indices = np.arange(len(train))
     else:
         everything = train.labels.numpy()
-        indices, held_out = _stratified(
-            everything, validation, seed, f"{source}: dataset.validation"
-        )
+        what = f"{source}: dataset.validation: cannot hold out a validation split"
+        indices, held_out = map(np.sort, stratified(everything, validation, seed, what, classes))
         train, val = _take(train, indices), _take(train, held_out)
     for name, part in (("test", test), ("val", val)):
         same = part.images.shape[1:] == train.images.shape[1:]
         _require(same, source, f"{name} images differ in shape from the training images")
-    return Data(train, val, test, tuple(classes), _fingerprint(indices, (train, val, test)))
+    fingerprint = _fingerprint(indices, (train, val, test))
+    return Data(
+        train, val, test, tuple(classes), fingerprint, arrays.notes, tuple(arrays.test_files)
+    )
 
 
 def _checked(arrays: tuple[Images, Labels], name: str, classes: int, source: str) -> Split:
@@ -251,15 +279,36 @@ def _require(condition: bool, source: str, message: str) -> None:
         raise DataError(f"{source}: {message}")
 
 
-def _stratified(labels: Labels, share: float, seed: int, what: str) -> tuple[Labels, Labels]:
-    """Indices of (rest, share), both sorted, each class in proportion."""
+def stratified(
+    labels: Labels, share: float, seed: int, what: str, classes: Sequence[str] = ()
+) -> tuple[Labels, Labels]:
+    """Split images in two, each class in proportion.
+
+    Args:
+        labels: Of all images.
+        share: Of them in the second part.
+        seed: Of the choice.
+        what: Cannot be done if there are too few: the beginning of the error's message.
+        classes: Names, for that message.
+
+    Returns:
+        Indices of the first part and of the second, in random order.
+
+    Raises:
+        DataError: If there are too few images, of all or of a class.
+    """
+    lone, counts = np.unique(labels, return_counts=True)
+    if counts.size and counts.min() < 2:
+        label = int(lone[counts.argmin()])
+        name = repr(classes[label]) if classes else str(label)
+        raise DataError(f"{what}: class {name} has one image; add some, or leave the class out")
     try:
-        rest, taken = train_test_split(
+        rest, part = train_test_split(
             np.arange(len(labels)), test_size=share, stratify=labels, random_state=seed
         )
     except ValueError as error:
-        raise DataError(f"{what}: cannot split {len(labels)} images by class: {error}") from error
-    return np.sort(rest), np.sort(taken)
+        raise DataError(f"{what}: {len(labels)} images are too few: {error}") from error
+    return rest, part
 
 
 def room(shape: tuple[int, ...]) -> Images:
