@@ -62,13 +62,12 @@ class ImageFolder(Dataset):
                 pixels, unreadable = images.decode(paths, *form)
                 listing.skipped.update((paths[n], why) for n, why in unreadable.items())
                 good = [p for n, p in enumerate(pictures) if n not in unreadable]
+                if not good:
+                    raise DataError(f"no {split} image can be read; {listing.sentence()}")
                 arrays[split] = pixels, _labels(good, classes)
                 names[split] = [listing.name(picture.path) for picture in good]
         if self._strict and listing.skipped:
-            files = ", ".join(
-                f"{listing.name(path)} ({why})" for path, why in listing.skipped.items()
-            )
-            raise DataError(f"strict: {len(listing.skipped)} files will not do: {files}")
+            raise DataError(f"strict, but {listing.sentence(shown=None)}")
         notes = (_variety(listing), listing.sentence())
         return Arrays(
             arrays["train"],

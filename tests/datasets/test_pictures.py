@@ -188,7 +188,7 @@ def test_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     pictures("home/images/cat")
     pictures("home/images/dog")
     assert total(read("~/images")) == 20
-    with pytest.raises(DataError, match="no folder ~no-such-user/images"):
+    with pytest.raises(DataError, match=r"no folder .*/~no-such-user/images"):
         read("~no-such-user/images")
 
 
@@ -301,9 +301,9 @@ def test_what_is_no_picture_is_passed_over_and_said() -> None:
     assert "skipped 8 files: 5 HEIC without a reader (cat/IMG_0.HEIC, cat/IMG_1.HEIC, " in said
     assert "1 no picture (dog/notes.pdf)" in said
     assert "2 broken (dog/broken.jpg, dog/cut.png)" in said
-    with pytest.raises(DataError, match="strict: 8 files will not do: ") as caught:
+    with pytest.raises(DataError, match="strict, but skipped 8 files: ") as caught:
         read(strict=True)
-    for name in ("IMG_4.HEIC (HEIC without a reader)", "cut.png (broken)", "notes.pdf (no pic"):
+    for name in ("cat/IMG_4.HEIC)", "dog/cut.png)", "(dog/notes.pdf)"):
         assert name in str(caught.value)
 
 

@@ -71,18 +71,22 @@ class Listing:
         """A path below the root, from there; another, whole."""
         return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
 
-    def sentence(self) -> str:
-        """What was passed over, and why: empty if nothing was."""
+    def sentence(self, shown: int | None = _SHOWN) -> str:
+        """What was passed over, and why: empty if nothing was.
+
+        Args:
+            shown: How many files are named for each reason; None: all.
+        """
         if not self.skipped:
             return ""
         reasons = Counter(self.skipped.values())
-        said = []
+        phrases = []
         for reason, count in reasons.most_common():
             names = [self.name(path) for path, why in self.skipped.items() if why == reason]
-            rest = ", …" if count > _SHOWN else ""
-            said.append(f"{count} {reason} ({', '.join(names[:_SHOWN])}{rest})")
+            rest = ", …" if shown is not None and count > shown else ""
+            phrases.append(f"{count} {reason} ({', '.join(names[:shown])}{rest})")
         plural = "s" if len(self.skipped) > 1 else ""
-        return f"skipped {len(self.skipped)} file{plural}: {'; '.join(said)}"
+        return f"skipped {len(self.skipped)} file{plural}: {'; '.join(phrases)}"
 
 
 def listed(root: Path) -> Listing:
