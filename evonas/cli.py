@@ -235,6 +235,26 @@ def list_components(kind: str | None, registry: Any) -> None:
 
 
 @main.command()
+@click.argument("recipe", type=_PATH)
+@_SET
+@click.option("--sheet", type=_PATH, help="Where to write it; default: NAME-data.png.")
+@_PLUGINS
+def data(recipe: Path, overrides: tuple[str, ...], sheet: Path | None, registry: Any) -> None:
+    """Read RECIPE's data set: say what was found, and write a contact sheet of it."""
+    from evonas.commands import pictures
+    from evonas.recipe import reading
+
+    given = reading.load(recipe, overrides)
+    found = pictures.read(given, registry)
+    click.echo(found)
+    for line in pictures.counts(found):
+        click.echo(f"  {line}")
+    path = sheet or Path(f"{given.name}-data.png")
+    pictures.sheet(found, path)
+    click.echo(f"contact sheet: {path}")
+
+
+@main.command()
 @click.argument("reference", metavar="SPACE/NAME")
 @click.option("--input", "shape", default="3x32x32", help="Channels x height x width.")
 @click.option("--classes", default=100, type=click.IntRange(min=1))

@@ -153,6 +153,6 @@ class Trial:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Trial:
         """Read what ``to_json`` wrote."""
-        read = {"proposal": Proposal.from_json(data["proposal"])}
+        read: dict[str, Any] = {"proposal": Proposal.from_json(data["proposal"])}
         read |= {"state": TrialState(data["state"]), "curve": tuple(map(tuple, data["curve"]))}
         return Trial(**{**data, **read})

@@ -166,7 +166,7 @@ def evolution(population: int, tournament: int) -> str:
         (["constraints.flops.min=1e15"], "flops at least 1,000,000,000,000,000 (nearest found: "),
         (["dataset=null", "evaluation={name: train}"], "dataset"),
         (["dataset.validation=0"], "dataset.validation"),
-        (["dataset.validation=0.0001"], "dataset.validation: cannot split"),
+        (["dataset.validation=0.0001"], "dataset.validation: cannot hold out a validation split"),
         (["tracking={name: mlflow, uri: file:///x}"], "tracking.uri"),
         (["seed"], "must be KEY=VALUE"),
         (["=1"], "must be KEY=VALUE"),
@@ -310,7 +310,7 @@ def images_of_many_sizes() -> None:
         (lambda: None, "no folder"),
         (lambda: Path("images").mkdir(), "a folder per class"),
         (images_empty_class, "images/c: the class folder holds no images"),
-        (images_broken, "images/b/3.png: not a readable image"),
+        (images_broken, "strict, but skipped 1 file: 1 broken (b/3.png)"),
         (images_of_many_sizes, "dataset.size"),
         (lambda: images(1), "cannot hold out a test split"),
     ],
@@ -318,7 +318,7 @@ def images_of_many_sizes() -> None:
 def test_wrong_image_folder(make: Callable[[], None], complaint: str) -> None:
     make()
     with nothing_written():
-        refused(run("dataset={name: image_folder, path: images}"), 2, complaint)
+        refused(run("dataset={name: image_folder, path: images, strict: true}"), 2, complaint)
 
 
 def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:

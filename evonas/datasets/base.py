@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-
-import numpy as np
-from sklearn.model_selection import train_test_split
+from collections.abc import Sequence
 
 from evonas.errors import DataError, OptionError, RecipeError
 from evonas.recipe.options import Part, bind
 from evonas.recipe.registry import Registry, blamed
 from evonas.recipe.schema import DatasetSection
-from evonas.training.data import Arrays, Data, Labels, split
+from evonas.training.data import Arrays, Data, Labels, split, stratified
 
 
 class Dataset(ABC):
@@ -74,24 +72,22 @@ def load(section: DatasetSection, part: Part | None = None) -> Data:
     return data.resized(section.size)
 
 
-def held_out(labels: Labels, share: float, seed: int) -> tuple[Labels, Labels]:
+def held_out(
+    labels: Labels, share: float, seed: int, classes: Sequence[str] = ()
+) -> tuple[Labels, Labels]:
     """Indices of the training images and of the test images, each class in proportion.
 
     Args:
         labels: Of all images.
         share: Of them that are test images.
         seed: Of the choice.
+        classes: Their names, for the error.
 
     Raises:
         DataError: If there are too few images.
     """
-    try:
-        train, test = train_test_split(
-            np.arange(len(labels)), test_size=share, stratify=labels, random_state=seed
-        )
-    except ValueError as error:
-        raise DataError(f"dataset.test: cannot hold out a test split: {error}") from error
-    return train, test
+    what = "dataset.test: cannot hold out a test split"
+    return stratified(labels, share, seed, what, classes)
 
 
 def line(error: BaseException) -> str:

@@ -1,27 +1,37 @@
-"""A user's own images, in a folder per class."""
+"""A user's own images, in folders or in a list."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from evonas.datasets.base import Dataset, held_out
-from evonas.datasets.parts import images as decoding
+from evonas.datasets.parts import images
+from evonas.datasets.parts.cache import decoded
+from evonas.datasets.parts.listing import Listing, Picture, listed
 from evonas.errors import DataError
 from evonas.recipe.options import Count, Natural, Share
-from evonas.training.data import Arrays, Labels
+from evonas.training.data import Arrays, Images, Labels
 
 
 class ImageFolder(Dataset):
-    """A user's own images: ``CLASS/*``, or ``train/CLASS/*`` with ``val`` and ``test`` if there.
+    """A user's own images: ``CLASS/…``, or ``train/CLASS/…`` with ``val`` and ``test`` if there.
+
+    A class's pictures may lie in subfolders. The splits' folders may be called ``training``;
+    ``valid``, ``validation`` or ``dev``; ``testing``; in any case of letters. Instead of folders a
+    CSV file may say it, which is the path or is called ``metadata.csv``: a header, a column
+    ``path`` (or ``file_name``, …), a column ``label``, and perhaps a column ``split``.
+
+    Pictures are turned as their EXIF orientation says, of animations the first frame is taken, and
+    more than eight bits are scaled (``parts.images.scaled``).
 
     Args:
-        path: The folder.
+        path: The folder or the list.
         size: Pixels a side; default: as they are, if they are all of one size.
-        test: Share of the training images that is the test split, if there is no such folder.
+        test: Share of the training images that is the test split, if there is none.
         seed: Of that choice.
+        strict: Refuse files that are no pictures or broken, instead of passing over them.
     """
 
     def __init__(
@@ -30,47 +40,67 @@ class ImageFolder(Dataset):
         size: Count | None = None,
         test: Share = 0.2,
         seed: Natural = 0,
+        strict: bool = False,
     ) -> None:
         self._path, self._size, self._test, self._seed = path, size, test, seed
+        self._strict = strict
 
     def read(self) -> Arrays:
         """Grey if all images are, else colour; cut to their centre if they are not square."""
-        root = self._path
-        if not root.is_dir():
-            raise DataError(f"no folder {root}; --set dataset.path=FOLDER")
-        train_dir = root / "train" if (root / "train").is_dir() else root
-        classes = _subfolders(train_dir)
+        listing = listed(self._path)
+        classes = self._classes(listing)
+        if not listing.part("test"):  # before decoding: the images need not be copied then
+            training = [n for n, p in enumerate(listing.pictures) if p.split == "train"]
+            labels = _labels([listing.pictures[n] for n in training], classes)
+            _, tested = held_out(labels, self._test, self._seed, classes)
+            listing.move([training[n] for n in tested], "test")
+        form = images.form([picture.header for picture in listing.pictures], self._size)
+        arrays: dict[str, tuple[Images, Labels]] = {}
+        names: dict[str, list[str]] = {}
+        for split in ("train", "val", "test"):
+            if pictures := listing.part(split):
+                paths = [picture.path for picture in pictures]
+                pixels, unreadable = decoded(paths, *form)
+                listing.skipped.update((paths[n], why) for n, why in unreadable.items())
+                good = [p for n, p in enumerate(pictures) if n not in unreadable]
+                if not good:
+                    raise DataError(f"no {split} image can be read; {listing.sentence()}")
+                arrays[split] = pixels, _labels(good, classes)
+                names[split] = [listing.name(picture.path) for picture in good]
+        if self._strict and listing.skipped:
+            raise DataError(f"strict, but {listing.sentence(shown=None)}")
+        notes = (_variety(listing), listing.sentence())
+        return Arrays(
+            arrays["train"],
+            arrays["test"],
+            arrays.get("val"),
+            classes,
+            notes=tuple(note for note in notes if note),
+            test_files=tuple(names["test"]),
+        )
+
+    def _classes(self, listing: Listing) -> list[str]:
+        """Those of the training images, which each split has."""
+        classes = sorted({picture.label for picture in listing.part("train")})
         if len(classes) < 2:
-            raise DataError(f"{train_dir} needs a folder per class, at least two")
-        files = {"train": _files(train_dir, classes)}
-        if train_dir != root:
-            for part in ("val", "test"):
-                if (root / part).is_dir():
-                    files[part] = _files(root / part, classes)
-        if "test" not in files:  # before decoding: the images need not be copied then
-            paths, labels = files["train"]
-            halves = held_out(labels, self._test, self._seed)
-            for part, indices in zip(("train", "test"), halves, strict=True):
-                files[part] = [paths[i] for i in indices], labels[indices]
-        form = decoding.form([path for paths, _ in files.values() for path in paths], self._size)
-        parts = {name: (decoding.decode(paths, *form), y) for name, (paths, y) in files.items()}
-        return Arrays(parts["train"], parts["test"], parts.get("val"), classes)
+            raise DataError(f"{self._path} needs a folder per class, at least two")
+        for split in ("val", "test"):
+            places = {picture.label: picture.path.parent for picture in listing.part(split)}
+            if strange := places.keys() - set(classes):
+                place = places[min(strange)]
+                raise DataError(f"{place}: no such class among the training images")
+            if places and (absent := set(classes) - places.keys()):
+                raise DataError(f"{split}: no image is of class {min(absent)!r}")
+        return classes
 
 
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+def _labels(pictures: list[Picture], classes: list[str]) -> Labels:
+    numbers = {name: number for number, name in enumerate(classes)}
+    return np.asarray([numbers[picture.label] for picture in pictures], np.int64)
 
 
-def _files(folder: Path, classes: list[str]) -> tuple[list[Path], Labels]:
-    paths: list[Path] = []
-    labels: list[int] = []
-    suffixes = set(Image.registered_extensions())
-    if strange := set(_subfolders(folder)) - set(classes):
-        raise DataError(f"{folder / min(strange)}: no such class among the training images")
-    for label, name in enumerate(classes):
-        images = [p for p in sorted((folder / name).glob("[!.]*")) if p.suffix.lower() in suffixes]
-        if not images:
-            raise DataError(f"{folder / name}: the class folder holds no images")
-        paths += images
-        labels += [label] * len(images)
-    return paths, np.asarray(labels, np.int64)
+def _variety(listing: Listing) -> str:
+    """The sizes that the pictures have."""
+    sizes = sorted({picture.header.size for picture in listing.pictures}, key=lambda s: s[0] * s[1])
+    shown = [f"{width}×{height}" for width, height in (sizes[0], sizes[-1])]
+    return "pictures of " + (shown[0] if len(sizes) == 1 else f"{shown[0]} to {shown[1]} pixels")

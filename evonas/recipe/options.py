@@ -9,6 +9,7 @@ constructor's to check, which raises ``OptionError``.
 from __future__ import annotations
 
 import inspect
+import os
 import typing
 import warnings
 from collections.abc import Mapping
@@ -128,7 +129,11 @@ def check(
     except ValidationError as error:
         raise RecipeError(explain(error, model, f"{section}.", shared)) from error
     values = {name: getattr(instance, name) for name in model.model_fields}
-    return {n: v.absolute() if isinstance(v, Path) else v for n, v in values.items()}
+    return {n: _absolute(v) if isinstance(v, Path) else v for n, v in values.items()}
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.expanduser(path)).absolute()
 
 
 def _takes_bool(annotation: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -80,6 +81,11 @@ class DatasetSection(Component):
     test: Annotated[float, Field(gt=0, lt=1)] = 0.2
     size: Annotated[int, Field(ge=4, le=1024)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    @field_validator("path")
+    @classmethod
+    def _at_home(cls, value: Path) -> Path:
+        return Path(os.path.expanduser(value))  # no shell does it, in a recipe or behind --set
 
     @property
     def shared(self) -> dict[str, Any]:

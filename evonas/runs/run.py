@@ -122,6 +122,8 @@ def start(
     with _journal(folder, listeners) as journal:
         _store(assembly, folder)
         files.store(folder / "environment.txt", _installed(assembly))
+        if (data := assembly.make_evaluator.data) and data.test_files:
+            files.store(folder / "test_images.txt", "\n".join((*data.test_files, "")))
         journal.begin(
             {
                 "version": __version__,
@@ -192,6 +194,8 @@ def _execute(
     for tracker in trackers:
         tracker.start(info, journal.events)
     session = Session(assembly, folder, journal, trackers, stopping)
+    if data := assembly.make_evaluator.data:
+        session.note(f"data: {data}")
     strategy = assembly.strategy()
     end: End | TooManyFailures
     try:

@@ -13,17 +13,18 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.model_selection import train_test_split
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from evonas.errors import DataError
 from evonas.spaces.base import Task
@@ -31,8 +32,9 @@ from evonas.spaces.base import Task
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images, numbers among them, labels
-_WORKERS = 2  # So many processes load a streamed split.
+_WORKERS = 2  # So many threads load a streamed split, so many batches each ahead.
 _CHUNK = 4096  # So many images are copied or resized at once.
+_NAMED = 12  # Of more classes than these, a sentence does not name each.
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Split:
         return Split(self.images.to(device), self.labels.to(device))
 
     def batches(self, order: torch.Tensor, size: int) -> Iterator[Batch]:
-        """Batches on the device, the images of a streamed split loaded ahead by workers.
+        """Batches on the device, the images of a streamed split loaded ahead by threads.
 
         Args:
             order: Numbers of images, int64, on the device.
@@ -81,19 +83,22 @@ class Split:
             for index in parts:
                 yield self.images, index, self.labels[index]
             return
-        images: Any = self.images  # A tensor is a dataset: its items for lists are batches.
-        loader: Iterable[torch.Tensor] = DataLoader(
-            images,
-            sampler=[index.tolist() for index in parts],
-            batch_size=None,
-            num_workers=_WORKERS,
-            pin_memory=self.labels.is_cuda,
-            # Its own, for else it draws from the global one, and dropout is not as when resident.
-            generator=torch.Generator(),
-        )
-        for index, batch in zip(parts, loader, strict=True):
-            batch = batch.to(self.labels.device, non_blocking=True)
-            yield batch, torch.arange(len(index), device=batch.device), self.labels[index]
+        pinned = self.labels.is_cuda
+
+        def load(numbers: torch.Tensor) -> torch.Tensor:
+            batch = self.images[numbers]
+            return batch.pin_memory() if pinned else batch
+
+        # Threads, for processes would hand batches over in /dev/shm, which is tiny in containers;
+        # torch frees the interpreter's lock while it copies.
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            ahead: deque[Future[torch.Tensor]] = deque()
+            numbers = iter(order.cpu().split(size))
+            ahead.extend(pool.submit(load, part) for part in islice(numbers, 2 * _WORKERS))
+            for index in parts:
+                batch = ahead.popleft().result().to(self.labels.device, non_blocking=True)
+                ahead.extend(pool.submit(load, part) for part in islice(numbers, 1))
+                yield batch, torch.arange(len(index), device=batch.device), self.labels[index]
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,8 @@ class Data:
         test: What the winner is measured on, once; None where nobody may look.
         classes: Their names; the position is the label.
         fingerprint: Hash of images, labels and split.
+        notes: What its source has to say of it, such as what was passed over.
+        test_files: Where the test images come from, if from files of their own.
     """
 
     train: Split
@@ -113,12 +120,30 @@ class Data:
     test: Split | None
     classes: tuple[str, ...]
     fingerprint: str
+    notes: tuple[str, ...] = ()
+    test_files: tuple[str, ...] = ()
 
     @property
     def task(self) -> Task:
         """What a network must fit."""
         _, height, width, channels = self.train.images.shape
         return Task(channels, height, width, len(self.classes))
+
+    def __str__(self) -> str:
+        """One sentence: how many images of which shape and classes, by split."""
+        channels, height, width = self.task.input_shape
+        splits = {"training": self.train, "validation": self.val, "test": self.test}
+        counts = ", ".join(f"{len(part):,} {name}" for name, part in splits.items() if part)
+        labels = torch.cat([part.labels for part in splits.values() if part])
+        of_class = torch.bincount(labels, minlength=len(self.classes)).tolist()
+        if len(self.classes) > _NAMED:
+            classes = f"of {min(of_class):,} to {max(of_class):,} images each"
+        else:
+            classes = ", ".join(f"{n} {c:,}" for n, c in zip(self.classes, of_class, strict=True))
+        colour = "grey" if channels == 1 else "colour"
+        size = f"{width}×{height} {colour}"
+        parts = (f"{counts} images of {size}; {len(self.classes)} classes: {classes}", *self.notes)
+        return "; ".join(parts)
 
     def channel_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation per channel of the training images, in 0…255."""
@@ -131,8 +156,9 @@ class Data:
         if share >= 1:
             return replace(self, test=None)
         labels = self.train.labels.numpy()
-        indices, _ = _stratified(labels, 1 - share, seed, "evaluation.data")
-        return replace(self, train=_take(self.train, indices), test=None)
+        what = "evaluation.data: cannot take a part of the training images"
+        indices, _ = stratified(labels, 1 - share, seed, what, self.classes)
+        return replace(self, train=_take(self.train, np.sort(indices)), test=None)
 
     def resized(self, resolution: int) -> Data:
         """All images at resolution × resolution pixels."""
@@ -153,12 +179,16 @@ class Arrays:
         test: The same.
         val: The same, if the source has its own validation split.
         classes: Their names, or None: as many as the largest training label says.
+        notes: What a person should know of what was read, a phrase each.
+        test_files: Where each test image comes from, if from a file of its own.
     """
 
     train: tuple[Images, Labels]
     test: tuple[Images, Labels]
     val: tuple[Images, Labels] | None = None
     classes: Sequence[str] | None = None
+    notes: tuple[str, ...] = ()
+    test_files: tuple[str, ...] = ()
 
 
 def split(arrays: Arrays, validation: float, seed: int, source: str) -> Data:
@@ -188,8 +218,8 @@ def split(arrays: Arrays, validation: float, seed: int, source: str) -> Data:
         indices = np.arange(len(train))
     else:
         labels = train.labels.numpy()
-        what = f"{source}: dataset.validation"
-        indices, others = _stratified(labels, validation, seed, what)
+        what = f"{source}: dataset.validation: cannot hold out a validation split"
+        indices, others = map(np.sort, stratified(labels, validation, seed, what, classes))
         train, val = _take(train, indices), _take(train, others)
     for name, part in (("test", test), ("val", val)):
         same = part.images.shape[1:] == train.images.shape[1:]
@@ -198,7 +228,10 @@ def split(arrays: Arrays, validation: float, seed: int, source: str) -> Data:
     for part in (train, val, test):
         digest.update(part.images.numpy().data)
         digest.update(part.labels.numpy().data)
-    return Data(train, val, test, tuple(classes), digest.hexdigest()[:16])
+    fingerprint = digest.hexdigest()[:16]
+    return Data(
+        train, val, test, tuple(classes), fingerprint, arrays.notes, tuple(arrays.test_files)
+    )
 
 
 def _checked(arrays: tuple[Images, Labels], name: str, classes: int, source: str) -> Split:
@@ -236,15 +269,36 @@ def _require(condition: bool, source: str, message: str) -> None:
         raise DataError(f"{source}: {message}")
 
 
-def _stratified(labels: Labels, share: float, seed: int, what: str) -> tuple[Labels, Labels]:
-    """Indices of (rest, share), both sorted, each class in proportion."""
+def stratified(
+    labels: Labels, share: float, seed: int, what: str, classes: Sequence[str] = ()
+) -> tuple[Labels, Labels]:
+    """Split images in two, each class in proportion.
+
+    Args:
+        labels: Of all images.
+        share: Of them in the second part.
+        seed: Of the choice.
+        what: Cannot be done if there are too few: the beginning of the error's message.
+        classes: Names, for that message.
+
+    Returns:
+        Indices of the first part and of the second, in random order.
+
+    Raises:
+        DataError: If there are too few images, of all or of a class.
+    """
+    lone, counts = np.unique(labels, return_counts=True)
+    if counts.size and counts.min() < 2:
+        label = int(lone[counts.argmin()])
+        name = repr(classes[label]) if classes else str(label)
+        raise DataError(f"{what}: class {name} has one image; add some, or leave the class out")
     try:
         rest, part = train_test_split(
             np.arange(len(labels)), test_size=share, stratify=labels, random_state=seed
         )
     except ValueError as error:
-        raise DataError(f"{what}: cannot split {len(labels)} images by class: {error}") from error
-    return np.sort(rest), np.sort(part)
+        raise DataError(f"{what}: {len(labels)} images are too few: {error}") from error
+    return rest, part
 
 
 def room(shape: tuple[int, ...]) -> Images:

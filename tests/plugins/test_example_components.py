@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 from functools import partial
 from pathlib import Path
 from random import Random
 
-import numpy as np
 import pytest
 from conftest import ROOT
-from PIL import Image
 
 from evonas.commands import catalogue
 from evonas.datasets.base import load
-from evonas.errors import DataError, OptionError
+from evonas.errors import OptionError, RecipeError
 from evonas.evaluators.base import Context
 from evonas.evaluators.inherit import Inherit
 from evonas.evaluators.tabular import Tabular
@@ -30,72 +27,37 @@ from evonas.training.data import Data
 from evonas.trial import Proposal, Trial
 
 REGISTRY = Registry((ROOT / "plugins",))
-ImageList = REGISTRY.find("dataset", "image_list")
+Shapes = REGISTRY.find("dataset", "shapes")
 Robust = REGISTRY.find("evaluator", "robust")
 QUICK = partial(Train, epochs=3, batch_size=32)
 
 
-def write(splits: str = "", header: tuple[str, ...] = ("image", "label", "split")) -> Path:
-    """A list of 24 noisy images of cats and dogs in a folder, with its splits in turn."""
-    folder, noise = Path("pictures"), np.random.default_rng(0)
-    (folder / "files").mkdir(parents=True)
-    with (folder / "list.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(header)
-        for number in range(24):
-            image = noise.integers(0, 200, (9, 9, 3), np.uint8)
-            label = ("dog", "cat")[number // 12]
-            image[0, 0, 0] = 255 if label == "dog" else 0
-            name = f"files/{number}.png"
-            Image.fromarray(image).save(folder / name)
-            split = splits.split(",")[number % len(splits.split(","))]
-            rows.writerow((name, label, split)[: len(header)])
-    return (folder / "list.csv").absolute()
-
-
 def read(**keys: object) -> Data:
-    section = DatasetSection.model_validate({"name": "image_list", "validation": 0.25, **keys})
+    section = DatasetSection.model_validate({"name": "shapes", "validation": 0.25, **keys})
     return load(section, bind(REGISTRY, "dataset", section, "dataset"))
 
 
-def test_the_list_keeps_the_contract() -> None:
-    path = write()
-    assert check_dataset(partial(ImageList, path)) == []
-    assert catalogue.check(REGISTRY, "dataset", "image_list", (f"path={path}", "size=6")) == []
+def test_shapes_keep_the_contract() -> None:
+    assert check_dataset(partial(Shapes, images=80)) == []
+    assert catalogue.check(REGISTRY, "dataset", "shapes", ("images=80", "size=12")) == []
 
 
-def test_labels_belong_to_their_images() -> None:
-    data = read(path=write())
-    assert data.classes == ("cat", "dog")
+def test_shapes_are_drawn_as_asked_for() -> None:
+    data = read(images=200, size=12, seed=3)
+    assert data.classes == ("disc", "square", "cross", "ring")
+    assert data.task.input_shape == (1, 12, 12)
     assert data.test is not None
-    assert [len(part) for part in (data.train, data.val, data.test)] == [14, 5, 5]
-    for part in (data.train, data.val, data.test):
-        assert (part.images[:, 0, 0, 0] == 255 * part.labels).all()
+    assert [len(part) for part in (data.train, data.val, data.test)] == [150, 50, 50]
+    assert read(images=200, size=12, seed=4).fingerprint != data.fingerprint
 
 
-def test_the_list_may_say_the_splits() -> None:
-    data = read(path=write("train,train,val,test"))
-    assert data.test is not None
-    assert [len(part) for part in (data.train, data.val, data.test)] == [12, 6, 6]
-
-
-def test_columns_may_have_other_names() -> None:
-    path = write(header=("file", "kind"))
-    assert read(path=path, image="file", label="kind", size=8).task.input_shape == (3, 8, 8)
-    with pytest.raises(DataError, match=r"dataset image_list: .*list\.csv: has no column 'image'"):
-        read(path=path)
-
-
-def test_a_list_without_images_to_train_on() -> None:
-    with pytest.raises(DataError, match="no row is of the split 'train'"):
-        read(path=write("val"))
-
-
-def test_lists_that_will_not_do() -> None:
-    with pytest.raises(DataError, match=r"no file .*absent\.csv; --set dataset\.path=FILE"):
-        read(path="absent.csv")
-    with pytest.raises(DataError, match="split 'tests' is none of train, val, test"):
-        read(path=write("train,tests"))
+def test_shapes_differ_by_class_and_not_by_brightness_alone() -> None:
+    data = read(images=200, noise=0)
+    bright = data.train.images.flatten(1) > 60
+    areas = [bright[data.train.labels == label].float().mean() for label in range(4)]
+    assert min(areas) > 0.05
+    with pytest.raises(RecipeError, match=r"dataset\.noise: .*greater than or equal to 0"):
+        read(noise=-1)
 
 
 def world(folder: Path) -> Context:
