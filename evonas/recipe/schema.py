@@ -123,7 +123,13 @@ class BudgetSection(_Model):
 
 
 class FinalSection(_Model):
-    """How the winner is found when the search is over: see ``incumbents.Terms``."""
+    """How the winner is found when the search is over.
+
+    Attributes:
+        top: Trials of the search's ranking that are trained in full.
+        seeds: Trainings of each.
+        flip: Whether the test split is scored on images and their mirror images together.
+    """
 
     top: Annotated[int, Field(ge=1)] = 1
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
