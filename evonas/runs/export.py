@@ -74,7 +74,7 @@ def keep(
     try:
         files.write(folder / PROGRAM, programs.program(network, data.task, about, "pt2"))
     except programs.Refused as error:  # it was measured, and is kept all the same
-        session.note(f"no {PROGRAM}: {error}")
+        session.note(f"no {PROGRAM}, {error}")
     counts = None
     if data.test is not None:
         device = session.assembly.evaluator.context.device
