@@ -129,11 +129,13 @@ class FinalSection(_Model):
         top: Trials of the search's ranking that are trained in full.
         seeds: Trainings of each.
         flip: Whether the test split is scored on images and their mirror images together.
+        networks: Whose network is kept: the winner's, or those of the whole Pareto front as well.
     """
 
     top: Annotated[int, Field(ge=1)] = 1
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
     flip: StrictBool = False
+    networks: Literal["winner", "front"] = "winner"
 
 
 class AuditSection(_Model):
