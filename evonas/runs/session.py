@@ -13,8 +13,8 @@ from evonas.runs.journal import Journal
 from evonas.runs.search import Budget, End, Search, Watcher
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
-from evonas.trackers.base import Tracker
-from evonas.trial import Proposal, Stage, Trial, TrialState
+from evonas.trackers.base import Tracker, headline
+from evonas.trial import Objective, Proposal, Stage, Trial, TrialState
 from evonas.trials import Trials
 
 
@@ -81,7 +81,8 @@ class Session:
             plan = Plan(self.assembly.space, proposals)
             elapsed = max((event.elapsed for event in self.journal.events), default=0.0)
             executor = self.assembly.final_executor(len(missing) + len(known.running))
-            budget, narrator = Budget(max_failures=None), _Narrator(self.note)
+            narrator = _Narrator(self.note, self.assembly.objectives)
+            budget = Budget(max_failures=None)
             self._run(plan, executor, budget, narrator, stage, elapsed)
             known = self.trials(stage)
         by_key = {trial.proposal.key: trial for trial in known.latest.values()}
@@ -137,8 +138,8 @@ class Plan(Strategy):
 class _Narrator:
     """Says what final trainings report; stops none."""
 
-    def __init__(self, note: Callable[[str], None]) -> None:
-        self._note = note
+    def __init__(self, note: Callable[[str], None], objectives: Sequence[Objective]) -> None:
+        self._note, self._objectives = note, objectives
         self._running: dict[int, Proposal] = {}
 
     def tell(self, trial: Trial) -> None:
@@ -146,7 +147,8 @@ class _Narrator:
 
     def should_stop(self, number: int, step: int, metrics: Mapping[str, float]) -> bool:
         proposal = self._running[number]
-        values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        shown = headline(metrics, self._objectives)
+        values = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
         source = ", ".join(map(str, proposal.parents))
         self._note(f"  trial {source}, seed {proposal.repeat}, step {step}: {values}")
         return False
