@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from evonas.architecture import Architecture, Categorical, Domain, Integer
     from evonas.datasets.base import Dataset
-    from evonas.errors import DataError, EvonasError, OptionError
+    from evonas.errors import DataError, EvonasError, InvalidArchitecture, OptionError
     from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
     from evonas.executors.base import Executor
     from evonas.recipe.options import (
@@ -56,6 +56,7 @@ __all__ = [
     "EvonasError",
     "Executor",
     "Integer",
+    "InvalidArchitecture",
     "Layer",
     "LayeredSpace",
     "Limit",
@@ -85,7 +86,7 @@ __all__ = [
 _ROOMS = {
     "architecture": ("Architecture", "Categorical", "Domain", "Integer"),
     "datasets.base": ("Dataset",),
-    "errors": ("DataError", "EvonasError", "OptionError"),
+    "errors": ("DataError", "EvonasError", "InvalidArchitecture", "OptionError"),
     "evaluators.base": ("Context", "Evaluator", "Reporter", "Wrapper"),
     "executors.base": ("Executor",),
     "recipe.options": (

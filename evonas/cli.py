@@ -318,19 +318,36 @@ def scale(
 @click.option(
     "--set", "options", multiple=True, metavar="KEY=VALUE", help="Set an option, as in a recipe."
 )
+@click.option("--input", "shape", help="Of a space: channels x height x width; default: 3x16x16.")
+@click.option("--classes", type=click.IntRange(min=1), help="Of a space; default: 10.")
+@click.option("--recipe", type=_PATH, help="Take input, classes and options from this recipe.")
 @_PLUGINS
-def check(kind: str, name: str, options: tuple[str, ...], registry: Any) -> None:
+def check(
+    kind: str,
+    name: str,
+    options: tuple[str, ...],
+    shape: str | None,
+    classes: int | None,
+    recipe: Path | None,
+    registry: Any,
+) -> None:
     """Run the public contract kit on a component, for example: check space my_space.
 
     KIND is any that `evonas list` shows. Of a component with options that must be given:
     check dataset npz --set path=FILE.npz
-    """
-    from evonas.commands import catalogue
 
-    problems = catalogue.check(registry, kind, name, options)
+    A space is checked at images of 3x16x16 and ten classes, unless --input, --classes or --recipe
+    say for which it is meant: what works at one size may be too small at another.
+    """
+    from evonas.commands import catalogue, checking
+
+    kind = catalogue.kind_of(kind)
+    task, chosen = checking.meant(registry, kind, name, recipe, shape, classes)
+    problems = checking.check(registry, kind, name, (*chosen, *options), task)
     for problem in problems:
         click.echo(f"{kind} {name}: {problem}")
-    click.echo(f"{kind} {name}: {'FAILED' if problems else 'ok'}")
+    at = f" (at {'x'.join(map(str, task.input_shape))})" if kind == "space" else ""
+    click.echo(f"{kind} {name}: {'FAILED' if problems else 'ok'}{at}")
     sys.exit(errors.PluginError.exit_code if problems else 0)
 
 

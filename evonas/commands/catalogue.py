@@ -1,30 +1,23 @@
-"""What there is, shown to a person: lists of components, one architecture, the contract kit."""
+"""What there is, shown to a person: lists of components, one architecture."""
 
 from __future__ import annotations
 
 import inspect
 import re
-import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import nn
 
-from evonas import testing
 from evonas.architecture import Architecture
 from evonas.errors import RecipeError, UnknownComponent
-from evonas.evaluators.base import Evaluator
-from evonas.recipe import options, reading
-from evonas.recipe.options import Part, bind
+from evonas.recipe.options import bind
 from evonas.recipe.registry import KINDS, Registry
-from evonas.recipe.schema import Component, DatasetSection
+from evonas.recipe.schema import Component
 from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.parts import cost
-from evonas.trial import Objective
 
 _LABELS = {"params": "parameters", "flops": "FLOPs", "peak_memory": "bytes live"}
 
@@ -79,8 +72,7 @@ def _row(registry: Registry, kind: str, name: str, origin: str) -> Row:
 
 def make_space(registry: Registry, name: str) -> SearchSpace:
     """A space with its default options."""
-    cls = registry.find("space", name)
-    space: SearchSpace = cls(**options.check(cls, {}, "space"))
+    space: SearchSpace = bind(registry, "space", Component(name=name), "space")()
     return space
 
 
@@ -147,67 +139,3 @@ def _layers(space: SearchSpace, architecture: Architecture, task: Task) -> str:
         rows.append(f"{label:<10} {value:,.0f}{half}")
     choices = ", ".join(f"{name}={value}" for name, value in architecture.choices.items())
     return "\n".join([choices, *rows, f"receptive field {field} pixels"])
-
-
-def check(registry: Registry, kind: str, name: str, overrides: Sequence[str] = ()) -> list[str]:
-    """What the contract kit finds wrong with a component.
-
-    Args:
-        registry: Where it comes from.
-        kind: Its kind, singular or plural.
-        name: What recipes call it.
-        overrides: Options, ``KEY=VALUE``, the key as in a recipe or without its section.
-
-    Raises:
-        EvonasError: If there is none, or its options are wrong or not enough.
-    """
-    kind = kind_of(kind)
-    key = _SECTIONS.get(kind, kind)
-    own = [o if o.startswith(f"{key}.") else f"{key}.{o}" for o in overrides]
-    cls = registry.find(kind, name)
-    with tempfile.TemporaryDirectory() as folder:
-        content = reading.apply({key: {"name": name, **_sparing(cls, folder)}}, own)[key]
-        model = DatasetSection if kind == "dataset" else Component
-        try:
-            make = bind(registry, kind, model.model_validate(content), key)
-        except ValidationError as error:
-            raise RecipeError(reading.explain(error, model, f"{key}.")) from error
-        return _check(kind, make)
-
-
-def _check(kind: str, make: Part) -> list[str]:
-    match kind:
-        case "space":
-            return testing.check_space(make())
-        case "strategy":
-            samplers = [testing.sampler_of] if make.asks_for("sampler") else []
-            return testing.check_strategy(
-                lambda space: make(space, (Objective("value"),), *(of(space) for of in samplers))
-            )
-        case "evaluator":
-            return testing.check_evaluator(make)
-        case "dataset":
-            return testing.check_dataset(make, make.options.get("size"))
-        case "pruning":
-            return testing.check_pruning(make)
-        case "executor":
-            return testing.check_executor(make)
-        case _:
-            return testing.check_tracker(make)
-
-
-_SECTIONS = {"evaluator": "evaluation", "tracker": "tracking"}  # whose kind has another name
-_EPOCHS = 2  # fewer could not be cut in half
-
-
-def _sparing(cls: type[Any], folder: str) -> dict[str, Any]:
-    """Options that make trainings short and leave nothing behind, if there are such options."""
-    parameters = inspect.signature(cls).parameters
-    sparing: dict[str, Any] = {}
-    if "epochs" in parameters and isinstance(parameters["epochs"].default, int):
-        sparing["epochs"] = _EPOCHS
-    if issubclass(cls, Evaluator) and "of" in parameters:
-        sparing["of"] = {"name": "train", "epochs": _EPOCHS}
-    if "uri" in parameters:
-        sparing["uri"] = f"sqlite:///{folder}/mlflow.db"
-    return sparing

@@ -196,6 +196,8 @@ def _execute(
     session = Session(assembly, folder, journal, trackers, stopping)
     if data := assembly.make_evaluator.data:
         session.note(f"data: {data}")
+    if assembly.remark:
+        session.note(assembly.remark)
     strategy = assembly.strategy()
     end: End | TooManyFailures
     try:
