@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from evonas import testing
-from evonas.commands import catalogue, pictures
+from evonas.commands import catalogue, pictures, showing
 from evonas.errors import RecipeError
 from evonas.evaluators.base import Evaluator
 from evonas.recipe import reading
@@ -85,12 +85,12 @@ def meant(
         raise RecipeError(f"check {kind}: --input, --classes and --recipe are for spaces")
     task, options = testing.TASK, []
     if recipe is not None:
-        given = reading.load(recipe)
+        given = reading.load(reading.find(recipe))
         task = pictures.read(given, registry).task
         if given.space.name == name:
             options = [f"{key}={json.dumps(value)}" for key, value in given.space.options.items()]
     if shape is not None:
-        task = catalogue.parse_task(shape, task.classes)
+        task = showing.parse_task(shape, task.classes)
     return replace(task, classes=classes or task.classes), options
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -117,6 +117,12 @@ class Train(Evaluator):
         scores = tuple(f"val_{name}" for name in score_names(task.classes))
         self.metrics = (*scores, *context.space.counted)
         self.reports = ("train_loss", *scores)
+
+    @classmethod
+    def derived(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The optimizer's own learning rate, and as many final epochs as a trial has."""
+        rate = _LEARNING_RATES[options["optimizer"]]
+        return {"learning_rate": rate, "final_epochs": options["epochs"]}
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """Train for ``fidelity`` times ``epochs`` epochs, at least one; finals ``final_epochs``."""

@@ -80,7 +80,7 @@ MISTAKES = {
     "build raises for some": Mistake(
         CHOICES,
         CHOICES + "        if c['kernel'] != 3:\n            raise ValueError('not done yet')\n",
-        r"raises ValueError: not done yet \(.*mine\.py, line 17\)",
+        r"raises ValueError: not done yet \(.*mine\.py, line 16\)",
         run_says=r"ValueError: not done yet \(.*mine\.py, line 16\)",
     ),
     "another network each time": Mistake(
