@@ -4,6 +4,9 @@ What a plugin or a notebook takes is importable from here::
 
     from evonas import Architecture, Categorical, Integer, SearchSpace, Task
 
+    run = evonas.run("digits_evo", {"budget.trials": 20})
+    run.trials, run.best, run.front, run.report()
+
 Nothing is imported before it is asked for: most commands need no torch, and no plugin needs MLflow.
 """
 
@@ -27,11 +30,9 @@ if TYPE_CHECKING:
         Probability,
         Share,
     )
-    from evonas.recipe.reading import load
     from evonas.recipe.registry import Registry
+    from evonas.runs.notebook import Run, load, resume, run
     from evonas.runs.pruning.base import Rule
-    from evonas.runs.run import resume
-    from evonas.runs.run import start as run
     from evonas.spaces.base import SearchSpace, Task
     from evonas.spaces.parts.layers import Layer, LayeredSpace
     from evonas.strategies.base import Strategy
@@ -70,6 +71,7 @@ __all__ = [
     "Registry",
     "Reporter",
     "Rule",
+    "Run",
     "SearchSpace",
     "Share",
     "Strategy",
@@ -92,10 +94,9 @@ _ROOMS = {
     "recipe.options": (
         *("Count", "Decay", "Natural", "NonNegative", "Positive", "Probability", "Share"),
     ),
-    "recipe.reading": ("load",),
     "recipe.registry": ("Registry",),
+    "runs.notebook": ("Run", "load", "resume", "run"),
     "runs.pruning.base": ("Rule",),
-    "runs.run": ("resume", "start"),
     "spaces.base": ("SearchSpace", "Task"),
     "spaces.parts.layers": ("Layer", "LayeredSpace"),
     "strategies.base": ("Strategy",),
@@ -108,7 +109,10 @@ _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    inside = {"run": "start"}.get(name, name)
     if name not in __all__:
         raise AttributeError(f"module 'evonas' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"evonas.{_HOMES[inside]}"), inside)
+    return getattr(importlib.import_module(f"evonas.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ def find(path: Path) -> Path:
     Raises:
         RecipeError: If it is a name, and there is none of that name.
     """
-    if path.is_file() or len(path.parts) != 1 or path.suffix:
+    if os.path.isfile(path) or len(path.parts) != 1 or path.suffix:
         return path
     if path.name not in (known := shipped()):
         hint = did_you_mean(path.name, known)
