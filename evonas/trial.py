@@ -93,26 +93,13 @@ class Proposal:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``json.dumps``."""
-        return {
-            "architecture": self.architecture.to_json(),
-            "fidelity": self.fidelity,
-            "parents": list(self.parents),
-            "resume_from": self.resume_from,
-            "repeat": self.repeat,
-            "stage": self.stage,
-        }
+        return {**vars(self), "architecture": self.architecture.to_json()}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Proposal:
         """Read what ``to_json`` wrote."""
-        return Proposal(
-            Architecture.from_json(data["architecture"]),
-            data["fidelity"],
-            tuple(data["parents"]),
-            data["resume_from"],
-            data["repeat"],
-            data["stage"],
-        )
+        architecture = Architecture.from_json(data["architecture"])
+        return Proposal(**{**data, "architecture": architecture, "parents": tuple(data["parents"])})
 
 
 @dataclass(frozen=True)
@@ -159,29 +146,13 @@ class Trial:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``json.dumps``."""
-        return {
-            "number": self.number,
-            "proposal": self.proposal.to_json(),
-            "state": str(self.state),
-            "metrics": dict(self.metrics),
-            "curve": [[step, dict(metrics)] for step, metrics in self.curve],
-            "seconds": self.seconds,
-            "error": self.error,
-            "elapsed": self.elapsed,
-            "origin": self.origin,
-        }
+        curve = [[step, dict(metrics)] for step, metrics in self.curve]
+        plain = {"proposal": self.proposal.to_json(), "metrics": dict(self.metrics), "curve": curve}
+        return {**vars(self), **plain}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Trial:
         """Read what ``to_json`` wrote."""
-        return Trial(
-            data["number"],
-            Proposal.from_json(data["proposal"]),
-            TrialState(data["state"]),
-            data["metrics"],
-            tuple((step, metrics) for step, metrics in data["curve"]),
-            data["seconds"],
-            data["error"],
-            data["elapsed"],
-            data["origin"],
-        )
+        read: dict[str, Any] = {"proposal": Proposal.from_json(data["proposal"])}
+        read |= {"state": TrialState(data["state"]), "curve": tuple(map(tuple, data["curve"]))}
+        return Trial(**{**data, **read})

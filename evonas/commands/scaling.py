@@ -269,8 +269,7 @@ def train(
     except OSError as error:
         raise StorageError(f"{folder}: {error.strerror}") from error
     trial = Trial(0, Proposal(scaled.architecture), TrialState.COMPLETE)
-    section = assembly.recipe.final
-    terms = final.Terms(1, section.seeds, section.flip)
+    terms = assembly.recipe.final.model_copy(update={"top": 1})
     with Journal(folder) as journal:
         journal.begin({"scaled_from": str(original.run_dir), "recipe": assembly.recipe.digest})
         session = Session(assembly, folder, journal, (_Notes(note),), lambda: False)

@@ -8,6 +8,7 @@ import numpy as np
 
 from evonas.datasets.base import Dataset, held_out
 from evonas.datasets.parts import images
+from evonas.datasets.parts.cache import decoded
 from evonas.datasets.parts.listing import Listing, Picture, listed
 from evonas.errors import DataError
 from evonas.recipe.options import Count, Natural, Share
@@ -59,7 +60,7 @@ class ImageFolder(Dataset):
         for split in ("train", "val", "test"):
             if pictures := listing.part(split):
                 paths = [picture.path for picture in pictures]
-                pixels, unreadable = images.decode(paths, *form)
+                pixels, unreadable = decoded(paths, *form)
                 listing.skipped.update((paths[n], why) for n, why in unreadable.items())
                 good = [p for n, p in enumerate(pictures) if n not in unreadable]
                 if not good:

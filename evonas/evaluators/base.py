@@ -50,6 +50,16 @@ class Context:
     limits: Mapping[str, Limit] = field(default_factory=dict)
     flip: bool = False
 
+    def data_for(self, name: str) -> Data:
+        """The data, for an evaluator of this name that cannot do without.
+
+        Raises:
+            OptionError: If the recipe has no dataset.
+        """
+        if self.data is None:
+            raise OptionError("name", f"{name} needs a dataset section")
+        return self.data
+
 
 class Infeasible(Exception):
     """Raised by ``evaluate``: the trial breaks a limit, and ends PRUNED.
@@ -179,7 +189,7 @@ class Wrapper(Evaluator):
         for name in sorted(self.changes - inner.takes):
             change = _CHANGES.get(name, name)
             raise OptionError(
-                "of", f"{_name(inner)} ignores the {change} that {_name(self)} gives it"
+                "of", f"{name_of(inner)} ignores the {change} that {name_of(self)} gives it"
             )
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
@@ -208,7 +218,7 @@ class Wrapper(Evaluator):
 _CHANGES = {"data": "smaller data", "share": "share of a training", "weights": "weights"}
 
 
-def _name(evaluator: Evaluator) -> str:
+def name_of(evaluator: Evaluator) -> str:
     """How recipes call it."""
     return type(evaluator).__module__.rpartition(".")[2]
 

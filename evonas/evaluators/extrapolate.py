@@ -25,14 +25,14 @@ Model = Literal["last", "exponential", "power"]
 Values = NDArray[np.float64]
 
 _CODES: Mapping[Model, float] = {"last": 0.0, "exponential": 1.0, "power": 2.0}
-_FEWEST = 5  # values: three parameters are to be fitted, and two are to contradict them
-_GAIN = 0.01  # accuracy still to come that costs a fit as much as missing a value by the noise
-_SHARPEST = 1e-6  # accuracy; noise below it is rounding
-_POWER_IS = 10.0  # times nearer to the curve than the exponential, or it is not taken
-_F = 5.0  # F statistic of a fit against a constant; noise exceeds it about once in a hundred
-_RECENT = 5  # values at the end, which a fit must not miss all together
-_VISIBLE = 1e-4  # accuracy; a smaller miss is none
-_MISSED = 2.0  # their mean distance from the fit in standard deviations round that mean
+_FEWEST = 5  # Three parameters are to be fitted, and two more values are to contradict them.
+_GAIN = 0.01  # So much accuracy still to come costs a fit as much as a value missed by the noise.
+_SHARPEST = 1e-6  # Noise below this accuracy is rounding.
+_POWER_IS = 10.0  # The power law is taken if it is so many times nearer to the curve.
+_F = 5.0  # Noise has a larger F statistic against a constant about once in a hundred.
+_RECENT = 5  # A fit must not miss so many values at the end all together:
+_MISSED = 2.0  # their mean distance from it is in standard deviations round that mean at most this,
+_VISIBLE = 1e-4  # or it is below this accuracy.
 
 
 @dataclass(frozen=True)
@@ -49,27 +49,6 @@ class Extrapolation:
     value: float
     model: Model
     error: float
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """A fitted curve: its asymptote, and what the values are above it, step by step."""
-
-    model: Model
-    asymptote: float
-    residuals: Values
-
-    @property
-    def error(self) -> float:
-        return float(np.sqrt(np.mean(self.residuals**2)))
-
-    def holds(self, curve: Values) -> bool:
-        """Whether it tells more than a constant, and ends where the curve ends."""
-        unexplained = float(np.sum(self.residuals**2))
-        explained = float(np.sum((curve - curve.mean()) ** 2)) - unexplained
-        recent = self.residuals[-_RECENT:]
-        missed = abs(float(recent.mean())) > _MISSED * float(recent.std(ddof=1)) + _VISIBLE
-        return explained / 2 > _F * unexplained / (len(curve) - 3) and not missed
 
 
 def extrapolate(values: Sequence[float], steps: Sequence[int] | None = None) -> Extrapolation:
@@ -98,8 +77,17 @@ def extrapolate(values: Sequence[float], steps: Sequence[int] | None = None) -> 
     if len(curve) < _FEWEST or curve.std() <= _SHARPEST:
         return last
     exponential, power = _fit("exponential", times, curve), _fit("power", times, curve)
-    best = power if _POWER_IS * power.error < exponential.error else exponential
-    return Extrapolation(best.asymptote, best.model, best.error) if best.holds(curve) else last
+    best, residuals = power if _POWER_IS * power[0].error < exponential[0].error else exponential
+    return best if _holds(residuals, curve) else last
+
+
+def _holds(residuals: Values, curve: Values) -> bool:
+    """Whether a fit tells more than a constant, and ends where the curve ends."""
+    unexplained = float(np.sum(residuals**2))
+    explained = float(np.sum((curve - curve.mean()) ** 2)) - unexplained
+    recent = residuals[-_RECENT:]
+    missed = abs(float(recent.mean())) > _MISSED * float(recent.std(ddof=1)) + _VISIBLE
+    return explained / 2 > _F * unexplained / (len(curve) - 3) and not missed
 
 
 class Extrapolate(Wrapper):
@@ -130,22 +118,22 @@ class Extrapolate(Wrapper):
         super().__init__(context, of(replace(context, share=share)))
         reported = [name for name in self.inner.metrics if name in self.inner.reports]
         if metric not in reported:
-            known = ", ".join(reported) or "none: nothing is reported on the way"
-            raise OptionError("metric", f"must be one of {known}, not {metric!r}")
+            names = ", ".join(reported) or "none: nothing is reported on the way"
+            raise OptionError("metric", f"must be one of {names}, not {metric!r}")
         self._metric = metric
-        self._extrapolated = f"{metric}_extrapolated"
-        self.metrics = (*self.inner.metrics, self._extrapolated, "fit_error", "fit_model")
+        self._names = (f"{metric}_extrapolated", "fit_error", "fit_model")
+        self.metrics = (*self.inner.metrics, *self._names)
 
     def score(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """The inner evaluator's metrics after a share of the effort, and where the curve leads."""
         curve: dict[int, float] = {}
 
-        def both(step: int, metrics: Mapping[str, float]) -> None:
+        def report_and_keep(step: int, metrics: Mapping[str, float]) -> None:
             if self._metric in metrics:
                 curve[step] = float(metrics[self._metric])
             report(step, metrics)
 
-        metrics = self.inner.evaluate(trial, both)
+        metrics = self.inner.evaluate(trial, report_and_keep)
         if not curve:
             raise ValueError(
                 f"extrapolate: the inner evaluator reported no {self._metric} on the way"
@@ -153,17 +141,17 @@ class Extrapolate(Wrapper):
         if not all(0 <= value <= 1 for value in curve.values()):
             raise ValueError(f"extrapolate: {self._metric} must be reported in 0…1")
         steps = sorted(curve)
-        found = extrapolate([curve[step] for step in steps], steps)
-        return {
-            **metrics,
-            self._extrapolated: found.value,
-            "fit_error": found.error,
-            "fit_model": _CODES[found.model],
-        }
+        end = extrapolate([curve[step] for step in steps], steps)
+        figures = (end.value, end.error, _CODES[end.model])
+        return {**metrics, **dict(zip(self._names, figures, strict=True))}
 
 
-def _fit(model: Model, times: Values, curve: Values) -> _Fit:
-    """Fit a - rest * shape(t), where the shape is 1 at the last step: ``rest`` is still to come."""
+def _fit(model: Model, times: Values, curve: Values) -> tuple[Extrapolation, Values]:
+    """Fit a - rest * shape(t), where the shape is 1 at the last step: ``rest`` is still to come.
+
+    Returns:
+        The fit, and what the values are above it.
+    """
     shape, rates = _shape(model, times)
     weights = np.sqrt(times / times[-1])
 
@@ -181,9 +169,12 @@ def _fit(model: Model, times: Values, curve: Values) -> _Fit:
         )
         return np.asarray(solution.x)
 
+    # A free fit first, for its distance from the curve is the noise that the second one weighs by.
     free = solve(_start(shape, rates, weights, curve), np.inf)
     parameters = solve(free, _GAIN)
-    return _Fit(model, float(parameters[0]), residuals(parameters))
+    distances = residuals(parameters)
+    error = float(np.sqrt(np.mean(distances**2)))
+    return Extrapolation(float(parameters[0]), model, error), distances
 
 
 def _shape(model: Model, times: Values) -> tuple[Callable[[float], Values], Values]:

@@ -3,7 +3,7 @@
 It maps weights S of pooling, identity and convolution, on the simplex, to the operations of the
 edges of ``darts``. Network weights and hypernetwork are trained together, with S drawn uniformly
 in every step, on the loss of the task and kappa times the S-weighted cost of the operations, by a
-table of FLOPs or of latencies; see ``training/hypernetwork.py``. Afterwards any S gives an
+table of FLOPs or of latencies; see ``parts/hypernetwork.py``. Afterwards any S gives an
 architecture.
 """
 
@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
-from typing import Literal, NamedTuple
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -23,7 +23,7 @@ from evonas.architecture import Architecture
 from evonas.errors import OptionError, TooManyFailures
 from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.evaluators.parts.hypernetwork import Hypernetwork, draw, uniform_weights
-from evonas.evaluators.parts.one_shot import SharedWeights
+from evonas.evaluators.parts.one_shot import Shared, SharedWeights
 from evonas.recipe.options import Count, Decay, Positive
 from evonas.spaces.darts import DARTS, OPERATIONS_BY_KIND, count_kinds
 from evonas.spaces.parts.supernet import Supernet
@@ -37,21 +37,36 @@ from evonas.trial import Trial
 # ``none`` is no choice of the hypernetwork: it would win by being free, and the counts of the
 # three kinds would not sum to the number of edges.
 NUMBERED = tuple(name for kind in COMPLEXITY for name in OPERATIONS_BY_KIND[kind])
-_HIDDEN = 16
-_LONGEST = 5.0  # gradient, as in DARTS
-_MOMENTA = (0.5, 0.999)  # Adam's, as DARTS has them for architectures
+_HIDDEN = 16  # This is the width of the hypernetwork's small network.
+_LONGEST = 5.0  # A longer gradient is cut to this norm, as in DARTS.
+_MOMENTA = (0.5, 0.999)  # These are Adam's betas in DARTS for architectures.
 
 
 class _Stopped(Exception):
     """The user wants to stop; the epochs so far are kept."""
 
 
-class _Trained(NamedTuple):
-    supernet: Supernet
-    hypernetwork: Hypernetwork
+class _Joint(Shared):
+    """A supernet and the hypernetwork that learns from its paths."""
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        hypernetwork: Hypernetwork,
+        weight_decay: float,
+        settings: Mapping[str, Any],
+    ) -> None:
+        super().__init__(
+            supernet,
+            torch.optim.AdamW(supernet.parameters(), weight_decay=weight_decay),
+            torch.optim.Adam(hypernetwork.parameters(), betas=_MOMENTA),
+            settings=settings,
+        )
+        self.hypernetwork = hypernetwork
+        self.dice = torch.Generator()  # draws S and paths; seeded anew for every epoch
 
 
-class Hypernet(SharedWeights):
+class Hypernet(SharedWeights[_Joint]):
     """Score architectures with the weights learnt beside a hypernetwork; train finals as ``of``.
 
     Both are trained before the first trial, and kept in the run folder; a training that was cut
@@ -131,42 +146,26 @@ class Hypernet(SharedWeights):
 
     def sampler(self) -> Sampler:
         """From S to the most probable architecture."""
-        return self._sample
-
-    def _sample(self, complexity: Sequence[float]) -> Architecture:
-        weights = torch.tensor(complexity, dtype=torch.float32)
-        return self._architecture(self._trained.hypernetwork.choices(weights))
+        return lambda complexity: self._architecture(
+            self._trained.hypernetwork.choices(torch.tensor(complexity, dtype=torch.float32))
+        )
 
     def _architecture(self, numbers: Sequence[int]) -> Architecture:
         operations = (NUMBERED[number] for number in numbers)
         return self._space.architecture(dict(zip(self._space.domains, operations, strict=True)))
 
-    @cached_property
-    def _trained(self) -> _Trained:
-        """From the run folder, or trained now while others wait for it."""
-        supernet = self._initial_supernet()
+    def _begin(self, supernet: Supernet) -> _Joint:
+        """The supernet and a hypernetwork."""
         # On the CPU: it is tiny, and its draws must be known there to build the path.
         rng = torch.Generator().manual_seed(self._seed("hypernetwork"))
         sizes = [len(OPERATIONS_BY_KIND[kind]) for kind in COMPLEXITY]
-        trained = _Trained(supernet, Hypernetwork(sizes, self._costs, _HIDDEN, rng))
-        optimizers = (
-            torch.optim.AdamW(supernet.parameters(), weight_decay=self._decay),
-            torch.optim.Adam(trained.hypernetwork.parameters(), betas=_MOMENTA),
-        )
-        self._train(
-            nn.ModuleDict(trained._asdict()),
-            optimizers,
-            self._digest(
-                options=[*self._rates, self._decay, self._kappa],
-                schedule=[self._warm_up, *self._temperatures],
-                prices=self._costs.tolist(),
-            ),
-            partial(self._train_epoch, trained, optimizers),
-        )
-        return trained
-
-    def _trained_supernet(self) -> Supernet:
-        return self._trained.supernet
+        settings = {
+            "options": [*self._rates, self._decay, self._kappa],
+            "schedule": [self._warm_up, *self._temperatures],
+            "prices": self._costs.tolist(),
+        }
+        hypernetwork = Hypernetwork(sizes, self._costs, _HIDDEN, rng)
+        return _Joint(supernet, hypernetwork, self._decay, settings)
 
     @cached_property
     def _costs(self) -> torch.Tensor:
@@ -178,22 +177,22 @@ class Hypernet(SharedWeights):
 
         A training that was cut off, and the workers, need the same table again.
         """
-        run_dir, edges = self.context.run_dir, len(self._space.domains)
+        device, run_dir = self.context.device, self.context.run_dir
+        task, edges = self._data.task, self._space.domains
         path = None if run_dir is None else run_dir / FOLDER / "latencies.json"
         if path is not None and path.exists():
             times = json.loads(path.read_text())
         else:
-            times = [self._latency(operation) / edges for operation in NUMBERED]
+            times = []
+            for operation in NUMBERED:
+                architecture = self._space.architecture(dict.fromkeys(edges, operation))
+                with seeded(0, device):
+                    network = self._space.build(architecture, task)
+                times.append(latency(network, task, device, self._batch_size) / len(edges))
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 files.write(path, json.dumps(times).encode())
-        return torch.tensor([times] * edges)
-
-    def _latency(self, operation: str) -> float:
-        architecture = self._space.architecture(dict.fromkeys(self._space.domains, operation))
-        with seeded(0, self.context.device):
-            network = self._space.build(architecture, self._data.task)
-        return latency(network, self._data.task, self.context.device, self._batch_size)
+        return torch.tensor([times] * len(edges))
 
     def _flops(self) -> torch.Tensor:
         """FLOPs of an operation on an edge, over all cells of its kind, (E, O)."""
@@ -211,57 +210,50 @@ class Hypernet(SharedWeights):
             ]
         )
 
-    def _train_epoch(
-        self, trained: _Trained, optimizers: Sequence[torch.optim.Optimizer], epoch: int
-    ) -> None:
-        """One epoch, a pure function of the state before it."""
+    def _train_epoch(self, training: _Joint, epoch: int) -> float:
+        """Say how it goes; stop before an epoch if that is wanted."""
         if self._stopping():
             raise _Stopped
-        dice = torch.Generator().manual_seed(self._seed(f"dice {epoch}"))
-
-        def step(
-            progress: float, number: int, images: torch.Tensor, labels: torch.Tensor
-        ) -> torch.Tensor:
-            learnt = max(0.0, (progress - self._warm_up) / (1 - self._warm_up))
-            peaks = self._rates[0], self._rates[1] * (progress >= self._warm_up)
-            for optimizer, peak, share in zip(optimizers, peaks, (progress, learnt), strict=True):
-                optimizer.param_groups[0]["lr"] = peak * schedule(share)
-                optimizer.zero_grad(set_to_none=True)
-            task, price = self._losses(trained, images, labels, learnt, dice)
-            torch.autograd.backward([task, self._kappa * price])
-            for part in trained:
-                nn.utils.clip_grad_norm_(part.parameters(), _LONGEST)
-            for optimizer in optimizers:
-                optimizer.step()
-            return task.detach()
-
-        loss = self._epoch(trained.supernet, epoch, step)
+        training.dice.manual_seed(self._seed(f"dice {epoch}"))
+        loss = super()._train_epoch(training, epoch)
         self._note(f"hypernet: epoch {epoch + 1} of {self._epochs}, loss {loss:.4f}")
+        return loss
 
-    def _losses(
+    def _step(
         self,
-        trained: _Trained,
+        training: _Joint,
         images: torch.Tensor,
         labels: torch.Tensor,
-        learnt: float,
-        dice: torch.Generator,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss of the task on a drawn path, and the cost, for a drawn S."""
-        device = labels.device
-        weights = uniform_weights(len(COMPLEXITY), dice)
-        log_probabilities = trained.hypernetwork(weights)
+        progress: float,
+        place: str,
+    ) -> torch.Tensor:
+        """For a drawn S train a drawn path, and on its loss and cost the hypernetwork."""
+        learnt = max(0.0, (progress - self._warm_up) / (1 - self._warm_up))
+        peaks = self._rates[0], self._rates[1] * (progress >= self._warm_up)
+        shares = (progress, learnt)
+        for optimizer, peak, share in zip(training.optimizers, peaks, shares, strict=True):
+            optimizer.param_groups[0]["lr"] = peak * schedule(share)
+            optimizer.zero_grad(set_to_none=True)
+        weights = uniform_weights(len(COMPLEXITY), training.dice)
+        log_probabilities = training.hypernetwork(weights)
         first, last = self._temperatures
-        numbers, factors = draw(log_probabilities, first * (last / first) ** learnt, dice)
+        temperature = first * (last / first) ** learnt
+        numbers, factors = draw(log_probabilities, temperature, training.dice)
         path = self._architecture(numbers)
-        by_choice = dict(
-            zip(self._space.domains, factors.to(device, non_blocking=True), strict=True)
-        )
+        # A choice's factor goes to all modules that the choice decides: one in every cell.
+        factors = factors.to(labels.device, non_blocking=True)
+        by_choice = dict(zip(self._space.domains, factors, strict=True))
         by_module = {
             name: by_choice[choice]
             for choice, names in self._space.modules(path).items()
             for name in names
         }
-        with bfloat16(device):
-            logits = trained.supernet(images, path, by_module)
-            task = F.cross_entropy(logits, labels)
-        return task, trained.hypernetwork.cost(weights, log_probabilities)
+        with bfloat16(labels.device):
+            task = F.cross_entropy(training.supernet(images, path, by_module), labels)
+        price = training.hypernetwork.cost(weights, log_probabilities)
+        torch.autograd.backward([task, self._kappa * price])
+        for part in (training.supernet, training.hypernetwork):
+            nn.utils.clip_grad_norm_(part.parameters(), _LONGEST)
+        for optimizer in training.optimizers:
+            optimizer.step()
+        return task.detach()

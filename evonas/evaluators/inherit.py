@@ -18,7 +18,7 @@ from evonas.errors import OptionError
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
 from evonas.recipe.options import Positive, Share
 from evonas.spaces.base import SearchSpace
-from evonas.training.checkpoints import FOLDER, Checkpoints, Continued, WeightReuse
+from evonas.training.checkpoints import FOLDER, Checkpoints, Continued
 from evonas.training.inheritance import rename, transplant
 from evonas.trial import Trial
 
@@ -60,27 +60,26 @@ class Inherit(Wrapper):
         return {**metrics, "inherited": self._weights.inherited}
 
 
-class _FromParent(WeightReuse):
+class _FromParent(Continued):
     """Weights of the parent, or of the trial's own lower rung."""
 
     def __init__(self, space: SearchSpace, checkpoints: Checkpoints, share: float) -> None:
         super().__init__(checkpoints)
         self._space, self._share = space, share
-        self._continued = Continued(checkpoints)
         self.inherited = 0.0  # by the last started network
 
     def start(self, network: nn.Module, trial: Trial, epochs: int) -> int:
         self.inherited = 0.0
-        if trial.proposal.resume_from is not None:
-            return self._continued.start(network, trial, epochs)
-        parents = trial.proposal.parents
-        parent = self.checkpoints.load(parents[0]) if parents else None
+        proposal = trial.proposal
+        if proposal.resume_from is not None or not proposal.parents:
+            return super().start(network, trial, epochs)
+        parent = self.checkpoints.load(proposal.parents[0])
         self.checkpoints.make_room(trial.number)
         if parent is None:
             return epochs
         old = Architecture(self._space.name, parent.choices)
-        moved = self._space.relatives(trial.architecture, old)
-        self.inherited = transplant(network, rename(parent.weights, moved))
+        parts = self._space.relatives(trial.architecture, old)
+        self.inherited = transplant(network, rename(parent.weights, parts))
         return max(1, round(epochs * self._share))
 
     def end(self, network: nn.Module, trial: Trial, epochs: int) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from evonas.architecture import Architecture
-from evonas.errors import OptionError
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper, hold
 from evonas.recipe.options import Count, Natural
-from evonas.training import latency
+from evonas.training.latency import latency
 from evonas.training.loop import seeded
 from evonas.trial import Trial
 
@@ -36,26 +34,17 @@ class Latency(Wrapper):
         runs: Count = 30,
         warmup: Natural = 10,
     ) -> None:
-        if context.data is None:
-            raise OptionError("name", "latency needs a dataset section")
+        self._task = context.data_for("latency").task
         super().__init__(context, of(context))
         self.metrics = tuple(dict.fromkeys((*self.inner.metrics, "latency")))
-        self._task = context.data.task
-        self._batch_size, self._runs, self._warmup = batch_size, runs, warmup
+        self._settings = (batch_size, runs, warmup)
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """The inner evaluator's metrics and the latency, of finals too."""
-        measured = self._measure(trial.architecture)
-        if self.context.limits and trial.proposal.stage == "search":  # before anything is trained
-            counted = self.context.space.costs(trial.architecture, self._task)
-            hold(self.context.limits, {**measured, **counted})
-        return {**self.inner.evaluate(trial, report), **measured}
-
-    def _measure(self, architecture: Architecture) -> dict[str, float]:
-        device = self.context.device
+        space, device = self.context.space, self.context.device
         with seeded(0, device):
-            network = self.context.space.build(architecture, self._task)
-        milliseconds = latency.latency(
-            network, self._task, device, self._batch_size, self._runs, self._warmup
-        )
-        return {"latency": milliseconds}
+            network = space.build(trial.architecture, self._task)
+        measured = {"latency": latency(network, self._task, device, *self._settings)}
+        if self.context.limits and trial.proposal.stage == "search":  # before anything is trained
+            hold(self.context.limits, {**measured, **space.costs(trial.architecture, self._task)})
+        return {**self.inner.evaluate(trial, report), **measured}

@@ -13,7 +13,6 @@ from evonas.architecture import Architecture
 from evonas.errors import InvalidArchitecture, OptionError
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
 from evonas.recipe.options import Count, Share
-from evonas.spaces.base import SearchSpace
 from evonas.trial import Trial
 
 
@@ -40,9 +39,8 @@ class Reduced(Wrapper):
         width: Share = 1.0,
         depth: Share = 1.0,
     ) -> None:
-        if context.data is None:
-            raise OptionError("name", "reduced needs a dataset section")
-        smaller = context.data.subset(data, context.seed)
+        whole = context.data_for("reduced")
+        smaller = whole.subset(data, context.seed)
         if resolution is not None:
             smaller = smaller.resized(resolution)
         super().__init__(context, of(replace(context, data=smaller)))
@@ -54,24 +52,20 @@ class Reduced(Wrapper):
             )
         self.trainer = of(context)
         self.takes = self.inner.takes  # its own data are made of those that it is given
-        self._task = context.data.task
-        self._scale = {name: v for name, v in (("width", width), ("depth", depth)) if v != 1}
-        _require_roles(context.space, self._scale)
+        self._task = whole.task
+        factors = {"width": width, "depth": depth}
+        self._scale = {role: factor for role, factor in factors.items() if factor != 1}
+        first = {name: domain.values()[0] for name, domain in context.space.domains.items()}
+        for role, factor in self._scale.items():  # whether any choice of the space has the role
+            try:
+                context.space.scaled(Architecture(context.space.name, first), **{role: factor})
+            except InvalidArchitecture as error:
+                raise OptionError(role, str(error)) from error
 
     def score(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """The inner evaluator's metrics in the smaller world, with the costs of the full one."""
-        reduced = trial
+        architecture, space = trial.architecture, self.context.space
         if self._scale:
-            small = self.context.space.scaled(trial.architecture, **self._scale)
-            reduced = replace(trial, proposal=replace(trial.proposal, architecture=small))
-        metrics = self.inner.evaluate(reduced, report)
-        return {**metrics, **self.context.space.costs(trial.architecture, self._task)}
-
-
-def _require_roles(space: SearchSpace, scale: Mapping[str, float]) -> None:
-    some = Architecture(space.name, {name: d.values()[0] for name, d in space.domains.items()})
-    for name, factor in scale.items():
-        try:
-            space.scaled(some, **{name: factor})
-        except InvalidArchitecture as error:
-            raise OptionError(name, str(error)) from error
+            small = space.scaled(architecture, **self._scale)
+            trial = replace(trial, proposal=replace(trial.proposal, architecture=small))
+        return {**self.inner.evaluate(trial, report), **space.costs(architecture, self._task)}

@@ -8,27 +8,26 @@ are not the accuracies of networks trained alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property, partial
 from random import Random
 
 import torch
 from torch.nn import functional as F
 
+from evonas.architecture import Architecture
 from evonas.errors import InvalidArchitecture, OptionError
 from evonas.evaluators.base import Context, Evaluator
-from evonas.evaluators.parts.one_shot import SharedWeights
+from evonas.evaluators.parts.one_shot import Shared, SharedWeights
 from evonas.recipe.options import Count, Decay, Positive
 from evonas.spaces.parts.supernet import Supernet
 from evonas.training.augmentation import Augmentation
 from evonas.training.loop import bfloat16, schedule
 
 _LABEL_SMOOTHING = 0.1
-_PATHS_IN_DIGEST = (
-    16  # The first paths stand for the domains, and whatever else the space draws by.
-)
+# The first paths stand for the domains, and for whatever else the space draws by.
+_PATHS_IN_DIGEST = 16
 
 
-class SinglePathOneShot(SharedWeights):
+class SinglePathOneShot(SharedWeights[Shared]):
     """Score architectures with the shared weights of a supernet; train finals as ``of`` does.
 
     The first trial trains the supernet, or loads it from the run folder; a training that was cut
@@ -66,45 +65,37 @@ class SinglePathOneShot(SharedWeights):
         except InvalidArchitecture as error:
             raise OptionError("name", str(error)) from error
 
-    def _trained_supernet(self) -> Supernet:
-        return self._supernet
-
-    @cached_property
-    def _supernet(self) -> Supernet:
-        """The trained supernet: of the run folder, or trained now while others wait for it."""
-        supernet = self._initial_supernet()
+    def _begin(self, supernet: Supernet) -> Shared:
+        """The supernet alone."""
         optimizer = torch.optim.SGD(
             supernet.parameters(), self._rate, 0.9, weight_decay=self._decay, nesterov=True
         )
-        paths = [
-            self.context.space.sample(self._path_rng(0, step)).id
-            for step in range(_PATHS_IN_DIGEST)
-        ]
-        digest = self._digest(options=[self._rate, self._decay], paths=paths)
-        self._train(supernet, [optimizer], digest, partial(self._train_epoch, supernet, optimizer))
-        return supernet
+        paths = [self._path(f"0/{step}").id for step in range(_PATHS_IN_DIGEST)]
+        settings = {"options": [self._rate, self._decay], "paths": paths}
+        return Shared(supernet, optimizer, settings=settings)
 
-    def _train_epoch(self, supernet: Supernet, optimizer: torch.optim.SGD, epoch: int) -> None:
-        """Every step draws a path uniformly, and trains it.
+    def _step(
+        self,
+        training: Shared,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        progress: float,
+        place: str,
+    ) -> torch.Tensor:
+        """Draw a path uniformly, and train it.
 
         Parameters that a path does not name stay as they are; of those that it uses in part, the
         rest follows momentum and weight decay.
         """
+        (optimizer,) = training.optimizers
+        optimizer.param_groups[0]["lr"] = self._rate * schedule(progress)
+        with bfloat16(labels.device):
+            logits = training.supernet(images, self._path(place))
+            loss = F.cross_entropy(logits, labels, label_smoothing=_LABEL_SMOOTHING)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        optimizer.step()
+        return loss.detach()
 
-        def step(
-            progress: float, number: int, images: torch.Tensor, labels: torch.Tensor
-        ) -> torch.Tensor:
-            optimizer.param_groups[0]["lr"] = self._rate * schedule(progress)
-            path = self.context.space.sample(self._path_rng(epoch, number))
-            with bfloat16(labels.device):
-                logits = supernet(images, path)
-                loss = F.cross_entropy(logits, labels, label_smoothing=_LABEL_SMOOTHING)
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            optimizer.step()
-            return loss.detach()
-
-        self._epoch(supernet, epoch, step)
-
-    def _path_rng(self, epoch: int, step: int) -> Random:
-        return Random(f"{self.context.seed}/{epoch}/{step}")
+    def _path(self, place: str) -> Architecture:
+        return self.context.space.sample(Random(f"{self.context.seed}/{place}"))

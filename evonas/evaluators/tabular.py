@@ -48,12 +48,11 @@ class Tabular(Evaluator):
         self.metrics, self.finals = tuple(columns), bool(full)
         if not columns:
             raise OptionError("columns", "name at least one metric")
-        some = {name: domain.values()[0] for name, domain in context.space.domains.items()}
+        choices = {name: domain.values()[0] for name, domain in context.space.domains.items()}
         try:
-            template.format_map(some)
+            template.format_map(choices)
         except (LookupError, ValueError, TypeError, AttributeError) as error:
-            known = ", ".join(some)
-            reason = f"{error!r} in {template!r}; choices are {known}"
+            reason = f"{error!r} in {template!r}; choices are {', '.join(choices)}"
             raise OptionError("template", reason) from error
         first = next(iter(self._rows.values()), None)
         if first is None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
-
-from torch import nn
+from typing import Any
 
 from evonas.errors import OptionError
 from evonas.evaluators.base import Context, Evaluator, Reporter
@@ -18,6 +16,7 @@ from evonas.training.checkpoints import BadWeights
 from evonas.training.loop import (
     Mirrored,
     OnDevice,
+    OptimizerName,
     ScheduleName,
     Settings,
     evaluate,
@@ -68,7 +67,7 @@ class Train(Evaluator):
         epochs: Count = 10,
         final_epochs: Count | None = None,
         batch_size: Count = 128,
-        optimizer: Literal["sgd", "adamw"] = "sgd",
+        optimizer: OptimizerName = "sgd",
         learning_rate: Positive | None = None,
         weight_decay: Decay = 5e-4,
         label_smoothing: Decay = 0.1,
@@ -84,17 +83,14 @@ class Train(Evaluator):
         compile: bool = False,
     ) -> None:
         super().__init__(context)
-        if context.data is None:
-            raise OptionError("name", "train needs a dataset section")
-        task = context.data.task
+        self._data = context.data_for("train")
+        task = self._data.task
         if cutout > (side := min(task.height, task.width)):
-            raise OptionError(
-                "cutout", f"must be from 0 to the images' {side} pixels, not {cutout}"
-            )
+            reason = f"must be from 0 to the images' {side} pixels, not {cutout}"
+            raise OptionError("cutout", reason)
         if freeze and init is None:
             raise OptionError("freeze", f"must be 0, or with init more, not {freeze}")
-        self._data = context.data
-        self._on_device = OnDevice(context.data, context.device)
+        self._on_device = OnDevice(self._data, context.device)
         self._init = None if init is None else transfer.read(init)
         self._freeze = freeze
         self._final_epochs = final_epochs or epochs
@@ -126,11 +122,33 @@ class Train(Evaluator):
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """Train for ``fidelity`` times ``epochs`` epochs, at least one; finals ``final_epochs``."""
-        if trial.proposal.stage == "search":
-            scores = self._search(trial, report)
-        else:
-            scores = self._final(trial, report)
-        return {**scores, **self.context.space.costs(trial.architecture, self._data.task)}
+        proposal, reuse, space = trial.proposal, self.context.weights, self.context.space
+        search = proposal.stage == "search"
+        # A final training's seed says nothing of the trial: one repeat compares architectures.
+        purpose = trial.number if search else f"retrain/{proposal.repeat}"
+        seed = zlib.crc32(f"{self.context.seed}/{purpose}".encode())
+        epochs = self._epochs(proposal.fidelity) if search else self._final_epochs
+        left = stop = epochs
+        with seeded(seed, self.context.device):
+            network = space.build(trial.architecture, self._data.task).to(self.context.device)
+            if self._init is not None:
+                transfer.begin(network, self._init)
+            transfer.freeze(network, self._freeze)
+            if search:  # from what the context's weights give, and cut off at its share
+                left = epochs if reuse is None else reuse.start(network, trial, epochs)
+                stop = max(1, round(left * self.context.share))
+
+            def report_total(step: int, metrics: Mapping[str, float]) -> None:
+                report(step + epochs - left, metrics)
+
+            (train, val), normalize = self._on_device.splits, self._on_device.normalize
+            settings = replace(self._settings, epochs=left)
+            scores = fit(network, train, val, normalize, settings, seed, report_total, stop)
+        if reuse is not None and search:
+            reuse.end(network, trial, epochs - left + stop)
+        elif reuse is not None and proposal.stage == "final":  # the winner may be among them
+            reuse.checkpoints.save(trial, network, epochs)
+        return {**scores, **space.costs(trial.architecture, self._data.task)}
 
     def effort(self, fidelity: float) -> float:
         """Epochs."""
@@ -153,46 +171,3 @@ class Train(Evaluator):
 
     def _epochs(self, fidelity: float) -> int:
         return max(1, round(self._settings.epochs * fidelity))
-
-    def _search(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
-        """From what the context's weights give, and cut off at its share."""
-        asked, reuse = self._epochs(trial.proposal.fidelity), self.context.weights
-        seed = zlib.crc32(f"{self.context.seed}/{trial.number}".encode())
-        with seeded(seed, self.context.device):
-            network = self._initial(trial)
-            left = asked if reuse is None else reuse.start(network, trial, asked)
-            stop = max(1, round(left * self.context.share))
-
-            def report_total(step: int, metrics: Mapping[str, float]) -> None:
-                report(step + asked - left, metrics)
-
-            scores = self._fit(network, left, seed, report_total, stop)
-        if reuse is not None:
-            reuse.end(network, trial, asked - left + stop)
-        return scores
-
-    def _final(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
-        """From scratch, by the seed of the repeat alone; the winner may be among them."""
-        seed = zlib.crc32(f"{self.context.seed}/retrain/{trial.proposal.repeat}".encode())
-        with seeded(seed, self.context.device):
-            network = self._initial(trial)
-            scores = self._fit(network, self._final_epochs, seed, report)
-        if trial.proposal.stage == "final" and self.context.weights is not None:
-            self.context.weights.checkpoints.save(trial, network, self._final_epochs)
-        return scores
-
-    def _initial(self, trial: Trial) -> nn.Module:
-        """The network with random weights, or those of ``init``, on the device."""
-        network = self.context.space.build(trial.architecture, self._data.task)
-        network = network.to(self.context.device)
-        if self._init is not None:
-            transfer.begin(network, self._init)
-        transfer.freeze(network, self._freeze)
-        return network
-
-    def _fit(
-        self, network: nn.Module, epochs: int, seed: int, report: Reporter, stop: int | None = None
-    ) -> Mapping[str, float]:
-        train, val = self._on_device.splits
-        settings = replace(self._settings, epochs=epochs)
-        return fit(network, train, val, self._on_device.normalize, settings, seed, report, stop)

@@ -41,15 +41,13 @@ class ZeroCost(Wrapper):
         batch_size: Annotated[int, Field(ge=2)] = 64,
         training: bool = True,
     ) -> None:
-        if context.data is None:
-            raise OptionError("name", "zero_cost needs a dataset section")
+        self._data = context.data_for("zero_cost")
         if not proxies or len(set(proxies)) < len(proxies):
             raise OptionError(
                 "proxies", f"must be one or more different names, not [{', '.join(proxies)}]"
             )
         super().__init__(context, of(context))
-        self._data, self._proxies = context.data, proxies
-        self._batch_size, self._training = batch_size, training
+        self._proxies, self._batch_size, self._training = proxies, batch_size, training
         others = self.inner.metrics if training else context.space.counted
         self.metrics = tuple(dict.fromkeys((*others, *proxies)))
         if not training:  # what is trained, or not at all, it scores without the inner evaluator
@@ -83,8 +81,8 @@ class ZeroCost(Wrapper):
         """Normalised images (N, C, H, W) and labels, on the device."""
         train = self._data.train
         rng = torch.Generator().manual_seed(self.context.seed)
-        drawn = torch.randperm(len(train), generator=rng)[: self._batch_size]
+        index = torch.randperm(len(train), generator=rng)[: self._batch_size]
         normalize = Normalize(*self._data.channel_statistics())
-        images = normalize(train.images[drawn].permute(0, 3, 1, 2))
+        images = normalize(train.images[index].permute(0, 3, 1, 2))
         device = self.context.device
-        return images.contiguous().to(device), train.labels[drawn].to(device)
+        return images.contiguous().to(device), train.labels[index].to(device)

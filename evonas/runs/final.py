@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from evonas import files
 from evonas.errors import StorageError
+from evonas.recipe.schema import FinalSection
 from evonas.runs import export
 from evonas.runs.session import Session
 from evonas.training.checkpoints import BadWeights
@@ -23,23 +23,8 @@ class AllFailed(Exception):
     """No final training succeeded; says why the first did not."""
 
 
-@dataclass(frozen=True)
-class Terms:
-    """How the winner is found.
-
-    Attributes:
-        top: Trials of the search's ranking that are trained.
-        seeds: Trainings of each.
-        flip: Whether the test split is scored on images and their mirror images together.
-    """
-
-    top: int = 1
-    seeds: int = 1
-    flip: bool = False
-
-
 def conclude(
-    session: Session, ranking: Sequence[Trial], terms: Terms, retry: bool = False
+    session: Session, ranking: Sequence[Trial], terms: FinalSection, retry: bool = False
 ) -> tuple[int, dict[str, float]]:
     """Train the best of the search; the best of these meets the test split, once.
 
@@ -61,7 +46,7 @@ def conclude(
         Stopped: If the user wants to stop.
     """
     candidates = list(ranking[: terms.top])
-    asked = {**vars(terms), "candidates": [trial.number for trial in candidates]}
+    asked = {**terms.model_dump(), "candidates": [trial.number for trial in candidates]}
     known = stored(session.folder)
     if known is not None and known["terms"] == asked:
         return known["trial"], known["metrics"]
@@ -99,7 +84,7 @@ def criterion(objectives: Sequence[Objective], metrics: Mapping[str, float]) -> 
 
 
 def _train(
-    session: Session, candidates: Sequence[Trial], terms: Terms, retry: bool
+    session: Session, candidates: Sequence[Trial], terms: FinalSection, retry: bool
 ) -> tuple[Trial, list[Trial]]:
     """The candidate with the best mean over its seeds, and its completed trainings."""
     proposals = [

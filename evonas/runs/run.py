@@ -232,9 +232,9 @@ def _conclude(session: Session, end: End | TooManyFailures) -> tuple[str, str]:
         return "finished", reason
     if session.assembly.evaluator.finals:
         session.note("the search is over; training the best for good")
-    terms = final.Terms(recipe.final.top, recipe.final.seeds, recipe.final.flip)
+    retry = summary.status(session.folder) == "failed"
     try:
-        final.conclude(session, ranking, terms, retry=summary.status(session.folder) == "failed")
+        final.conclude(session, ranking, recipe.final, retry)
         if recipe.audit is not None:
             audit.audit(session, ranking, recipe.audit.trials)
     except final.AllFailed as error:

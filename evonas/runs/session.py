@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from evonas.executors.base import Executor
 from evonas.runs.assemble import Assembly
 from evonas.runs.journal import Journal
-from evonas.runs.search import Budget, End, Search
+from evonas.runs.search import Budget, End, Search, Watcher
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
 from evonas.trackers.base import Tracker
@@ -61,20 +62,8 @@ class Session:
         Raises:
             TooManyFailures: If trials fail one after another.
         """
-        assembly, events = self.assembly, tuple(self.journal.events)
-        with assembly.executor() as executor:
-            search = Search(
-                strategy,
-                executor,
-                assembly.budget,
-                assembly.recipe.seed,
-                events,
-                self.stopping,
-                assembly.pruner(),
-            )
-            for event in search:
-                self.record(event)
-        return search.end
+        assembly = self.assembly
+        return self._run(strategy, assembly.executor(), assembly.budget, assembly.pruner())
 
     def train(self, proposals: Sequence[Proposal]) -> list[Trial]:
         """Train these proposals of one later stage, but for those that were tried before.
@@ -91,20 +80,9 @@ class Session:
         if missing or known.running:
             plan = Plan(self.assembly.space, proposals)
             elapsed = max((event.elapsed for event in self.journal.events), default=0.0)
-            with self.assembly.final_executor(len(missing) + len(known.running)) as executor:
-                search = Search(
-                    plan,
-                    executor,
-                    Budget(max_failures=None),
-                    self.assembly.recipe.seed,
-                    tuple(self.journal.events),
-                    self.stopping,
-                    _Narrator(self.note),
-                    stage,
-                    elapsed,
-                )
-                for event in search:
-                    self.record(event)
+            executor = self.assembly.final_executor(len(missing) + len(known.running))
+            budget, narrator = Budget(max_failures=None), _Narrator(self.note)
+            self._run(plan, executor, budget, narrator, stage, elapsed)
             known = self.trials(stage)
         by_key = {trial.proposal.key: trial for trial in known.latest.values()}
         results = [by_key[p.key] for p in proposals if p.key in by_key]
@@ -112,6 +90,25 @@ class Session:
         if len(ended) < len(proposals):
             raise Stopped
         return ended
+
+    def _run(
+        self,
+        strategy: Strategy,
+        executor: Executor,
+        budget: Budget,
+        watcher: Watcher | None,
+        stage: Stage = "search",
+        elapsed: float | None = None,
+    ) -> End:
+        """One search, every event of which is recorded before the next step; see ``Search``."""
+        seed, events = self.assembly.recipe.seed, tuple(self.journal.events)
+        with executor:
+            search = Search(
+                strategy, executor, budget, seed, events, self.stopping, watcher, stage, elapsed
+            )
+            for event in search:
+                self.record(event)
+        return search.end
 
     def begin_again(self, trials: Sequence[Trial]) -> None:
         """Have trials that ended run once more, by their numbers, when ``train`` is called next."""

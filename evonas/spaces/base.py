@@ -188,7 +188,8 @@ class SearchSpace(ABC):
 
     def active(self, choices: Mapping[str, Value]) -> list[str]:
         """Names of the choices that have an effect, in order of declaration."""
-        return [name for name in self.domains if self.has_effect(name, choices)]
+        conditions = self.conditions
+        return [n for n in self.domains if n not in conditions or conditions[n](choices)]
 
     def has_effect(self, name: str, choices: Mapping[str, Value]) -> bool:
         """Whether a choice has an effect beside those that are declared before it."""
@@ -232,7 +233,7 @@ class SearchSpace(ABC):
         """In canonical form, with the rules kept."""
         settled = dict(choices)
         for name, domain in self.domains.items():
-            if not self.has_effect(name, settled):
+            if name in self.conditions and not self.conditions[name](settled):
                 settled[name] = domain.values()[0]
         architecture = Architecture(self.name, self.canonical(settled))
         self.validate(architecture)
@@ -280,10 +281,10 @@ class SearchSpace(ABC):
 
     def changed(self, parent: Architecture, name: str, rng: Random) -> Mapping[str, Value]:
         """The parent's choices with another value of one; those that gain an effect are drawn."""
-        active = set(self.active(parent.choices))
         child = {**parent.choices, name: self.domains[name].mutate(parent.choices[name], rng)}
         for gained, domain in self.domains.items():
-            if gained not in active and self.has_effect(gained, child):
+            condition = self.conditions.get(gained)
+            if condition and not condition(parent.choices) and condition(child):
                 child[gained] = domain.sample(rng)
         return child
 

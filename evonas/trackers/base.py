@@ -69,12 +69,6 @@ class Report:
     table: tuple[Mapping[str, float], ...] = ()
 
 
-def note_all(trackers: Sequence[Tracker], message: str) -> None:
-    """Tell all of them something that a person wants to know."""
-    for tracker in trackers:
-        tracker.note(message)
-
-
 class Tracker(ABC):
     """Somebody who is told what happens. ``record`` returns at once: slow work is done aside."""
 

@@ -12,15 +12,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch.nn import functional as F
 
 Augmentation = Literal["none", "crop", "standard", "v1", "v2"]
-AUGMENTATIONS: tuple[str, ...] = get_args(Augmentation)
-_ANGLE = math.radians(15)
-_COLOUR = 0.3  # brightness, contrast and saturation times 1 ± this, at most
+_ANGLE = math.radians(15)  # Rotations are by up to this, either way.
+_COLOUR = 0.3  # Brightness, contrast and saturation are multiplied by 1 ± this, at most.
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,9 @@ class _Set:
     Attributes:
         shift: Whether they are shifted.
         flip: One in so many, by chance, is flipped left to right; 0: none.
-        rotation: Share of every batch that is rotated, 0…1; the next two are shares too.
-        blur: Blurred.
-        colour: Recoloured.
+        rotation: Share of every batch that is rotated, by up to 15°, reflected at the border; 0…1.
+        blur: Share that is blurred: the mean of 3×3 pixels.
+        colour: Share that gets another brightness, contrast and saturation.
     """
 
     shift: bool = False
@@ -59,23 +58,22 @@ def gather(
     Args:
         images: uint8, (N, height, width, channels), contiguous, on the device.
         index: int64, (B,), on the device.
-        augmentation: ``none``; ``crop``: shift by up to an eighth of the size, reflected at the
-            border; ``standard``: crop, and flip half of the images left to right; ``v1`` and
-            ``v2``: flip a half and a quarter of them (see ``distort`` for the rest).
+        augmentation: Name of a row of ``_SETS``. Shifts are by up to an eighth of the size,
+            reflected at the border.
         rng: A generator on the device.
 
     Returns:
         uint8, (B, height, width, channels).
     """
-    which = _SETS[augmentation]
-    if not (which.shift or which.flip):
+    changes = _SETS[augmentation]
+    if not (changes.shift or changes.flip):
         return images.index_select(0, index)
     total, height, width, channels = images.shape
     count, device = len(index), images.device
-    rows = _drawn(_orders(height, 1, which.shift, 0, device), count, rng)
+    rows = _draw(_orders(height, 1, changes.shift, 0, device), count, rng)
     lines = images.view(total * height, width * channels)
     lines = lines.index_select(0, (index[:, None] * height + rows).flatten())
-    columns = _drawn(_orders(width, channels, which.shift, which.flip, device), count, rng)
+    columns = _draw(_orders(width, channels, changes.shift, changes.flip, device), count, rng)
     lines = lines.view(count, height, width * channels)
     return lines.gather(2, columns[:, None].expand_as(lines)).view(count, height, width, channels)
 
@@ -88,21 +86,19 @@ def distort(images: torch.Tensor, augmentation: Augmentation, rng: torch.Generat
 
     Args:
         images: (B, height, width, channels) in 0…255, of any dtype.
-        augmentation: ``v1``: half of the images are rotated by up to 15° (reflected at the border),
-            half are blurred (mean of 3×3 pixels); ``v2``: a quarter each, and half get another
-            brightness, contrast and saturation. The others leave the images as they are.
+        augmentation: Name of a row of ``_SETS``.
         rng: A generator on the device.
 
     Returns:
         The same shape, float32 in 0…255; the very ``images`` if there is nothing to do.
     """
-    which = _SETS[augmentation]
-    if not (which.rotation or which.blur or which.colour):
+    changes = _SETS[augmentation]
+    if not (changes.rotation or changes.blur or changes.colour):
         return images
     images = images.to(torch.float32, copy=True)
-    _change(images, which.rotation, _rotated, rng)
-    _change(images, which.blur, _blurred, rng)
-    _change(images, which.colour, _recoloured, rng)
+    _change(images, changes.rotation, _rotated, rng)
+    _change(images, changes.blur, _blurred, rng)
+    _change(images, changes.colour, _recoloured, rng)
     return images
 
 
@@ -167,9 +163,9 @@ def _orders(size: int, channels: int, shift: bool, flip: int, device: torch.devi
     return (places[:, :, None] * channels + torch.arange(channels, device=device)).flatten(1)
 
 
-def _drawn(orders: torch.Tensor, count: int, rng: torch.Generator) -> torch.Tensor:
-    which = torch.randint(len(orders), (count,), device=orders.device, generator=rng)
-    return orders.index_select(0, which)
+def _draw(orders: torch.Tensor, count: int, rng: torch.Generator) -> torch.Tensor:
+    numbers = torch.randint(len(orders), (count,), device=orders.device, generator=rng)
+    return orders.index_select(0, numbers)
 
 
 def _change(
@@ -181,8 +177,8 @@ def _change(
     """Change a share of the images, in place."""
     if share:
         count = math.ceil(share * len(images))
-        some = torch.randperm(len(images), device=images.device, generator=rng)[:count]
-        images.index_copy_(0, some, change(images.index_select(0, some), rng))
+        index = torch.randperm(len(images), device=images.device, generator=rng)[:count]
+        images.index_copy_(0, index, change(images.index_select(0, index), rng))
 
 
 def _between(count: int, reach: float, rng: torch.Generator) -> torch.Tensor:

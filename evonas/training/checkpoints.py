@@ -22,9 +22,9 @@ from evonas import files
 from evonas.architecture import Value
 from evonas.trial import Stage, Trial
 
-FOLDER = "weights"  # in the run folder
-RUNGS_GB = 2.0  # of weights of lower rungs
-CHECKSUM = "crc32"  # in the metadata of every file that is ours
+FOLDER = "weights"  # The run folder has it.
+RUNGS_GB = 2.0  # The weights of lower rungs may take so much.
+CHECKSUM = "crc32"  # The metadata of every file that is ours have it.
 
 
 class BadWeights(Exception):
@@ -61,11 +61,15 @@ class Checkpoints:
 
     def save(self, trial: Trial, network: nn.Module, epochs: int) -> None:
         """Keep a trial's weights; what an earlier session kept for it is replaced."""
-        about = {"trial": trial.number, "architecture": trial.architecture.id, "epochs": epochs}
-        about |= {"choices": json.dumps(dict(trial.architecture.choices))}
+        about = {
+            "trial": str(trial.number),
+            "architecture": trial.architecture.id,
+            "epochs": str(epochs),
+            "choices": json.dumps(dict(trial.architecture.choices)),
+        }
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(trial.number, trial.proposal.stage)
-        write_weights(path, network.state_dict(), {k: str(value) for k, value in about.items()})
+        write_weights(path, network.state_dict(), about)
         _touch(path)
 
     def read(
@@ -106,8 +110,8 @@ class Checkpoints:
         """
         self._path(number).unlink(missing_ok=True)
         room = self._keep_bytes
-        used = [(path, path.stat()) for path in self.folder.glob("trial_*.safetensors")]
-        for path, stat in sorted(used, key=lambda pair: pair[1].st_mtime_ns, reverse=True):
+        entries = [(path, path.stat()) for path in self.folder.glob("trial_*.safetensors")]
+        for path, stat in sorted(entries, key=lambda pair: pair[1].st_mtime_ns, reverse=True):
             room -= stat.st_size
             if room < 0:
                 path.unlink(missing_ok=True)

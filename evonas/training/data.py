@@ -13,17 +13,18 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.model_selection import train_test_split
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
 
 from evonas.errors import DataError
 from evonas.spaces.base import Task
@@ -31,8 +32,8 @@ from evonas.spaces.base import Task
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images, numbers among them, labels
-_WORKERS = 2  # of a streamed split
-_CHUNK = 4096  # images
+_WORKERS = 2  # So many threads load a streamed split, so many batches each ahead.
+_CHUNK = 4096  # So many images are copied or resized at once.
 _NAMED = 12  # Of more classes than these, a sentence does not name each.
 
 
@@ -67,7 +68,7 @@ class Split:
         return Split(self.images.to(device), self.labels.to(device))
 
     def batches(self, order: torch.Tensor, size: int) -> Iterator[Batch]:
-        """Batches on the device, the images of a streamed split loaded ahead by workers.
+        """Batches on the device, the images of a streamed split loaded ahead by threads.
 
         Args:
             order: Numbers of images, int64, on the device.
@@ -82,37 +83,22 @@ class Split:
             for index in parts:
                 yield self.images, index, self.labels[index]
             return
-        cuda = self.labels.is_cuda
-        loader: Iterable[torch.Tensor] = DataLoader(
-            _Rows(self.images),
-            batch_sampler=[index.tolist() for index in parts],
-            num_workers=_WORKERS,
-            collate_fn=_same,
-            pin_memory=cuda,
-            # Its own, for else it draws from the global one, and dropout is not as when resident.
-            generator=torch.Generator(),
-        )
-        for index, images in zip(parts, loader, strict=True):
-            images = images.to(self.labels.device, non_blocking=True)
-            yield images, torch.arange(len(index), device=images.device), self.labels[index]
+        pinned = self.labels.is_cuda
 
+        def load(numbers: torch.Tensor) -> torch.Tensor:
+            batch = self.images[numbers]
+            return batch.pin_memory() if pinned else batch
 
-class _Rows(Dataset[torch.Tensor]):
-    """Images that are fetched a batch at a time."""
-
-    def __init__(self, images: torch.Tensor) -> None:
-        self._images = images
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitems__(self, numbers: list[int]) -> torch.Tensor:
-        return self._images[numbers]
-
-
-def _same(batch: Any) -> Any:
-    """A batch that was fetched as one is not put together from its images."""
-    return batch
+        # Threads, for processes would hand batches over in /dev/shm, which is tiny in containers;
+        # torch frees the interpreter's lock while it copies.
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            ahead: deque[Future[torch.Tensor]] = deque()
+            numbers = iter(order.cpu().split(size))
+            ahead.extend(pool.submit(load, part) for part in islice(numbers, 2 * _WORKERS))
+            for index in parts:
+                batch = ahead.popleft().result().to(self.labels.device, non_blocking=True)
+                ahead.extend(pool.submit(load, part) for part in islice(numbers, 1))
+                yield batch, torch.arange(len(index), device=batch.device), self.labels[index]
 
 
 @dataclass(frozen=True)
@@ -171,8 +157,8 @@ class Data:
             return replace(self, test=None)
         labels = self.train.labels.numpy()
         what = "evaluation.data: cannot take a part of the training images"
-        keep, _ = stratified(labels, 1 - share, seed, what, self.classes)
-        return replace(self, train=_take(self.train, np.sort(keep)), test=None)
+        indices, _ = stratified(labels, 1 - share, seed, what, self.classes)
+        return replace(self, train=_take(self.train, np.sort(indices)), test=None)
 
     def resized(self, resolution: int) -> Data:
         """All images at resolution × resolution pixels."""
@@ -231,14 +217,18 @@ def split(arrays: Arrays, validation: float, seed: int, source: str) -> Data:
         val = _checked(arrays.val, "val", len(classes), source)
         indices = np.arange(len(train))
     else:
-        everything = train.labels.numpy()
+        labels = train.labels.numpy()
         what = f"{source}: dataset.validation: cannot hold out a validation split"
-        indices, held_out = map(np.sort, stratified(everything, validation, seed, what, classes))
-        train, val = _take(train, indices), _take(train, held_out)
+        indices, others = map(np.sort, stratified(labels, validation, seed, what, classes))
+        train, val = _take(train, indices), _take(train, others)
     for name, part in (("test", test), ("val", val)):
         same = part.images.shape[1:] == train.images.shape[1:]
         _require(same, source, f"{name} images differ in shape from the training images")
-    fingerprint = _fingerprint(indices, (train, val, test))
+    digest = hashlib.sha256(indices.tobytes())
+    for part in (train, val, test):
+        digest.update(part.images.numpy().data)
+        digest.update(part.labels.numpy().data)
+    fingerprint = digest.hexdigest()[:16]
     return Data(
         train, val, test, tuple(classes), fingerprint, arrays.notes, tuple(arrays.test_files)
     )
@@ -373,11 +363,3 @@ def _resize(part: Split, resolution: int) -> Split:
     )
     chunks = (chunk.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1) for chunk in scaled)
     return _filled(chunks, part.labels)
-
-
-def _fingerprint(indices: Labels, parts: Sequence[Split]) -> str:
-    digest = hashlib.sha256(indices.tobytes())
-    for part in parts:
-        digest.update(part.images.numpy().data)
-        digest.update(part.labels.numpy().data)
-    return digest.hexdigest()[:16]

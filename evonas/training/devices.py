@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 
 from evonas.errors import PluginError, RecipeError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-MOST_CPU_WORKERS = 8  # each holds torch and the data set: half a gigabyte and more
+MOST_CPU_WORKERS = 8  # Each holds torch and the data set: half a gigabyte and more.
 
 
 @dataclass(frozen=True)
@@ -42,28 +43,28 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def choose(wanted: str, available: Sequence[str]) -> tuple[str, ...]:
+def choose(device: str, available: Sequence[str]) -> tuple[str, ...]:
     """The devices that a recipe asks for.
 
     Args:
-        wanted: "auto" (all GPUs, else the CPU), "cpu", "cuda" (all GPUs) or "cuda:1".
+        device: "auto" (all GPUs, else the CPU), "cpu", "cuda" (all GPUs) or "cuda:1".
         available: What ``available()`` returned.
 
     Raises:
-        RecipeError: ``wanted`` is none of these.
-        PluginError: A GPU is wanted that is not there.
+        RecipeError: ``device`` is none of these.
+        PluginError: A GPU is asked for that is not there.
     """
-    kind, _, index = wanted.partition(":")
-    if wanted == "auto":
+    kind, _, index = device.partition(":")
+    if device == "auto":
         return tuple(available)
-    if wanted == "cpu":
+    if device == "cpu":
         return ("cpu",)
-    if kind != "cuda" or (wanted != "cuda" and not index.isdecimal()):
-        raise RecipeError(f"device {wanted!r} is not one of auto, cpu, cuda, cuda:0, cuda:1, …")
-    found = tuple(d for d in available if d == wanted or (wanted == kind and d.startswith(kind)))
-    if not found:
-        raise PluginError(f"device {wanted!r} is wanted, but there is only {', '.join(available)}")
-    return found
+    if kind != "cuda" or (device != "cuda" and not index.isdecimal()):
+        raise RecipeError(f"device {device!r} is not one of auto, cpu, cuda, cuda:0, cuda:1, …")
+    devices = tuple(d for d in available if d == device or (device == kind and d.startswith(kind)))
+    if not devices:
+        raise PluginError(f"device {device!r} is wanted, but there is only {', '.join(available)}")
+    return devices
 
 
 def placements(
@@ -84,21 +85,19 @@ def placements(
         visible: This process's own CUDA_VISIBLE_DEVICES, if set: "4,5" makes "cuda:0" the GPU 4.
     """
     on_gpu = any(device.startswith("cuda") for device in devices)
-    default = len(devices) * per_device if on_gpu else min(cores, MOST_CPU_WORKERS)
-    count = workers or default
+    count = workers or (len(devices) * per_device if on_gpu else min(cores, MOST_CPU_WORKERS))
     threads = max(1, cores // count)
-    return tuple(_placement(devices[i % len(devices)], threads, visible) for i in range(count))
+    return tuple(
+        Placement("cuda", {VISIBLE: _outer_name(device, visible)}, threads)
+        if device.startswith("cuda")
+        else Placement("cpu", {VISIBLE: ""}, threads)
+        for device in islice(cycle(devices), count)
+    )
 
 
-def _placement(device: str, threads: int, visible: str | None) -> Placement:
-    if not device.startswith("cuda"):
-        return Placement("cpu", {VISIBLE: ""}, threads)
-    index = int(device.partition(":")[2] or 0)
-    return Placement("cuda", {VISIBLE: _real(index, visible)}, threads)
-
-
-def _real(index: int, visible: str | None) -> str:
+def _outer_name(device: str, visible: str | None) -> str:
     """Name of a GPU outside this process: an index of the machine, or a UUID."""
+    index = int(device.partition(":")[2] or 0)
     if visible is None:
         return str(index)
     names = [name.strip() for name in visible.split(",")]

@@ -59,22 +59,23 @@ def rename(
         parts: The relative's name of a direct part by the network's; None: it has no such part.
             Others keep their names.
     """
-    took = {theirs for theirs in parts.values() if theirs is not None}
-    whole = {n: t for n, t in weights.items() if n.partition(".")[0] not in {*took, *parts}}
-    for ours, theirs in parts.items():
-        for name, tensor in weights.items():
-            part, dot, rest = name.partition(".")
-            if part == theirs:
-                whole[ours + dot + rest] = tensor
-    return whole
+    sources = set(parts.values())
+    renamed = {}
+    for name, tensor in weights.items():
+        part, dot, rest = name.partition(".")
+        if part not in sources and part not in parts:
+            renamed[name] = tensor
+        for ours in (ours for ours, theirs in parts.items() if theirs == part):
+            renamed[ours + dot + rest] = tensor
+    return renamed
 
 
-def _begin_new_blocks(module: nn.Module, known: tuple[str, ...], prefix: str = "") -> None:
+def _begin_new_blocks(module: nn.Module, names: tuple[str, ...], prefix: str = "") -> None:
     """Have the outermost blocks of which the relative has nothing start as the identity."""
-    for name, child in module.named_children():
-        path = f"{prefix}{name}."
-        if any(tensor.startswith(path) for tensor in known):
-            _begin_new_blocks(child, known, path)
+    for part, child in module.named_children():
+        path = f"{prefix}{part}."
+        if any(name.startswith(path) for name in names):
+            _begin_new_blocks(child, names, path)
         elif isinstance(child, CanBecomeIdentity):
             child.become_identity()
 
@@ -84,22 +85,17 @@ def _overlay(target: torch.Tensor, source: torch.Tensor) -> int:
 
     Axes: outputs, inputs, then the kernel's. Rows of new outputs keep their fresh values.
     """
-    outputs = tuple(slice(min(t, s)) for t, s in zip(target.shape[:1], source.shape, strict=False))
+    sizes = zip(target.shape, source.shape, strict=True)
+    pairs = [_overlap(*pair, centred=axis > 1) for axis, pair in enumerate(sizes)]
+    to, start = zip(*pairs, strict=True) if pairs else ((), ())
     if target.ndim > 1:
-        target[outputs] = 0  # new inputs and the rim of a larger kernel add nothing at first
-    inner = [_channels(t, s) for t, s in zip(target.shape[:2], source.shape, strict=False)]
-    kernel = [_centred(t, s) for t, s in zip(target.shape[2:], source.shape[2:], strict=True)]
-    to, start = zip(*inner, *kernel, strict=True) if target.ndim else ((), ())
+        target[to[0]] = 0  # new inputs and the rim of a larger kernel add nothing at first
     target[to] = source[start]
     return target[to].numel()
 
 
-def _channels(target: int, source: int) -> tuple[slice, slice]:
-    both = slice(min(target, source))
-    return both, both
-
-
-def _centred(target: int, source: int) -> tuple[slice, slice]:
+def _overlap(target: int, source: int, centred: bool) -> tuple[slice, slice]:
+    """Where two sides of these lengths overlap, centred or from the beginning."""
     size = min(target, source)
-    to, start = (target - size) // 2, (source - size) // 2
+    to, start = ((target - size) // 2, (source - size) // 2) if centred else (0, 0)
     return slice(to, to + size), slice(start, start + size)

@@ -43,24 +43,18 @@ def latency(
     with torch.inference_mode():
         for _ in range(warmup):
             network(images)
-        timed = _by_events if place.type == "cuda" else _by_clock
-        times = timed(lambda: network(images), runs, place)
+        if place.type == "cuda":
+            with torch.cuda.device(place):  # whose stream the events are noted in
+                events = [torch.cuda.Event(enable_timing=True) for _ in range(runs + 1)]
+                times = between(events, lambda: network(images))
+        else:
+            clock = [time.perf_counter()]
+            for _ in range(runs):
+                network(images)
+                clock.append(time.perf_counter())
+            times = [1000 * (end - begin) for begin, end in pairwise(clock)]
     network.train(training)
     return median(times)
-
-
-def _by_clock(forward: Callable[[], object], runs: int, place: torch.device) -> list[float]:
-    times = [time.perf_counter()]
-    for _ in range(runs):
-        forward()
-        times.append(time.perf_counter())
-    return [1000 * (end - begin) for begin, end in pairwise(times)]
-
-
-def _by_events(forward: Callable[[], object], runs: int, place: torch.device) -> list[float]:
-    with torch.cuda.device(place):  # whose stream the events are noted in
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(runs + 1)]
-        return between(events, forward)
 
 
 def between(events: Sequence[torch.Event], forward: Callable[[], object]) -> list[float]:

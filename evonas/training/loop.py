@@ -1,4 +1,4 @@
-"""The training loop: plain PyTorch, readable alone.
+"""The training loop: plain PyTorch; ``fit`` reads down the page.
 
 The data rest on the device as uint8 if they fit there, else batches are streamed to it. These are
 cut and augmented there, and nothing waits for the device before the end of an epoch. On a CPU the
@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from random import Random
 from typing import Any, Literal
 
@@ -23,17 +23,21 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from evonas.training.augmentation import Augmentation, cutout, distort, gather, mix
-from evonas.training.data import Batch, Data, Split
+from evonas.training.data import Data, Split
 from evonas.training.transfer import stages
 from evonas.trial import Reporter
 
 OptimizerName = Literal["sgd", "adamw"]
 ScheduleName = Literal["cosine", "step", "one_cycle"]
-Forward = Callable[[torch.Tensor], torch.Tensor]
-_WARM_UP = 0.1  # share of all steps
-_RISE = 0.3  # the same, of one_cycle
-_EVALUATION_BATCH = 512  # images
-_SCORES = ("accuracy", "top5_accuracy")  # in the order in which _hits counts
+# Fused: a loop over the many small tensors took two per cent of a small network's step.
+_OPTIMIZERS: Mapping[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True, fused=True),
+    "adamw": partial(torch.optim.AdamW, fused=True),
+}
+_WARM_UP = 0.1  # The learning rate rises in this share of all steps,
+_RISE = 0.3  # or in this one, if the schedule is one_cycle.
+_EVALUATION_BATCH = 512  # So many images are scored at once.
+_SCORES = ("accuracy", "top5_accuracy")
 _TOP5_CLASSES = 20  # With fewer, five guesses out of them hardly tell networks apart.
 
 
@@ -43,24 +47,7 @@ class Diverged(RuntimeError):
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train.
-
-    Attributes:
-        epochs: Passes over the training images.
-        batch_size: Images a step; an incomplete last batch is left out.
-        optimizer: ``sgd`` with Nesterov momentum 0.9, or ``adamw``.
-        learning_rate: Its peak.
-        weight_decay: On all parameters but biases and those of normalisation layers.
-        label_smoothing: Share of the target spread over all classes.
-        augmentation: See ``augmentation.gather`` and ``augmentation.distort``.
-        schedule: How the learning rate rises to its peak and falls; see ``schedule``.
-        cutout: Side of a square set to the mean in every image, pixels; 0: none.
-        mixup: See ``augmentation.mix``; 0: none.
-        cutmix: See ``augmentation.mix``; 0: none.
-        ema: Decay of the moving average of the weights, see ``Average``; 0: none.
-        compile: Train with torch.compile's code, which takes long to make.
-        stage_decay: Learning rate of a stage relative to the next; see ``transfer.stages``.
-    """
+    """How to train; the evaluator ``train``, which fills it in, says what each of them means."""
 
     epochs: int
     batch_size: int
@@ -106,26 +93,22 @@ class Normalize(nn.Module):
         return spread
 
 
+@dataclass(frozen=True)
 class OnDevice:
-    """What training needs of a data set, on a device; it gets there on first use, and stays.
+    """What training needs of a data set, on a device ("cuda:1"): there from its first use on."""
 
-    Args:
-        data: The data set.
-        device: "cpu", "cuda", "cuda:1".
-    """
-
-    def __init__(self, data: Data, device: str) -> None:
-        self._data, self._device = data, device
+    data: Data
+    device: str
 
     @cached_property
     def splits(self) -> tuple[Split, Split]:
         """Training and validation images."""
-        return self._data.train.to(self._device), self._data.val.to(self._device)
+        return self.data.train.to(self.device), self.data.val.to(self.device)
 
     @cached_property
     def normalize(self) -> Normalize:
         """By the statistics of the training images."""
-        return Normalize(*self._data.channel_statistics()).to(torch.device(self._device))
+        return Normalize(*self.data.channel_statistics()).to(torch.device(self.device))
 
 
 class Average:
@@ -141,17 +124,22 @@ class Average:
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network = copy.deepcopy(network)
         self._decay, self._updates = decay, 0
-        self._averages, self._latest = _tensors(self.network), _tensors(network)
+        pairs = [
+            *zip(self.network.parameters(), network.parameters(), strict=True),
+            *zip(self.network.buffers(), network.buffers(), strict=True),
+        ]
+        self._numbers = [(mean, last) for mean, last in pairs if mean.is_floating_point()]
+        self._counters = [(mean, last) for mean, last in pairs if not mean.is_floating_point()]
 
     @torch.no_grad()
     def update(self) -> None:
         """Take the network's weights into account, as they are now."""
         decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
         self._updates += 1
-        averages, latest = self._averages, self._latest
-        get_ema_multi_avg_fn(decay)(averages[0], latest[0], self._updates)
-        for average, value in zip(averages[1], latest[1], strict=True):
-            average.copy_(value)
+        means, latest = zip(*self._numbers, strict=True)
+        get_ema_multi_avg_fn(decay)(means, latest, self._updates)
+        for counter, value in self._counters:  # how many batches normalisation saw
+            counter.copy_(value)
 
 
 def fit(
@@ -182,37 +170,49 @@ def fit(
     Raises:
         Diverged: When the loss of an epoch is not finite.
     """
+    # Set up: what trains the network, what is scored, and where chance comes from.
     device = train.labels.device
     rng, dice = torch.Generator(device).manual_seed(seed), Random(seed)
     network.to(memory_format=torch.channels_last)
     normalize = normalize.spread(*train.images.shape[1:3])
-    forward = _compiled(network) if settings.compile else network
-    optimizer = _optimizer(network, settings)
+    forward: Callable[[torch.Tensor], torch.Tensor] = network
+    if settings.compile:
+        # Networks share their layers' code, and torch gives up on code that was compiled often.
+        torch.compiler.reset()
+        forward = torch.compile(network)
+    optimizer = _OPTIMIZERS[settings.optimizer](parameter_groups(network, settings))
+    loss_of = partial(F.cross_entropy, label_smoothing=settings.label_smoothing)
     average = Average(network, settings.ema) if settings.ema else None
-    scored = average.network if average else network
+    judged_network = average.network if average else network
     precision, scaler = autocast(device)
     batch_size = min(settings.batch_size, len(train))
-    # The last batch is left out where it is incomplete: its statistics would be worse, and torch's
-    # compiled code and CUDA's tuned convolutions want one shape. Another order leaves out others.
     steps = len(train) // batch_size
     scores: dict[str, float] = {}
     for epoch in range(settings.epochs if stop is None else stop):
-        _train_mode(network)
+        network.train()
+        for stage in stages(network):
+            # Normalisation statistics of a frozen stage belong to its weights: they stay, too.
+            if not any(parameter.requires_grad for parameter in stage.parameters()):
+                stage.eval()
         # The sum stays on the device: asking for a number would wait for every step before it.
         total = torch.zeros((), device=device)
-        order = torch.randperm(len(train), device=device, generator=rng)
-        for step, batch in enumerate(train.batches(order[: steps * batch_size], batch_size)):
+        batches = shuffled(train, batch_size, normalize, settings.augmentation, rng)
+        for step, (images, labels) in enumerate(batches):
             # The schedule is that of all epochs even if ``stop`` comes before: so a training that
             # is cut off has had the learning rates of the whole one.
             progress = (epoch * steps + step) / (settings.epochs * steps)
             rate = settings.learning_rate * schedule(progress, settings.schedule)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
-            images, labels = augmented(batch, normalize, settings.augmentation, rng), batch[2]
             if settings.cutout:
                 images = cutout(images, settings.cutout, rng)
             with precision():
-                loss = _loss(forward, images, labels, settings, dice)
+                # An image that was mixed has two classes: each counts by its share of the image.
+                images, others, share = mix(images, labels, settings.mixup, settings.cutmix, dice)
+                logits = forward(images)
+                loss = loss_of(logits, labels)
+                if share < 1:
+                    loss = share * loss + (1 - share) * loss_of(logits, others)
             optimizer.zero_grad(set_to_none=True)
             # Float16 alone is scaled, so that small gradients do not vanish; else these three
             # lines are backward and step.
@@ -225,7 +225,7 @@ def fit(
         mean_loss = total.item() / steps  # the epoch's one wait for the device
         if not math.isfinite(mean_loss):
             raise Diverged(f"the training loss is {mean_loss} after epoch {epoch + 1}")
-        scores = {f"val_{k}": v for k, v in evaluate(scored, val, normalize).items()}
+        scores = {f"val_{k}": v for k, v in evaluate(judged_network, val, normalize).items()}
         report(epoch + 1, {"train_loss": mean_loss, **scores})
     if average:
         network.load_state_dict(average.network.state_dict())
@@ -233,14 +233,26 @@ def fit(
     return scores
 
 
-def augmented(
-    batch: Batch, normalize: Normalize, augmentation: Augmentation, rng: torch.Generator
-) -> torch.Tensor:
-    """The images of a batch, augmented and normalised: float, (B, C, H, W), channels last."""
-    images, index, _ = batch
-    images = gather(images, index, augmentation, rng)
-    normalized: torch.Tensor = normalize(distort(images, augmentation, rng).permute(0, 3, 1, 2))
-    return normalized
+def shuffled(
+    train: Split,
+    batch_size: int,
+    normalize: Normalize,
+    augmentation: Augmentation,
+    rng: torch.Generator,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """One pass over the training images in random order, augmented and normalised.
+
+    The last batch is left out where it is incomplete: its statistics would be worse, and torch's
+    compiled code and CUDA's tuned convolutions want one shape. Another order leaves out others.
+
+    Yields:
+        Images, float, (batch_size, C, H, W), channels last; and labels, (batch_size,).
+    """
+    order = torch.randperm(len(train), device=rng.device, generator=rng)
+    whole = len(train) // batch_size * batch_size
+    for images, index, labels in train.batches(order[:whole], batch_size):
+        images = distort(gather(images, index, augmentation, rng), augmentation, rng)
+        yield normalize(images.permute(0, 3, 1, 2)), labels
 
 
 def score_names(classes: int) -> tuple[str, ...]:
@@ -263,24 +275,19 @@ def evaluate(network: nn.Module, part: Split, normalize: nn.Module) -> dict[str,
     network.eval().to(memory_format=torch.channels_last)
     device = part.labels.device
     precision, _ = autocast(device)
-    counts: list[torch.Tensor] = []
+    counts: list[torch.Tensor] = []  # of right guesses in a batch, (scores,)
     with torch.inference_mode(), precision():
         for images, labels in zip(
             part.images.split(_EVALUATION_BATCH), part.labels.split(_EVALUATION_BATCH), strict=True
         ):
             images = images.to(device, non_blocking=True)
-            counts.append(_hits(network(normalize(images.permute(0, 3, 1, 2))), labels))
+            logits = network(normalize(images.permute(0, 3, 1, 2)))
+            right = [logits.argmax(1) == labels]
+            if logits.shape[1] >= _TOP5_CLASSES:
+                right.append((logits.topk(5).indices == labels[:, None]).any(1))
+            counts.append(torch.stack(right).sum(1))
         totals = torch.stack(counts).sum(0).tolist()
-    shares = [total / len(part) for total in totals]
-    return dict(zip(_SCORES, shares, strict=False))
-
-
-def _hits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """How many images each score counts as right, (scores,)."""
-    counts = [(logits.argmax(1) == labels).sum()]
-    if logits.shape[1] >= _TOP5_CLASSES:
-        counts.append((logits.topk(5).indices == labels[:, None]).sum())
-    return torch.stack(counts)
+    return {name: total / len(part) for name, total in zip(_SCORES, totals, strict=False)}
 
 
 class Mirrored(nn.Module):
@@ -344,14 +351,6 @@ def parameter_groups(network: nn.Module, settings: Settings) -> list[dict[str, A
     ]
 
 
-def _train_mode(network: nn.Module) -> None:
-    """Training mode, but for frozen stages: their statistics stay as they are, too."""
-    network.train()
-    for stage in stages(network):
-        if not any(parameter.requires_grad for parameter in stage.parameters()):
-            stage.eval()
-
-
 @contextmanager
 def seeded(seed: int, device: str) -> Iterator[None]:
     """Seed torch's global generators, which initialisation draws from; restore them afterwards."""
@@ -361,51 +360,15 @@ def seeded(seed: int, device: str) -> Iterator[None]:
         yield
 
 
-def _loss(
-    forward: Forward, images: torch.Tensor, labels: torch.Tensor, settings: Settings, dice: Random
-) -> torch.Tensor:
-    images, others, share = mix(images, labels, settings.mixup, settings.cutmix, dice)
-    logits = forward(images)
-    smoothing = settings.label_smoothing
-    loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-    if share == 1:
-        return loss
-    other = F.cross_entropy(logits, others, label_smoothing=smoothing)
-    return share * loss + (1 - share) * other
-
-
-def _compiled(network: nn.Module) -> Forward:
-    # Networks share the code of their layers, and torch gives up on code that was compiled often.
-    torch.compiler.reset()
-    compiled: Forward = torch.compile(network)
-    return compiled
-
-
-def _optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    # Fused: a loop over the many small tensors took two per cent of a small network's step.
-    groups, rate = parameter_groups(network, settings), settings.learning_rate
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, fused=True)
-    return torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True, fused=True)
-
-
-def _tensors(network: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Parameters and buffers: those of floating point, and the others."""
-    tensors = [*network.parameters(), *network.buffers()]
-    floating = [tensor for tensor in tensors if tensor.is_floating_point()]
-    return floating, [tensor for tensor in tensors if not tensor.is_floating_point()]
-
-
 def bfloat16(device: torch.device) -> torch.autocast:
     """Mixed precision that needs no scaling, where the GPU has it."""
-    brain = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=brain)
+    enabled = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 def autocast(device: torch.device) -> tuple[Callable[[], torch.autocast], torch.amp.GradScaler]:
     """Mixed precision on CUDA alone: bfloat16 where the GPU has it, else float16, scaled."""
-    cuda = device.type == "cuda"
-    brain = cuda and torch.cuda.is_bf16_supported()
-    dtype = torch.bfloat16 if brain or not cuda else torch.float16
-    scaler = torch.amp.GradScaler(device.type, enabled=cuda and not brain)
-    return lambda: torch.autocast(device.type, dtype=dtype, enabled=cuda), scaler
+    if device.type != "cuda" or torch.cuda.is_bf16_supported():
+        return partial(bfloat16, device), torch.amp.GradScaler(device.type, enabled=False)
+    half = partial(torch.autocast, device.type, dtype=torch.float16)
+    return half, torch.amp.GradScaler(device.type)

@@ -63,8 +63,14 @@ def begin(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> float:
     Raises:
         ValueError: Nothing has the same name.
     """
-    last = {id(tensor) for stage in stages(network)[-1:] for tensor in _state(stage).values()}
-    fresh = {name for name, tensor in _state(network).items() if id(tensor) in last}
+    # The last stage's tensors under all their names: other stages may share them.
+    last = {
+        id(tensor)
+        for stage in stages(network)[-1:]
+        for tensor in stage.state_dict(keep_vars=True).values()
+    }
+    state = network.state_dict(keep_vars=True)
+    fresh = {name for name, tensor in state.items() if id(tensor) in last}
     share = transplant(network, {n: t for n, t in weights.items() if n not in fresh})
     if not share:
         raise ValueError("evaluation.init: has no tensor of a name that the network has")
@@ -84,18 +90,12 @@ def freeze(network: nn.Module, count: int) -> None:
         part.requires_grad_(False)
 
 
-def _state(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers by name: the tensors themselves."""
-    state: dict[str, torch.Tensor] = module.state_dict(keep_vars=True)
-    return state
-
-
 def _torchvision(name: str) -> dict[str, torch.Tensor]:
     from torchvision import models
 
-    known = models.list_models()
-    if name not in known:
-        raise OptionError("init", f"torchvision has no {name!r}{did_you_mean(name, known)}")
+    names = models.list_models()
+    if name not in names:
+        raise OptionError("init", f"torchvision has no {name!r}{did_you_mean(name, names)}")
     weights = models.get_model_weights(name).DEFAULT
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     if file.exists():
@@ -113,15 +113,23 @@ def _timm(name: str) -> dict[str, torch.Tensor]:
         ) from error
     if not timm.is_model_pretrained(name):
         tagged = timm.list_models(pretrained=True)  # resnet18.a1_in1k; resnet18 is known, too
-        known = [*dict.fromkeys(model.partition(".")[0] for model in tagged), *tagged]
-        raise OptionError("init", f"timm has no weights of {name!r}{did_you_mean(name, known)}")
+        names = [*dict.fromkeys(model.partition(".")[0] for model in tagged), *tagged]
+        raise OptionError("init", f"timm has no weights of {name!r}{did_you_mean(name, names)}")
     with _one_line(f"timm cannot fetch {name}", _INSTEAD):
         return dict(timm.create_model(name, pretrained=True).state_dict())
 
 
 def _file(path: Path) -> dict[str, torch.Tensor]:
     with _one_line(f"{path} cannot be read"):
-        weights = _safetensors(path) if path.suffix == ".safetensors" else _saved(path)
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                checked = CHECKSUM in (file.metadata() or {})
+            weights = read_weights(path)[0] if checked else load_file(path)
+        else:
+            try:
+                weights = torch.load(path, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError as error:  # torch's own text says how to run its code
+                raise ValueError("it is damaged, or more than a state_dict") from error
     if not isinstance(weights, Mapping) or not all(
         isinstance(tensor, torch.Tensor) for tensor in weights.values()
     ):
@@ -129,20 +137,6 @@ def _file(path: Path) -> dict[str, torch.Tensor]:
     if {"0.mean", "0.std"} <= weights.keys():
         return {n.removeprefix(_OURS): t for n, t in weights.items() if n.startswith(_OURS)}
     return dict(weights)
-
-
-def _safetensors(path: Path) -> dict[str, torch.Tensor]:
-    with safe_open(path, "pt") as file:
-        checked = CHECKSUM in (file.metadata() or {})
-    return read_weights(path)[0] if checked else load_file(path)
-
-
-def _saved(path: Path) -> object:
-    """What torch saved; never code."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's own text says how to run the file's code
-        raise ValueError("it is damaged, or more than a state_dict") from error
 
 
 @contextmanager

@@ -73,10 +73,8 @@ def test_a_training_that_was_stopped_goes_on(epochs: int, tmp_path: Path) -> Non
     assert not make(tmp_path).prepare(notes.append, stop_after(epochs))
     resumed = make(tmp_path)
     assert sampled(resumed) == sampled(whole)
-    for one, other in zip(whole._trained, resumed._trained, strict=True):
-        assert all(
-            torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)
-        )
+    pairs = zip(whole._trained.parameters(), resumed._trained.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
     path = tmp_path / "weights" / "hypernet.safetensors"
     before = path.stat()
     loaded = make(tmp_path)

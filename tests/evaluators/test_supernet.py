@@ -21,10 +21,10 @@ from torch import nn
 from evonas.architecture import Architecture, Categorical
 from evonas.errors import RecipeError
 from evonas.evaluators.base import Context, Evaluator, Reporter
+from evonas.evaluators.parts.one_shot import Shared
 from evonas.evaluators.supernet import SinglePathOneShot
 from evonas.evaluators.train import Train
 from evonas.spaces.base import SearchSpace, Task
-from evonas.spaces.parts.supernet import Supernet
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.testing import check_evaluator
 from evonas.training.checkpoints import read_weights, write_weights
@@ -132,7 +132,7 @@ def test_a_score_depends_on_supernet_and_architecture_alone() -> None:
 
 
 def test_another_seed_is_another_supernet() -> None:
-    one, other = (make(seed=seed)._supernet.state_dict() for seed in (0, 1))
+    one, other = (make(seed=seed)._trained.state_dict() for seed in (0, 1))
     assert not any(torch.equal(one[name], other[name]) for name in one if one[name].ndim > 1)
 
 
@@ -172,15 +172,15 @@ def test_a_training_that_was_cut_off_goes_on(
     resumed, trained = make(tmp_path), []
     train_epoch = resumed._train_epoch
 
-    def recorded(supernet: Supernet, optimizer: torch.optim.SGD, epoch: int) -> None:
+    def recorded(training: Shared, epoch: int) -> float:
         trained.append(epoch)
-        train_epoch(supernet, optimizer, epoch)
+        return train_epoch(training, epoch)
 
     monkeypatch.setattr(resumed, "_train_epoch", recorded)
     assert scores(resumed) == scores(make())
     assert trained == list(range(epochs, 3))
-    weights = make()._supernet.state_dict()
-    assert all(torch.equal(weights[n], t) for n, t in resumed._supernet.state_dict().items())
+    weights = make()._trained.state_dict()
+    assert all(torch.equal(weights[n], t) for n, t in resumed._trained.state_dict().items())
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "foreign", "no_metadata"])

@@ -20,6 +20,7 @@ from evonas.architecture import Architecture
 from evonas.errors import StorageError
 from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.evaluators.train import Train
+from evonas.recipe.schema import FinalSection
 from evonas.runs import final
 from evonas.runs.journal import read_journal
 from evonas.spaces.base import SearchSpace, Task
@@ -75,7 +76,7 @@ def conclude(
     """Conclude a search with these trials, the best first."""
     ranking = trials or (trial(evaluator.context.space),)
     with session(folder, lambda device: evaluator, tell=told) as run:
-        number, metrics = final.conclude(run, ranking, final.Terms(**terms), retry)
+        number, metrics = final.conclude(run, ranking, FinalSection(**terms), retry)
     assert number in [t.number for t in ranking]
     return metrics
 
@@ -257,7 +258,9 @@ def test_lost_weights_of_the_winner_are_trained_again(
         run.train(finals([as_told(5), as_told(2)], 2))
     harm(tmp_path / "weights" / "final_0.safetensors")
     with session(tmp_path, writes(tmp_path), tell=said.append) as run:
-        number, metrics = final.conclude(run, [as_told(5), as_told(2)], final.Terms(top=2, seeds=2))
+        number, metrics = final.conclude(
+            run, [as_told(5), as_told(2)], FinalSection(top=2, seeds=2)
+        )
     assert (number, metrics["test_accuracy"]) == (5, 5.0)
     assert trained(tmp_path) == ["5/0", "5/1", "2/0", "2/1", "5/0"]
     assert any("training it again" in message for message in said)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from evonas.spaces.base import Task
 from evonas.spaces.plain_cnn import PlainCNN
-from evonas.training.augmentation import AUGMENTATIONS
+from evonas.training.augmentation import Augmentation
 from evonas.training.data import Split
 from evonas.training.loop import (
     Average,
@@ -98,7 +98,9 @@ EXTRAS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("changes", [*({"augmentation": name} for name in AUGMENTATIONS), *EXTRAS])
+@pytest.mark.parametrize(
+    "changes", [*({"augmentation": name} for name in get_args(Augmentation)), *EXTRAS]
+)
 def test_one_seed_gives_one_result_to_the_bit(changes: dict[str, Any]) -> None:
     (one, first, curve), (two, second, again) = (train(**changes) for _ in range(2))
     assert one == two
@@ -421,7 +423,9 @@ WAITING = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "at
 
 
 @pytest.mark.parametrize("images", [32, 160])
-@pytest.mark.parametrize("changes", [*({"augmentation": name} for name in AUGMENTATIONS), *EXTRAS])
+@pytest.mark.parametrize(
+    "changes", [*({"augmentation": name} for name in get_args(Augmentation)), *EXTRAS]
+)
 def test_nothing_waits_for_the_device_within_an_epoch(images: int, changes: dict[str, Any]) -> None:
     built, data, val = network(), separable(images), separable(30)
     settings = replace(SETTINGS, **changes)

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-_LEAST = 0.01  # weights below it make no difference: the network sees their logarithm
-_TINY = 1e-6  # the least of uniform numbers whose logarithm is taken
+_LEAST = 0.01  # It is added to weights, as their logarithm is taken: lower ones hardly differ.
+_TINY = 1e-6  # Uniform numbers are at least this before their logarithm is taken.
 
 
 class Hypernetwork(nn.Module):
@@ -77,8 +77,8 @@ class Hypernetwork(nn.Module):
         within = [x.argmax(1) for x in self.within.split(self._sizes, 1)]
         first = torch.tensor((0, *self._sizes[:-1])).cumsum(0)
         best = torch.stack(within, 1) + first
-        found: list[int] = best.gather(1, kind[:, None]).flatten().tolist()
-        return found
+        numbers: list[int] = best.gather(1, kind[:, None]).flatten().tolist()
+        return numbers
 
     def cost(self, weights: torch.Tensor, log_probabilities: torch.Tensor) -> torch.Tensor:
         """Expected sum over the kinds of S_k times the square of the kind's share, 0…1.
@@ -118,9 +118,9 @@ def draw(
     """
     noise = torch.rand(log_probabilities.shape, generator=rng).clamp_(_TINY, 1 - _TINY)
     soft = ((log_probabilities + gumbel(noise)) / temperature).softmax(1)
-    drawn = soft.detach().argmax(1)
-    chosen = soft.gather(1, drawn[:, None]).flatten()
-    return drawn.tolist(), 1 + chosen - chosen.detach()
+    numbers = soft.detach().argmax(1)
+    shares = soft.gather(1, numbers[:, None]).flatten()
+    return numbers.tolist(), 1 + shares - shares.detach()
 
 
 def uniform_weights(kinds: int, rng: torch.Generator) -> torch.Tensor:

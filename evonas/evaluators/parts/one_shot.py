@@ -8,38 +8,51 @@ import math
 import warnings
 import zlib
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
-from evonas.errors import OptionError
-from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
+from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper, name_of
 from evonas.files import locked
 from evonas.spaces.parts.supernet import BATCH_NORMS, Supernet
 from evonas.training.augmentation import Augmentation
 from evonas.training.checkpoints import FOLDER, BadWeights, read_weights, write_weights
-from evonas.training.loop import Diverged, OnDevice, augmented, evaluate, seeded
+from evonas.training.loop import Diverged, OnDevice, evaluate, seeded, shuffled
 from evonas.trial import Trial
 
-Step = Callable[[float, int, torch.Tensor, torch.Tensor], torch.Tensor]
+
+class Shared(nn.Module):
+    """A supernet in training; subclasses have as submodules what is trained beside it.
+
+    Args:
+        supernet: On the device.
+        optimizers: Of the supernet, and of other submodules.
+        settings: What the training depends on besides data, seed and the options of
+            ``SharedWeights``; as JSON takes it.
+    """
+
+    def __init__(
+        self, supernet: Supernet, *optimizers: torch.optim.Optimizer, settings: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        self.supernet, self.optimizers, self.settings = supernet, optimizers, settings
 
 
-class SharedWeights(Wrapper):
+Training = TypeVar("Training", bound=Shared)
+
+
+class SharedWeights(Wrapper, Generic[Training]):
     """Score architectures with the weights of a supernet; finals are trained as ``of`` does.
 
     The weights are trained once, or loaded from the run folder; a training that was cut off goes on
-    after its last whole epoch. The fidelity of a trial has no effect.
-
-    Args:
-        context: The world; its data are needed.
-        inner: What trains finals.
-        epochs: Of the shared weights.
-        batch_size: Images a step, which trains one path.
-        augmentation: See ``Train``.
-        calibration_batches: Batches that an architecture's normalisation statistics come from.
+    after its last whole epoch. The fidelity of a trial has no effect. Subclasses say what is
+    trained (``_begin``), how (``_step``), and to users what the arguments are.
     """
 
     def __init__(
@@ -53,22 +66,19 @@ class SharedWeights(Wrapper):
     ) -> None:
         super().__init__(context, inner)
         self.takes = frozenset({"data"})
-        self._kind = type(self).__module__.rpartition(".")[2]
-        if context.data is None:
-            raise OptionError("name", f"{self._kind} needs a dataset section")
+        self._data = context.data_for(name_of(self))
         self.metrics, self.reports = ("val_accuracy", *context.space.counted), ()
-        self._data, self._epochs = context.data, epochs
-        self._on_device = OnDevice(context.data, context.device)
-        self._batch_size = min(batch_size, len(context.data.train))
+        self._epochs, self._on_device = epochs, OnDevice(self._data, context.device)
+        self._batch_size = min(batch_size, len(self._data.train))
         self._augmentation, self._batches = augmentation, calibration_batches
 
     def score(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """Accuracy with the shared weights, which it trains if nobody has; and the costs."""
         architecture, device = trial.architecture, self.context.device
-        supernet, seed = self._trained_supernet(), self._seed("calibration")
+        supernet, seed = self._trained.supernet, self._seed("calibration")
         with seeded(seed, device):
             network = supernet.extract(architecture).to(device)
-            calibrate(network, self._on_device, seed, self._batch_size, self._batches)
+            self._calibrate(network, seed)
         scores = evaluate(network, self._on_device.splits[1], self._on_device.normalize)
         costs = self.context.space.costs(architecture, self._data.task)
         return {"val_accuracy": scores["accuracy"], **costs}
@@ -78,164 +88,133 @@ class SharedWeights(Wrapper):
         return 1.0
 
     @abstractmethod
-    def _trained_supernet(self) -> Supernet:
-        """The supernet, trained now if nobody has."""
+    def _begin(self, supernet: Supernet) -> Training:
+        """What is to be trained, with weights that the seed alone decides."""
 
-    def _initial_supernet(self) -> Supernet:
-        """The supernet with random weights, on the device."""
-        with seeded(self._seed("initial"), self.context.device):
-            supernet = self.context.space.build_supernet(self._data.task)
-        return supernet.to(self.context.device).to(memory_format=torch.channels_last)
-
-    def _epoch(self, supernet: Supernet, epoch: int, step: Step) -> float:
-        """One epoch, a pure function of the state before it.
+    @abstractmethod
+    def _step(
+        self,
+        training: Training,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        progress: float,
+        place: str,
+    ) -> torch.Tensor:
+        """Train on a batch.
 
         Args:
-            supernet: To be trained.
-            epoch: From 0.
-            step: Trains on a batch; it is handed the share of the training that is over, the
-                number of the step, images (N, C, H, W) and labels, and returns the loss.
+            training: What is trained.
+            images: float, (N, C, H, W), augmented and normalised.
+            labels: (N,).
+            progress: Share of the whole training that is over, 0…1.
+            place: Epoch and step, both from 0, as "epoch/step"; for the seed of what is drawn.
 
         Returns:
-            The mean loss.
+            The loss, a scalar on the device.
+        """
+
+    @cached_property
+    def _trained(self) -> Training:
+        """The shared weights: of the run folder, or trained now while others wait for them."""
+        with seeded(self._seed("initial"), self.context.device):
+            supernet = self.context.space.build_supernet(self._data.task)
+        supernet = supernet.to(self.context.device).to(memory_format=torch.channels_last)
+        training, folder = self._begin(supernet), self.context.run_dir
+        path = None if folder is None else folder / FOLDER / f"{name_of(self)}.safetensors"
+        digest = self._digest(training)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with nullcontext() if path is None else locked(path.with_suffix(".lock")):
+            for epoch in range(_load(path, training, digest) if path else 0, self._epochs):
+                self._train_epoch(training, epoch)
+                if path:
+                    _save(path, training, digest, epoch + 1, whole=epoch + 1 == self._epochs)
+        return training
+
+    def _train_epoch(self, training: Training, epoch: int) -> float:
+        """Train an epoch, from 0: a pure function of the state before it; returns the mean loss.
 
         Raises:
-            Diverged: If it is not finite.
+            Diverged: If the loss is not finite.
         """
         train, normalize = self._on_device.splits[0], self._on_device.normalize
         device, seed = train.labels.device, self._seed(f"epoch {epoch}")
         rng = torch.Generator(device).manual_seed(seed)
-        steps = len(train) // self._batch_size
-        order = torch.randperm(len(train), device=device, generator=rng)[: steps * self._batch_size]
-        total = torch.zeros((), device=device)
-        supernet.train()
+        steps, total = len(train) // self._batch_size, torch.zeros((), device=device)
+        training.supernet.train()
         with seeded(seed, self.context.device):
-            for number, batch in enumerate(train.batches(order, self._batch_size)):
-                progress = (epoch * steps + number) / (self._epochs * steps)
-                images = augmented(batch, normalize, self._augmentation, rng)
-                total += step(progress, number, images, batch[2])
+            batches = shuffled(train, self._batch_size, normalize, self._augmentation, rng)
+            for step, (images, labels) in enumerate(batches):
+                progress = (epoch * steps + step) / (self._epochs * steps)
+                total += self._step(training, images, labels, progress, f"{epoch}/{step}")
         mean_loss = total.item() / steps
         if not math.isfinite(mean_loss):
-            raise Diverged(f"the {self._kind}'s loss is {mean_loss} after epoch {epoch + 1}")
+            raise Diverged(f"the {name_of(self)}'s loss is {mean_loss} after epoch {epoch + 1}")
         return mean_loss
 
-    def _train(
-        self,
-        network: nn.Module,
-        optimizers: Sequence[torch.optim.Optimizer],
-        digest: str,
-        train_epoch: Callable[[int], object],
-    ) -> None:
-        """Train all epochs, or load what was trained, from a file in the run folder."""
-        folder = self.context.run_dir
-        path = None if folder is None else folder / FOLDER / f"{self._kind}.safetensors"
-        EpochwiseTraining(network, optimizers, digest).train(self._epochs, train_epoch, path)
+    def _calibrate(self, network: nn.Module, seed: int) -> None:
+        """Average the normalisation statistics over training images, for all networks the same.
 
-    def _digest(self, **settings: Any) -> str:
-        """Hash of all that the training depends on: these settings, data, seed, and shapes."""
-        with torch.device("meta"):
-            empty = self.context.space.build_supernet(self._data.task)
-        settings |= {
+        Shared weights saw activations of all paths mixed; statistics must be the network's own.
+        """
+        network.to(memory_format=torch.channels_last).train()
+        for module in network.modules():
+            if isinstance(module, BATCH_NORMS):
+                module.reset_running_stats()
+                module.momentum = None  # the plain average
+        train, normalize = self._on_device.splits[0], self._on_device.normalize
+        rng = torch.Generator(train.labels.device).manual_seed(seed)
+        batches = shuffled(train, self._batch_size, normalize, "none", rng)
+        with torch.inference_mode():
+            for images, _ in islice(batches, self._batches):
+                network(images)
+
+    def _digest(self, training: Training) -> str:
+        """Hash of all that the training depends on: weights of another one are not taken."""
+        settings = {
+            **training.settings,
             "version": 1,
             "seed": self.context.seed,
             "epochs": [self._epochs, self._batch_size, self._augmentation],
             "data": [self._data.fingerprint, *self._data.train.images.shape],
-            "shapes": {name: list(p.shape) for name, p in empty.named_parameters()},
+            "shapes": {name: list(p.shape) for name, p in training.named_parameters()},
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def _seed(self, purpose: str) -> int:
-        return zlib.crc32(f"{self.context.seed}/{self._kind}/{purpose}".encode())
+        return zlib.crc32(f"{self.context.seed}/{name_of(self)}/{purpose}".encode())
 
 
-class EpochwiseTraining:
-    """A training that is saved after every epoch, and goes on after the last whole one.
-
-    Args:
-        network: What is trained; its buffers are not kept.
-        optimizers: Of parts of it.
-        digest: Hash of all that the training depends on: a file of another one is not taken.
-    """
-
-    def __init__(
-        self, network: nn.Module, optimizers: Sequence[torch.optim.Optimizer], digest: str
-    ) -> None:
-        self._network, self._optimizers, self._digest = network, optimizers, digest
-
-    def train(self, epochs: int, train_epoch: Callable[[int], object], path: Path | None) -> None:
-        """Train, or load what another process trained while this one waited for it.
-
-        Args:
-            epochs: In all.
-            train_epoch: Trains the epoch of that number, from 0; a pure function of the state.
-            path: Of the file; None: nothing is kept.
-        """
-        if path is None:
-            for epoch in range(epochs):
-                train_epoch(epoch)
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path.with_suffix(".lock")):
-            for epoch in range(self._load(path), epochs):
-                train_epoch(epoch)
-                self._save(path, epoch + 1, whole=epoch + 1 == epochs)
-
-    def _save(self, path: Path, epochs: int, whole: bool) -> None:
-        """Keep the weights and, while more epochs are to come, the optimizers' state."""
-        tensors: dict[str, torch.Tensor] = dict(self._network.named_parameters())
-        names = {parameter: name for name, parameter in tensors.items()}
-        for optimizer in () if whole else self._optimizers:
-            for parameter, state in optimizer.state.items():
-                for key, value in state.items():
-                    if isinstance(value, torch.Tensor):  # not None: momentum of what had no step
-                        tensors[f"{key}/{names[parameter]}"] = value
-        write_weights(path, tensors, {"digest": self._digest, "epochs": str(epochs)})
-
-    @torch.no_grad()
-    def _load(self, path: Path) -> int:
-        """Take over what an earlier process trained; returns its epochs, 0 if there is nothing."""
-        if not path.exists():
-            return 0
-        try:
-            tensors, about = read_weights(path)
-            if about.get("digest") != self._digest:
-                raise BadWeights(f"{path}: is a supernet of other settings")
-        except BadWeights as error:
-            warnings.warn(f"{error}; training the supernet anew", RuntimeWarning, stacklevel=2)
-            return 0
-        parameters = dict(self._network.named_parameters())
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors.pop(name))
-        owners = {p: o for o in self._optimizers for g in o.param_groups for p in g["params"]}
-        for key, value in tensors.items():
-            kind, _, name = key.partition("/")
-            parameter = parameters[name]
-            # As torch's own load_state_dict: counters of steps stay on the CPU.
-            moved = value.to(parameter) if value.shape == parameter.shape else value
-            owners[parameter].state[parameter][kind] = moved
-        return int(about["epochs"])
+def _save(path: Path, training: Shared, digest: str, epochs: int, whole: bool) -> None:
+    """Keep the weights and, while more epochs are to come, the optimizers' state."""
+    tensors: dict[str, torch.Tensor] = dict(training.named_parameters())
+    for number, optimizer in enumerate(() if whole else training.optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            for key, value in state.items():
+                if value is not None:  # as the momentum is of what had no step
+                    tensors[f"{number}/{index}/{key}"] = value
+    write_weights(path, tensors, {"digest": digest, "epochs": str(epochs)})
 
 
-def calibrate(network: nn.Module, data: OnDevice, seed: int, batch_size: int, batches: int) -> None:
-    """Average the normalisation statistics over some training images.
-
-    Args:
-        network: On the data's device.
-        data: Where the images are.
-        seed: Which images: those of one seed are the same for all networks.
-        batch_size: Images a batch; an incomplete one is left out.
-        batches: At most so many.
-    """
-    network.to(memory_format=torch.channels_last).train()
-    for module in network.modules():
-        if isinstance(module, BATCH_NORMS):
-            module.reset_running_stats()
-            module.momentum = None  # the plain average
-    train, normalize = data.splits[0], data.normalize
-    device = train.labels.device
-    rng = torch.Generator(device).manual_seed(seed)
-    order = torch.randperm(len(train), device=device, generator=rng)
-    with torch.inference_mode():
-        for images, index, _ in train.batches(order[: batch_size * batches], batch_size):
-            if len(index) == batch_size:
-                network(normalize(images[index].permute(0, 3, 1, 2)))
+@torch.no_grad()
+def _load(path: Path, training: Shared, digest: str) -> int:
+    """Take over what an earlier process trained; returns its epochs, 0 if there is nothing."""
+    if not path.exists():
+        return 0
+    try:
+        tensors, about = read_weights(path)
+        if about.get("digest") != digest:
+            raise BadWeights(f"{path}: is a supernet of other settings")
+    except BadWeights as error:
+        warnings.warn(f"{error}; training the supernet anew", RuntimeWarning, stacklevel=2)
+        return 0
+    for name, parameter in training.named_parameters():
+        parameter.copy_(tensors.pop(name))
+    for number, optimizer in enumerate(training.optimizers):
+        packed = optimizer.state_dict()
+        for name, tensor in tensors.items():
+            owner, index, key = name.split("/")
+            if int(owner) == number:
+                packed["state"].setdefault(int(index), {})[key] = tensor
+        optimizer.load_state_dict(packed)
+    return int(about["epochs"])

@@ -24,7 +24,7 @@ Proxy = Callable[[nn.Module, torch.Tensor, torch.Tensor], float]
 _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _NORMALISING = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 _RECTIFIERS = (nn.ReLU, nn.ReLU6)
-_STABILISER = 1e-5  # Mellor et al.'s, added to every eigenvalue
+_STABILISER = 1e-5  # Mellor et al. add it to every eigenvalue.
 
 
 class Undefined(ArithmeticError):
@@ -76,7 +76,7 @@ def jacob_cov(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) ->
     inputs = images.detach().clone().requires_grad_()
     (jacobian,) = _gradients(_twin(network)(inputs.clone()).sum(), [inputs])
     correlation = torch.corrcoef(jacobian.flatten(1).double())
-    if not bool(correlation.isfinite().all()):
+    if not correlation.isfinite().all():
         raise Undefined("jacob_cov: an image has no gradient, or one that is not finite")
     eigenvalues = torch.linalg.eigvalsh(correlation) + _STABILISER
     return _finite("jacob_cov", -(eigenvalues.log() + 1 / eigenvalues).sum())
@@ -101,7 +101,7 @@ def naswot(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> fl
             module.register_forward_pre_hook(count)  # before: it may work in place
     with torch.no_grad():
         twin(images.clone())  # the first module may work in place
-    if not bool(kernel.any()):
+    if not kernel.any():
         raise Undefined("naswot: the network calls no nn.ReLU or nn.ReLU6 module")
     if int(torch.linalg.matrix_rank(kernel, hermitian=True)) < len(images):
         raise Undefined("naswot: the rectifiers do not tell the images of the batch apart")
@@ -109,11 +109,7 @@ def naswot(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> fl
 
 
 PROXIES: Mapping[str, Proxy] = {
-    "synflow": synflow,
-    "snip": snip,
-    "grad_norm": grad_norm,
-    "jacob_cov": jacob_cov,
-    "naswot": naswot,
+    proxy.__name__: proxy for proxy in (synflow, snip, grad_norm, jacob_cov, naswot)
 }
 
 
@@ -142,7 +138,7 @@ def _loss_gradients(
 def _gradients(output: torch.Tensor, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
     """Gradients of a scalar; zeros where it does not depend on an input."""
     if not output.requires_grad:
-        return [torch.zeros_like(given) for given in inputs]
+        return [torch.zeros_like(tensor) for tensor in inputs]
     return list(torch.autograd.grad(output, inputs, allow_unused=True, materialize_grads=True))
 
 

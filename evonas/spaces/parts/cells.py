@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property, lru_cache, reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -129,7 +129,7 @@ class Place(NamedTuple):
         for name, entry in entries.items():
             meter.here = states[int(name)]
             with meter.holding(*(states[state] for state in cell.reads if state != int(name))):
-                entry.cost(meter)
+                _count(entry, meter)
             states[int(name)] = meter.here
         readers = Counter([*(edge.state for edge in cell.edges), *cell.output])
         for made, node in enumerate(cell.nodes, start=cell.inputs):
@@ -139,7 +139,7 @@ class Place(NamedTuple):
                 waiting = [states[state] for state in states if readers[state]]
                 meter.here = states[edge.state]
                 with meter.holding(*waiting, *([total] if total else [])):
-                    edges[edge.name].cost(meter)
+                    _count(edges[edge.name], meter)
                     if total:
                         meter.make(*total.shape)
                 total = meter.here
@@ -153,6 +153,19 @@ class Place(NamedTuple):
                 meter.make(self.outputs, meter.here.height, meter.here.width)
         else:
             meter.here = states[cell.output[0]]
+
+
+def _count(layer: Layer, meter: Meter) -> None:
+    """Send the meter through a layer that comes again and again, in other networks too."""
+    meter.follow(_metered(layer, meter.here.shape, meter.shared))
+
+
+@lru_cache(maxsize=2**14)
+def _metered(layer: Layer, shape: tuple[int, int, int], shared: bool) -> Meter:
+    meter = Meter(Task(*shape, classes=1))
+    with meter.holding(*[meter.start] * shared):
+        layer.cost(meter)
+    return meter
 
 
 def staged(normal: Cell, reduction: Cell, channels: int, repeats: Sequence[int]) -> Iterator[Place]:

@@ -51,13 +51,14 @@ class Meter:
 
     Attributes:
         counted: Names of the costs, each an attribute. A further one is counted here alone.
+        start: The map of the image.
         here: The map that the next layer reads. To go on from another one, set it.
     """
 
     counted: ClassVar = ("params", "flops", "peak_memory")
 
     def __init__(self, task: Task) -> None:
-        self.here = FeatureMap(*task.input_shape)
+        self.start = self.here = FeatureMap(*task.input_shape)
         self.params = self.flops = 0
         self.peak_memory = _BYTES * self.here.values
         self._waiting: tuple[FeatureMap, ...] = ()
@@ -83,6 +84,20 @@ class Meter:
             layer.cost(self)
             self._last = layer, here, self.params - params, self.flops - flops
 
+    @property
+    def shared(self) -> bool:
+        """Whether something else has still to read what is here."""
+        return self.here in self._waiting
+
+    def follow(self, other: Meter) -> None:
+        """Count what another meter did, whose start is as what is here: in shape and ``shared``."""
+        self.params += other.params
+        self.flops += other.flops
+        beside = self._held - (self.here.values if self.shared else 0)
+        self.peak_memory = max(self.peak_memory, other.peak_memory + _BYTES * beside)
+        if other.here is not other.start:
+            self.here = FeatureMap(*other.here.shape)
+
     def make(self, channels: int, height: int, width: int) -> None:
         """What a layer makes of what is here: a new map, which is here from now on."""
         read, self.here = self.here, FeatureMap(channels, height, width)
@@ -92,7 +107,7 @@ class Meter:
 
     def overwrite(self) -> None:
         """What works in place, unless somebody waits for what is here: then it makes a new map."""
-        if self.here in self._waiting:
+        if self.shared:
             self.make(*self.here.shape)
 
     def holding(self, *maps: FeatureMap) -> _Holding:
