@@ -122,7 +122,8 @@ def _watched(command: str, folder: Path | None, begin: Callable[..., Any]) -> tu
     from evonas.runs.session import Stopped
     from evonas.trackers.console import Console
 
-    interruption, console = Interruption(), Console()
+    console = Console()
+    interruption = Interruption(console.interrupted)
     try:
         with interruption.watching():
             outcome = begin((console,), interruption)

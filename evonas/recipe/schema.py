@@ -130,7 +130,7 @@ class BudgetSection(_Model):
     trials: Annotated[int, Field(ge=1)] | None = None
     """Trials of the search, failed and pruned ones among them."""
     minutes: Annotated[float, Field(gt=0)] | None = None
-    """Minutes of the search, over all sessions; running trials are finished."""
+    """Minutes of search and final trainings: what these will take is kept, as trials tell."""
     max_failures: Annotated[int, Field(ge=1)] = 10
     """So many failed trials in a row end the run."""
 

@@ -20,6 +20,7 @@ from evonas.recipe import reading
 from evonas.recipe.options import Part, bind
 from evonas.recipe.registry import Registry
 from evonas.recipe.schema import Recipe
+from evonas.runs.pace import Reserve
 from evonas.runs.pruning.base import Pruner
 from evonas.runs.search import Budget
 from evonas.spaces.base import SearchSpace, Task
@@ -261,12 +262,14 @@ def assemble(recipe: Recipe, registry: Registry, run_dir: Path) -> Assembly:
     space, remark = _limited(factory), ""
     if factory.data is not None:
         space, remark = _tried(space, factory.data.task, resolved.seed)
+    with parts.executor(factory, chosen) as executor:
+        workers = executor.workers
     assembly = Assembly(
         recipe=resolved,
         parts=parts,
         space=space,
         objectives=objectives,
-        budget=_budget(resolved),
+        budget=_budget(resolved, evaluator, workers),
         evaluator=evaluator,
         devices=chosen,
         fingerprint=factory.data.fingerprint if factory.data else None,
@@ -285,8 +288,8 @@ def assemble(recipe: Recipe, registry: Registry, run_dir: Path) -> Assembly:
         )
     _check_efforts(resolved, strategy, evaluator)
     assembly.tracker()
-    assembly.executor().close()
-    assembly.space.sample(Random(f"{resolved.seed}/feasible"))
+    if factory.data is None:  # else networks of it were tried
+        assembly.space.sample(Random(f"{resolved.seed}/feasible"))
     return assembly
 
 
@@ -391,7 +394,11 @@ def _limits(resolved: Recipe) -> dict[str, Limit]:
     }
 
 
-def _budget(resolved: Recipe) -> Budget:
-    section = resolved.budget
-    seconds = None if section.minutes is None else 60 * section.minutes
-    return Budget(section.trials, seconds, section.max_failures)
+def _budget(resolved: Recipe, evaluator: Evaluator, workers: int) -> Budget:
+    section, final, audit = resolved.budget, resolved.final, resolved.audit
+    if section.minutes is None:
+        return Budget(section.trials, None, section.max_failures)
+    seconds = 60 * section.minutes
+    trainings = final.top * final.seeds + (audit.trials if audit else 0)
+    reserve = Reserve(seconds, evaluator, trainings, workers)
+    return Budget(section.trials, seconds, section.max_failures, reserve)

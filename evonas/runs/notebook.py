@@ -170,7 +170,8 @@ Begin = Callable[[Sequence[Console], Callable[[], bool]], runs.Outcome]
 
 
 def _watched(begin: Begin, show: bool) -> Run:
-    interruption, console = runs.Interruption(), Console()
+    console = Console()
+    interruption = runs.Interruption(console.interrupted)
     # Signals reach the main thread alone; in another one nothing is watched.
     main = threading.current_thread() is threading.main_thread()
     try:

@@ -56,12 +56,16 @@ class Syncs(Protocol):
 class Interruption:
     """SIGINT or SIGTERM, once: finish what runs. A second one: stop now.
 
+    Args:
+        announce: Called by the first, within the handler of the signal: it must not wait.
+
     Attributes:
         signal: The signal that came, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, announce: Callable[[], None] = lambda: None) -> None:
         self.signal: int | None = None
+        self._announce = announce
 
     def __call__(self) -> bool:
         """Whether to stop proposing."""
@@ -81,6 +85,7 @@ class Interruption:
         first, self.signal = self.signal is None, number
         if not first:
             raise KeyboardInterrupt
+        self._announce()
 
 
 @dataclass(frozen=True)
