@@ -26,7 +26,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from evonas.architecture import Architecture
-from evonas.commands import catalogue
+from evonas.commands import showing
 from evonas.recipe.registry import Registry
 from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.parts import cost
@@ -98,7 +98,7 @@ def main(points: int, networks: int, size: int, names: tuple[str, ...]) -> None:
     print(f"{'space':<16}{'size':>10}{'median':>9}{'95 %':>9}{'meta':>9}{'ran':>7}{'wrong':>7}")
     results, wrong = {}, []
     for name in names or sorted(registry.origins("space")):
-        space = catalogue.make_space(registry, name)
+        space = showing.make_space(registry, name)
         seconds, on_meta = draw(space, task, points)
         ran = 0
         for architecture in pairs(space, networks):

@@ -4,6 +4,9 @@ What a plugin or a notebook takes is importable from here::
 
     from evonas import Architecture, Categorical, Integer, SearchSpace, Task
 
+    run = evonas.run("digits_evo", {"budget.trials": 20})
+    run.trials, run.best, run.front, run.report()
+
 Nothing is imported before it is asked for: most commands need no torch, and no plugin needs MLflow.
 """
 
@@ -16,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from evonas.architecture import Architecture, Categorical, Domain, Integer
     from evonas.datasets.base import Dataset
-    from evonas.errors import DataError, EvonasError, OptionError
+    from evonas.errors import DataError, EvonasError, InvalidArchitecture, OptionError
     from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper
     from evonas.executors.base import Executor
     from evonas.recipe.options import (
@@ -28,11 +31,9 @@ if TYPE_CHECKING:
         Probability,
         Share,
     )
-    from evonas.recipe.reading import load
     from evonas.recipe.registry import Registry
+    from evonas.runs.notebook import Run, load, resume, run
     from evonas.runs.pruning.base import Rule
-    from evonas.runs.run import resume
-    from evonas.runs.run import start as run
     from evonas.spaces.base import SearchSpace, Task
     from evonas.spaces.parts.layers import Layer, LayeredSpace
     from evonas.strategies.base import Strategy
@@ -57,6 +58,7 @@ __all__ = [
     "EvonasError",
     "Executor",
     "Integer",
+    "InvalidArchitecture",
     "Layer",
     "LayeredSpace",
     "Limit",
@@ -70,6 +72,7 @@ __all__ = [
     "Registry",
     "Reporter",
     "Rule",
+    "Run",
     "SearchSpace",
     "Share",
     "Strategy",
@@ -86,16 +89,15 @@ __all__ = [
 _ROOMS = {
     "architecture": ("Architecture", "Categorical", "Domain", "Integer"),
     "datasets.base": ("Dataset",),
-    "errors": ("DataError", "EvonasError", "OptionError"),
+    "errors": ("DataError", "EvonasError", "InvalidArchitecture", "OptionError"),
     "evaluators.base": ("Context", "Evaluator", "Reporter", "Wrapper"),
     "executors.base": ("Executor",),
     "recipe.options": (
         *("Count", "Decay", "Natural", "NonNegative", "Positive", "Probability", "Share"),
     ),
-    "recipe.reading": ("load",),
     "recipe.registry": ("Registry",),
+    "runs.notebook": ("Run", "load", "resume", "run"),
     "runs.pruning.base": ("Rule",),
-    "runs.run": ("resume", "start"),
     "spaces.base": ("SearchSpace", "Task"),
     "spaces.parts.layers": ("Layer", "LayeredSpace"),
     "strategies.base": ("Strategy",),
@@ -111,7 +113,10 @@ _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    inside = {"run": "start"}.get(name, name)
     if name not in __all__:
         raise AttributeError(f"module 'evonas' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"evonas.{_HOMES[inside]}"), inside)
+    return getattr(importlib.import_module(f"evonas.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -55,6 +55,18 @@ def _registry(ctx: click.Context, option: click.Parameter, folders: tuple[Path, 
 
 
 _PATH = click.Path(path_type=Path)
+
+
+def _recipes(ctx: click.Context, option: click.Parameter, incomplete: str) -> list[Any]:
+    """What the shell offers for a recipe: files, and the names of those that evonas has."""
+    from click.shell_completion import CompletionItem
+
+    from evonas.recipe import reading
+
+    names = [CompletionItem(name) for name in reading.shipped() if name.startswith(incomplete)]
+    return [*names, CompletionItem(incomplete, type="file")]
+
+
 _PLUGINS = click.option(
     "--plugins",
     "registry",
@@ -69,16 +81,19 @@ _SET = click.option(
 
 
 @main.command()
-@click.argument("recipe", type=_PATH)
+@click.argument("recipe", type=_PATH, shell_complete=_recipes)
 @_SET
 @click.option("--run-dir", type=_PATH, help="Default: a new one in mlruns.")
 @_PLUGINS
 def run(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, registry: Any) -> None:
-    """Run RECIPE: search, train the winner, test it, log everything."""
+    """Run RECIPE: search, train the winner, test it, log everything.
+
+    RECIPE is a file, or the name of one that evonas comes with (evonas list recipes).
+    """
     from evonas.recipe import reading
     from evonas.runs import run as runs
 
-    given = reading.load(recipe, overrides)
+    given = reading.load(reading.find(recipe), overrides)
     _finish(*_watched("resume", run_dir, partial(runs.start, given, registry, run_dir)))
 
 
@@ -107,7 +122,8 @@ def _watched(command: str, folder: Path | None, begin: Callable[..., Any]) -> tu
     from evonas.runs.session import Stopped
     from evonas.trackers.console import Console
 
-    interruption, console = Interruption(), Console()
+    console = Console()
+    interruption = Interruption(console.interrupted)
     try:
         with interruption.watching():
             outcome = begin((console,), interruption)
@@ -227,18 +243,22 @@ def sample(run_dir: Path, complexity: str) -> None:
 @click.argument("kind", required=False)
 @_PLUGINS
 def list_components(kind: str | None, registry: Any) -> None:
-    """List components: space, strategy, evaluator, dataset, pruning, executor, tracker, or all."""
+    """List all components and recipes, or those of one kind.
+
+    KIND is space, strategy, evaluator, dataset, pruning, executor, tracker or recipe.
+    """
     from evonas.commands import catalogue
 
-    for folder, rows in catalogue.components(registry, kind).items():
+    for folder, rows in catalogue.lists(registry, kind).items():
         click.echo(f"{folder}:")
         for row in rows:
-            size = f"{row.size:.3g} points, " if row.size is not None else ""
-            click.echo(f"  {row.name:<18} {row.summary}  [{size}{row.origin}]")
+            origin = "" if row.origin == "built-in" else f"  [{row.origin}]"
+            click.echo(f"  {row.name:<20} {row.summary}{origin}")
+    click.echo("more of one: evonas show KIND NAME")
 
 
 @main.command()
-@click.argument("recipe", type=_PATH)
+@click.argument("recipe", type=_PATH, shell_complete=_recipes)
 @_SET
 @click.option("--sheet", type=_PATH, help="Where to write it; default: NAME-data.png.")
 @_PLUGINS
@@ -247,7 +267,7 @@ def data(recipe: Path, overrides: tuple[str, ...], sheet: Path | None, registry:
     from evonas.commands import pictures
     from evonas.recipe import reading
 
-    given = reading.load(recipe, overrides)
+    given = reading.load(reading.find(recipe), overrides)
     found = pictures.read(given, registry)
     click.echo(found)
     for line in pictures.counts(found):
@@ -258,15 +278,33 @@ def data(recipe: Path, overrides: tuple[str, ...], sheet: Path | None, registry:
 
 
 @main.command()
-@click.argument("reference", metavar="SPACE/NAME")
-@click.option("--input", "shape", default="3x32x32", help="Channels x height x width.")
-@click.option("--classes", default=100, type=click.IntRange(min=1))
+@click.argument("reference", metavar="[KIND] NAME")
+@click.argument("name", required=False, metavar="")
+@click.option("--input", "shape", default="3x32x32", show_default=True, help="Of SPACE/POINT.")
+@click.option("--classes", default=100, show_default=True, type=click.IntRange(min=1))
 @_PLUGINS
-def show(reference: str, shape: str, classes: int, registry: Any) -> None:
-    """Print layers, parameters and FLOPs of a named architecture; SPACE alone lists its choices."""
-    from evonas.commands import catalogue
+def show(reference: str, name: str | None, shape: str, classes: int, registry: Any) -> None:
+    r"""Show a component: what it does, its options with ranges and defaults, its paper.
 
-    click.echo(catalogue.show(registry, reference, shape, classes))
+    \b
+    evonas show tpe                    by its name
+    evonas show strategy hypernet      of one kind, where several have one of that name
+    evonas show mbconv/model4          layers, parameters and FLOPs of a named network
+    evonas show recipe digits_evo      a recipe that evonas comes with
+    """
+    from evonas.commands import showing
+
+    click.echo(showing.show(registry, reference, name, shape, classes))
+
+
+@main.command()
+@click.argument("section", required=False)
+def recipe(section: str | None) -> None:
+    """Explain the sections of a recipe, or every key of one SECTION."""
+    from evonas.commands import explaining
+
+    for line in explaining.recipe(section):
+        click.echo(line)
 
 
 @main.command()
@@ -376,19 +414,36 @@ def predict(
 @click.option(
     "--set", "options", multiple=True, metavar="KEY=VALUE", help="Set an option, as in a recipe."
 )
+@click.option("--input", "shape", help="Of a space: channels x height x width; default: 3x16x16.")
+@click.option("--classes", type=click.IntRange(min=1), help="Of a space; default: 10.")
+@click.option("--recipe", type=_PATH, help="Take input, classes and options from this recipe.")
 @_PLUGINS
-def check(kind: str, name: str, options: tuple[str, ...], registry: Any) -> None:
+def check(
+    kind: str,
+    name: str,
+    options: tuple[str, ...],
+    shape: str | None,
+    classes: int | None,
+    recipe: Path | None,
+    registry: Any,
+) -> None:
     """Run the public contract kit on a component, for example: check space my_space.
 
     KIND is any that `evonas list` shows. Of a component with options that must be given:
     check dataset npz --set path=FILE.npz
-    """
-    from evonas.commands import catalogue
 
-    problems = catalogue.check(registry, kind, name, options)
+    A space is checked at images of 3x16x16 and ten classes, unless --input, --classes or --recipe
+    say for which it is meant: what works at one size may be too small at another.
+    """
+    from evonas.commands import catalogue, checking
+
+    kind = catalogue.kind_of(kind)
+    task, chosen = checking.meant(registry, kind, name, recipe, shape, classes)
+    problems = checking.check(registry, kind, name, (*chosen, *options), task)
     for problem in problems:
         click.echo(f"{kind} {name}: {problem}")
-    click.echo(f"{kind} {name}: {'FAILED' if problems else 'ok'}")
+    at = f" (at {'x'.join(map(str, task.input_shape))})" if kind == "space" else ""
+    click.echo(f"{kind} {name}: {'FAILED' if problems else 'ok'}{at}")
     sys.exit(errors.PluginError.exit_code if problems else 0)
 
 
@@ -412,7 +467,37 @@ def new(kind: str, name: str, plugins: Path) -> None:
     own = "" if plugins == Path("plugins") else f" --plugins {plugins}"
     click.echo(f"check it with: evonas check {kind} {name}{own}")
     section = "evaluation" if kind == "evaluator" else kind
-    click.echo(f"try it with:   evonas run recipes/digits_evo.yaml --set {section}={name}{own}")
+    click.echo(f"try it with:   evonas run digits_evo --set {section}={name}{own}")
+
+
+@main.command()
+@click.argument("folder", type=_PATH)
+@click.option("--minutes", default=60.0, show_default=True, type=click.FloatRange(1))
+@click.option("--output", type=_PATH, help="Where to write it; default: NAME.yaml, of FOLDER.")
+def init(folder: Path, minutes: float, output: Path | None) -> None:
+    """Look at the pictures in FOLDER, and write a recipe for them and the MINUTES that one has."""
+    from evonas.commands import init as writing
+
+    path, text = writing.write(folder, minutes, output)
+    for line in text.splitlines():
+        if line.startswith("# ") and "evonas init" not in line:
+            click.echo(line.removeprefix("# "))
+    click.echo(f"wrote {path}")
+    click.echo(f"look at the pictures: evonas data {path}")
+    click.echo(f"run it:               evonas run {path}")
+
+
+@main.command()
+@_PLUGINS
+def doctor(registry: Any) -> None:
+    """Say whether everything is there: Python, torch, devices, memory, disk, MLflow, plugins."""
+    from evonas.commands import doctor as looking
+
+    good = True
+    for finding in looking.findings(registry):
+        good &= finding.good
+        click.echo(f"{'ok ' if finding.good else 'BAD'}  {finding.what:<10} {finding.text}")
+    sys.exit(0 if good else errors.PluginError.exit_code)
 
 
 @main.command()

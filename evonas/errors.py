@@ -52,13 +52,19 @@ class InfeasibleConstraints(RecipeError):
 
 
 class UnknownComponent(EvonasError):
-    """No component of this kind has this name."""
+    """No component of this kind has this name.
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    Args:
+        kind: What is not known.
+        name: Its name.
+        known: The names that are.
+        hint: A sentence that helps more than the nearest name.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         names = sorted(known)
-        super().__init__(
-            f"unknown {kind} {name!r}{did_you_mean(name, names)} Known: {', '.join(names)}"
-        )
+        advice = f". {hint}." if hint else did_you_mean(name, names)
+        super().__init__(f"unknown {kind} {name!r}{advice} Known: {', '.join(names)}")
 
 
 class InvalidArchitecture(EvonasError):

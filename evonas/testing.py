@@ -34,7 +34,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from evonas import __version__
-from evonas.architecture import Architecture, Categorical, Integer
+from evonas.architecture import Architecture, Categorical
 from evonas.datasets.base import Dataset
 from evonas.datasets.digits import Digits
 from evonas.errors import (
@@ -42,17 +42,20 @@ from evonas.errors import (
     EvonasError,
     InfeasibleConstraints,
     InvalidArchitecture,
+    PluginError,
     RecipeError,
 )
 from evonas.evaluators.base import Context, Evaluator, Infeasible, Reporter
 from evonas.executors.base import Executor, MakeEvaluator, Watch, run_trial
 from evonas.executors.serial import Serial
 from evonas.recipe.reading import validate
+from evonas.recipe.registry import told
 from evonas.runs.pruning.base import Pruner, Rule
 from evonas.runs.search import Budget, Search
 from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.darts import DARTS
 from evonas.spaces.parts import cost
+from evonas.spaces.parts.probe import Probe, declared, extreme
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.strategies.base import Strategy
 from evonas.strategies.hypernet import Sampler
@@ -92,9 +95,8 @@ def _blamed(prefix: str, *shown: type[EvonasError], hint: str = "") -> Iterator[
     except passed_on:
         raise
     # The component under test is anybody's code: what it raises is the finding.
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise _Broken(f"{prefix} {type(error).__name__}: {reason}{hint}".lstrip()) from error
+    except (Exception, SystemExit) as error:
+        raise _Broken(f"{prefix} {told(error)}{hint}".lstrip()) from error
 
 
 def _findings(*checks: Iterator[str]) -> list[str]:
@@ -133,7 +135,7 @@ def check_space(space: SearchSpace, task: Task = TASK, points: int = 8, seed: in
         seed: Seed of the points.
     """
     points_of_seed = (_check_point(space, task, Random(f"{seed}/{n}")) for n in range(points))
-    for check in (_check_declarations(space), *points_of_seed):
+    for check in (declared(space), *points_of_seed):
         if problems := _findings(check):
             return problems
     grey = Task(1 if task.channels > 1 else 3, task.height, task.width, task.classes + 1)
@@ -144,23 +146,6 @@ def check_space(space: SearchSpace, task: Task = TASK, points: int = 8, seed: in
         _check_network(space, space.sample(Random(seed)), grey),
         _check_named_points(space),
     )
-
-
-def _check_declarations(space: SearchSpace) -> Iterator[str]:
-    domains = getattr(space, "domains", None)
-    if not domains:
-        raise _Broken("domains: the space declares none; set self.domains in __init__")
-    for name, domain in domains.items():
-        if not isinstance(domain, Categorical | Integer):
-            yield f"domains: {name!r} is {domain!r}; it must be a Categorical or an Integer"
-    for name in space.conditions:
-        if name not in domains:
-            yield f"conditions: {name!r} is no choice of the space; name one of its domains"
-    some = {name: d.values()[0] for name, d in domains.items() if hasattr(d, "values")}
-    for kind, predicates in (("conditions", space.conditions), ("rules", space.rules)):
-        for name, predicate in predicates.items():
-            with _blamed(f"{kind}: that of {name!r} raises"):
-                predicate(some)
 
 
 def _check_named_points(space: SearchSpace) -> Iterator[str]:
@@ -220,8 +205,10 @@ def _check_limits(space: SearchSpace, task: Task, seed: int) -> Iterator[str]:
         return
     name = space.counted[0]
     points = [space.sample(Random(f"{seed}/{n}")) for n in range(9)]
-    limit = Limit(max=median(space.costs(point, task)[name] for point in points))
-    within = [point for point in points if space.costs(point, task)[name] <= limit.max]
+    with _blamed("costs: counting raises"):
+        counted = [space.costs(point, task)[name] for point in points]
+    limit = Limit(max=median(counted))
+    within = [point for point, value in zip(points, counted, strict=True) if value <= limit.max]
     limited = space.limited({name: limit}, task)
     methods: dict[str, Callable[[Random], Architecture]] = {
         "sample": limited.sample,
@@ -237,6 +224,8 @@ def _check_limits(space: SearchSpace, task: Task, seed: int) -> Iterator[str]:
             except InvalidArchitecture as error:
                 yield f"{method}: raises under a limit on {name}: {error}; {_INSTEAD[method]}"
                 break
+            except PluginError as fault:
+                raise _Broken(f"{method}: {fault}") from fault
             if space.costs(drawn, task)[name] > limit.max:
                 yield f"{method}: exceeds a limit on {name}; {_INSTEAD[method]}"
                 break
@@ -276,19 +265,12 @@ def _check_variation(space: SearchSpace, rng: Random) -> Iterator[str]:
 
 def _check_extremes(space: SearchSpace, task: Task, rng: Random) -> Iterator[str]:
     """The smallest point runs here; both, without data, as half precision and on a GPU."""
-    smallest, largest = (_extreme(space, end, rng) for end in (0, -1))
+    # A random one where the rules forbid the extreme.
+    smallest, largest = (extreme(space, end) or space.sample(rng) for end in (0, -1))
     yield from _check_network(space, smallest, task)
     for architecture in (smallest, largest):
         yield from _check_without_data(space, architecture, task, "cuda")
         yield from _check_without_data(space, architecture, task, "meta", torch.bfloat16)
-
-
-def _extreme(space: SearchSpace, end: int, rng: Random) -> Architecture:
-    """The point with every choice at one end of its domain; a random one if rules forbid that."""
-    try:
-        return space.architecture({name: d.values()[end] for name, d in space.domains.items()})
-    except InvalidArchitecture:
-        return space.sample(rng)
 
 
 def _check_without_data(
@@ -320,41 +302,36 @@ def _check_without_data(
 
 def _check_network(space: SearchSpace, architecture: Architecture, task: Task) -> Iterator[str]:
     choices = dict(architecture.choices)
-    with _blamed(f"build: {choices} raises"):
-        network, other = space.build(architecture, task), space.build(architecture, task)
-    for each in (network, other):
-        if not isinstance(each, nn.Module):
-            raise _Broken(f"build: returns {type(each).__name__}, not a torch module")
-    shapes, again = ({n: t.shape for n, t in m.state_dict().items()} for m in (network, other))
-    if shapes != again:
-        raise _Broken(f"build: {choices} gives a different network each time")
-    if {p.device.type for p in network.parameters()} - {"cpu"}:
-        raise _Broken("build: puts parameters on a device; evonas does that")
-    images = torch.randn(2, *task.input_shape)
-    before = images.clone()
-    with _blamed(f"forward: {choices} raises"):
-        logits = network(images)
-        alone = network.eval()(before[:1])
-    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (2, task.classes):
-        raise _Broken(f"forward: {choices} must give logits of shape (2, {task.classes})")
-    if tuple(alone.shape) != (1, task.classes):
-        yield f"forward: {choices} must give logits of shape (1, {task.classes}) for one image"
-    if not torch.equal(images, before):
+    try:
+        probe = Probe(space, architecture, task)
+    except (PluginError, InvalidArchitecture) as fault:
+        raise _Broken(str(fault)) from fault
+    network, logits = probe.network, probe.logits
+    if probe.in_place:
         yield f"forward: {choices} changes the images in place; leave out inplace=True at the start"
     if not any(p.requires_grad for p in network.parameters()):
         raise _Broken(f"build: {choices} has no parameter to train")
-    if logits.requires_grad:
-        logits.sum().backward()
-    if all(p.grad is None for p in network.parameters()):
-        yield f"backward: no parameter of {choices} gets a gradient"
+    if not probe.large:  # its gradients would need memory; see _check_without_data
+        if logits.requires_grad:
+            logits.sum().backward()
+        if all(p.grad is None for p in network.parameters()):
+            yield f"backward: no parameter of {choices} gets a gradient"
     with _blamed("costs: counting raises", hint=_NEW_TENSORS):
         costs = space.costs(architecture, task)
     for name in space.counted:
         if name not in costs:
             yield f"costs: gives no {name!r}, which counted names"
-        elif name in cost.COSTS and (value := cost.COSTS[name](other, task)) != costs[name]:
+        elif name in cost.COSTS and (value := _counted(probe, name)) != costs[name]:
             count = f"{costs[name]:,.0f} {name}"
             yield f"costs: says {count}, the network of {choices} has {value:,.0f}"
+
+
+def _counted(probe: Probe, name: str) -> float:
+    """A cost of the network that was built; of a large one, of another without memory."""
+    if not probe.large:
+        return cost.COSTS[name](probe.other, probe.task)
+    space, architecture, task = probe.space, probe.architecture, probe.task
+    return cost.of_built(lambda: space.build(architecture, task), task, (name,))[name]
 
 
 class _Grid(SearchSpace):

@@ -1,32 +1,21 @@
-"""What there is, shown to a person: lists of components, one architecture, the contract kit."""
+"""What there is, in lists; nothing is imported for them, but read."""
 
 from __future__ import annotations
 
-import inspect
+import ast
+import importlib.util
 import re
-import tempfile
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from pathlib import Path
 
-import torch
-from pydantic import ValidationError
-from torch import nn
-
-from evonas import testing
-from evonas.architecture import Architecture
-from evonas.errors import RecipeError, UnknownComponent
-from evonas.evaluators.base import Evaluator
-from evonas.recipe import options, reading
-from evonas.recipe.options import Part, bind
+from evonas.errors import UnknownComponent
+from evonas.recipe import reading
 from evonas.recipe.registry import KINDS, Registry
-from evonas.recipe.schema import Component, DatasetSection
-from evonas.spaces.base import SearchSpace, Task
-from evonas.spaces.parts import cost
-from evonas.trial import Objective
 
-_LABELS = {"params": "parameters", "flops": "FLOPs", "peak_memory": "bytes live"}
+_WIDTH = 90  # Of a recipe's summary: it is the beginning of the file's comment.
+RECIPES = "recipes"  # No kind of component, but listed and shown like one.
 
 
 @dataclass(frozen=True)
@@ -36,178 +25,96 @@ class Row:
     Attributes:
         name: What recipes call it.
         origin: Built-in, entry point or file.
-        summary: First line of its docstring, or why it does not load.
-        size: Number of points, of a space that can be made without options.
+        summary: First line of its docstring, or why it cannot be used.
     """
 
     name: str
     origin: str
     summary: str
-    size: int | None = None
 
 
 def kind_of(text: str) -> str:
     """A kind by its name, singular or plural."""
     singular = {kind.folder: name for name, kind in KINDS.items()}
     if text not in KINDS and text not in singular:
-        raise UnknownComponent("kind", text, KINDS)
+        raise UnknownComponent("kind", text, (*KINDS, "recipe"))
     return singular.get(text, text)
 
 
-def components(registry: Registry, kind: str | None) -> dict[str, list[Row]]:
-    """All components of a kind, or of every kind."""
+def lists(registry: Registry, kind: str | None) -> dict[str, list[Row]]:
+    """All components of a kind, or of every kind, and the recipes."""
+    if kind in (RECIPES, "recipe"):
+        return {RECIPES: _recipes()}
     kinds = [kind_of(kind)] if kind else list(KINDS)
-    return {
-        KINDS[each].folder: [
-            _row(registry, each, name, origin)
-            for name, origins in sorted(registry.origins(each).items())
-            for origin in origins
-        ]
-        for each in kinds
-    }
+    found = {KINDS[each].folder: components(registry, each) for each in kinds}
+    return found if kind else {**found, RECIPES: _recipes()}
 
 
-def _row(registry: Registry, kind: str, name: str, origin: str) -> Row:
+def components(registry: Registry, kind: str) -> list[Row]:
+    """All components of a kind."""
+    rows = []
+    for name, origins in sorted(registry.origins(kind).items()):
+        for origin in origins:
+            twice = f"is there twice: {' and '.join(origins)}" if len(origins) > 1 else ""
+            summary = twice or _summary(kind, name, origin).replace("``", "`")
+            rows.append(Row(name, origin, summary))
+    return rows
+
+
+def _recipes() -> list[Row]:
+    """The recipes that evonas comes with, by the sentence that each begins with."""
+    rows = []
+    for name, path in reading.shipped().items():
+        head = re.match(r"(#[^\n]*\n)*", path.read_text())
+        text = " ".join(line.strip("# ") for line in head[0].splitlines()) if head else ""
+        rows.append(Row(name, "built-in", textwrap.shorten(text, _WIDTH, placeholder=" …")))
+    return rows
+
+
+def _summary(kind: str, name: str, origin: str) -> str:
+    """First line of the docstring of the file's component, which is read and not imported."""
+    path, cls = _file(kind, name, origin)
+    if path is None:
+        return ""
     try:
-        cls = registry.find(kind, name)
-        size = make_space(registry, name).size() if kind == "space" else None
-    # Making a space runs anybody's code: whatever it raises, the other components are listed.
-    except Exception as error:
-        return Row(name, origin, f"does not load: {error}")
-    return Row(name, origin, (inspect.getdoc(cls) or "").partition("\n")[0], size)
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError) as error:
+        return f"does not load: {error}"
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    if cls:
+        classes = [node for node in classes if node.name == cls]
+    for node in sorted(classes, key=lambda node: _unlike(node, name)):
+        if text := ast.get_docstring(node):
+            return text.partition("\n")[0]
+    return (ast.get_docstring(tree) or "").partition("\n")[0]
 
 
-def make_space(registry: Registry, name: str) -> SearchSpace:
-    """A space with its default options."""
-    cls = registry.find("space", name)
-    space: SearchSpace = cls(**options.check(cls, {}, "space"))
-    return space
+def _unlike(node: ast.ClassDef, name: str) -> tuple[bool, bool]:
+    """Sorts first the class that is called like its file, then what extends something of ours."""
+    bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+    helper = node.name.startswith("_") or not bases or "Protocol" in bases
+    return node.name.lower() != name.replace("_", ""), helper
 
 
-def show(registry: Registry, reference: str, shape: str, classes: int) -> str:
-    """Layers, parameters and FLOPs of SPACE/NAME; the choices and points of SPACE."""
-    if "/" not in reference:
-        return _describe(make_space(registry, reference))
-    space, architecture = find_point(registry, reference)
-    return _layers(space, architecture, parse_task(shape, classes))
+def _file(kind: str, name: str, origin: str) -> tuple[Path | None, str]:
+    """Where a component is written down, and the class's name if it is known."""
+    if origin == "built-in":
+        module, _, cls = f"{KINDS[kind].package}.{name}", "", ""
+    elif origin.startswith("entry point "):
+        module, _, cls = origin.removeprefix("entry point ").partition(":")
+    else:
+        return Path(origin), ""
+    return next(_sources(module), None), cls
 
 
-def find_point(registry: Registry, reference: str) -> tuple[SearchSpace, Architecture]:
-    """A named architecture and its space, from SPACE/NAME.
-
-    Raises:
-        UnknownComponent: If there is none of that name.
-    """
-    space_name, _, point = reference.partition("/")
-    space = make_space(registry, space_name)
-    if point not in space.points:
-        raise UnknownComponent(f"point of {space_name}", point, space.points)
-    return space, space.point(point)
-
-
-def parse_task(shape: str, classes: int) -> Task:
-    """A task from CHANNELSxHEIGHTxWIDTH.
-
-    Raises:
-        RecipeError: If it is not of that form.
-    """
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", shape)
-    if match is None:
-        raise RecipeError(f"--input {shape}: must be CHANNELSxHEIGHTxWIDTH, such as 3x32x32")
-    channels, height, width = map(int, match.groups())
-    return Task(channels, height, width, classes)
-
-
-def _describe(space: SearchSpace) -> str:
-    lines = [inspect.getdoc(type(space)) or "", "", f"size {space.size():.4g}"]
-    for name, domain in space.domains.items():
-        lines.append(f"  {name:<14} {domain}{', conditional' if name in space.conditions else ''}")
-    lines += [f"rule: {sentence}" for sentence in space.rules]
-    lines.append(f"points: {', '.join(space.points) or 'none'}")
-    return "\n".join(lines)
-
-
-def _layers(space: SearchSpace, architecture: Architecture, task: Task) -> str:
-    with torch.device("meta"):
-        network = space.build(architecture, task).eval()
-    rows = [f"{'layer':<28} {'type':<20} {'output':<14} {'parameters':>10}"]
-
-    def note(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        size = "×".join(map(str, output.shape[1:])) if torch.is_tensor(output) else ""
-        params = cost.params(module, task)
-        rows.append(f"{name:<28} {type(module).__name__:<20} {size:<14} {params:>10,.0f}")
-
-    for name, module in network.named_modules():
-        if not list(module.children()):
-            module.register_forward_hook(partial(note, name))
-    field = cost.receptive_field(network, task)
-    for name, value in space.costs(architecture, task).items():
-        label = _LABELS.get(name, name)
-        half = f" ({value / 2:,.0f} multiply-adds)" if name == "flops" else ""
-        rows.append(f"{label:<10} {value:,.0f}{half}")
-    choices = ", ".join(f"{name}={value}" for name, value in architecture.choices.items())
-    return "\n".join([choices, *rows, f"receptive field {field} pixels"])
-
-
-def check(registry: Registry, kind: str, name: str, overrides: Sequence[str] = ()) -> list[str]:
-    """What the contract kit finds wrong with a component.
-
-    Args:
-        registry: Where it comes from.
-        kind: Its kind, singular or plural.
-        name: What recipes call it.
-        overrides: Options, ``KEY=VALUE``, the key as in a recipe or without its section.
-
-    Raises:
-        EvonasError: If there is none, or its options are wrong or not enough.
-    """
-    kind = kind_of(kind)
-    key = _SECTIONS.get(kind, kind)
-    own = [o if o.startswith(f"{key}.") else f"{key}.{o}" for o in overrides]
-    cls = registry.find(kind, name)
-    with tempfile.TemporaryDirectory() as folder:
-        content = reading.apply({key: {"name": name, **_sparing(cls, folder)}}, own)[key]
-        model = DatasetSection if kind == "dataset" else Component
-        try:
-            make = bind(registry, kind, model.model_validate(content), key)
-        except ValidationError as error:
-            raise RecipeError(reading.explain(error, model, f"{key}.")) from error
-        return _check(kind, make)
-
-
-def _check(kind: str, make: Part) -> list[str]:
-    match kind:
-        case "space":
-            return testing.check_space(make())
-        case "strategy":
-            samplers = [testing.sampler_of] if make.asks_for("sampler") else []
-            return testing.check_strategy(
-                lambda space: make(space, (Objective("value"),), *(of(space) for of in samplers))
-            )
-        case "evaluator":
-            return testing.check_evaluator(make)
-        case "dataset":
-            return testing.check_dataset(make, make.options.get("size"))
-        case "pruning":
-            return testing.check_pruning(make)
-        case "executor":
-            return testing.check_executor(make)
-        case _:
-            return testing.check_tracker(make)
-
-
-_SECTIONS = {"evaluator": "evaluation", "tracker": "tracking"}  # whose kind has another name
-_EPOCHS = 2  # fewer could not be cut in half
-
-
-def _sparing(cls: type[Any], folder: str) -> dict[str, Any]:
-    """Options that make trainings short and leave nothing behind, if there are such options."""
-    parameters = inspect.signature(cls).parameters
-    sparing: dict[str, Any] = {}
-    if "epochs" in parameters and isinstance(parameters["epochs"].default, int):
-        sparing["epochs"] = _EPOCHS
-    if issubclass(cls, Evaluator) and "of" in parameters:
-        sparing["of"] = {"name": "train", "epochs": _EPOCHS}
-    if "uri" in parameters:
-        sparing["uri"] = f"sqlite:///{folder}/mlflow.db"
-    return sparing
+def _sources(module: str) -> Iterator[Path]:
+    """Files that the module may be; ``find_spec`` of a whole name would import its packages."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        return
+    if not rest and spec.origin:
+        yield Path(spec.origin)
+    for folder in spec.submodule_search_locations or ():
+        stem = Path(folder, *rest)
+        yield from (p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.is_file())

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from evonas.architecture import Architecture
-from evonas.commands import catalogue
+from evonas.commands import showing
 from evonas.errors import HistoryError, InvalidArchitecture, RecipeError, StorageError
 from evonas.executors.base import run_trial
 from evonas.recipe import reading
@@ -152,8 +152,8 @@ def source(registry: Registry, reference: str, shape: str, classes: int) -> Sour
     """
     folder = Path(reference)
     if not folder.is_dir():
-        space, architecture = catalogue.find_point(registry, reference)
-        return Source(space, architecture, catalogue.parse_task(shape, classes), registry)
+        space, architecture = showing.find_point(registry, reference)
+        return Source(space, architecture, showing.parse_task(shape, classes), registry)
     header, _ = read_journal(folder)
     path = folder / export.FOLDER / "architecture.json"
     if not path.exists():

@@ -6,7 +6,7 @@ import warnings
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -127,6 +127,12 @@ class Train(Evaluator):
         self.metrics = (*scores, *context.space.counted)
         self.reports = ("train_loss", *scores)
 
+    @classmethod
+    def derived(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The optimizer's own learning rate, and as many final epochs as a trial has."""
+        rate = _LEARNING_RATES[options["optimizer"]]
+        return {"learning_rate": rate, "final_epochs": options["epochs"]}
+
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """Train for ``fidelity`` times ``epochs`` epochs, at least one; finals ``final_epochs``.
 
@@ -191,6 +197,10 @@ class Train(Evaluator):
     def effort(self, fidelity: float) -> float:
         """Epochs."""
         return max(1, round(self._epochs(fidelity) * self.context.share))
+
+    def final_effort(self) -> float:
+        """Epochs."""
+        return self._final_epochs
 
     def test(self, trial: Trial) -> Mapping[str, float]:
         """Accuracy on the test split, if there is one."""

@@ -64,6 +64,10 @@ class ZeroCost(Wrapper):
         """The inner evaluator's; without training the same whatever the fidelity."""
         return self.inner.effort(fidelity) if self._training else 1.0
 
+    def final_effort(self) -> float | None:
+        """The inner evaluator's, if trials train."""
+        return super().final_effort() if self._training else None
+
     def _scores(self, trial: Trial) -> dict[str, float]:
         device = self.context.device
         number = zlib.crc32(f"{self.context.seed}/{trial.number}".encode())

@@ -97,7 +97,7 @@ def run_trial(evaluator: Evaluator, trial: Trial, watch: Watch | None = None) ->
     except Infeasible as broken:
         ended = replace(trial, state=TrialState.PRUNED, metrics=_finite(broken.metrics))
     # A trial runs anybody's code: everything it raises is data, and recorded with its traceback.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
         ended = trial.failed(reason)
     else:

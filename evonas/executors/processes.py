@@ -24,6 +24,7 @@ from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from queue import LifoQueue
+from types import ModuleType
 from typing import Any
 
 from evonas.errors import RecipeError
@@ -206,7 +207,7 @@ class _Worker:
         self._process = _SPAWN.Process(target=_work, args=(theirs, placement, recipe))
         self._reaped = False
         try:
-            with _CHILDREN:
+            with _CHILDREN, _without_main():
                 _block_interrupts()
                 self._process.start()
         except OSError as error:
@@ -279,6 +280,21 @@ class _Worker:
             os.killpg(pid, signal.SIGKILL)
 
 
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Have the processes that this thread starts not import the main module of this one.
+
+    It is somebody's script: without a guard on ``__name__`` it would begin the same run again. What
+    a worker needs comes from a recipe, by names that it can import.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 def _block_interrupts() -> None:
     """Have the processes that this thread starts begin deaf to Ctrl-C: the parent decides."""
     resource_tracker.ensure_running()  # when it is started, it unblocks signals
@@ -310,9 +326,6 @@ def _work(connection: Connection, placement: Placement, recipe: bytes) -> None:
         reason = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
         connection.send_bytes(reason.encode())
         return
-    # The parent's main module is imported before the environment is set, and may import torch.
-    if torch := sys.modules.get("torch"):
-        torch.set_num_threads(placement.threads)
     connection.send_bytes(b"")
     for trial, watched in _trials(connection):
         ended = run_trial(evaluator, trial, partial(_stop, connection) if watched else None)

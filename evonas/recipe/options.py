@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 from pydantic import (
     BaseModel,
@@ -41,6 +41,15 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]  # less than 1, or nothing would ever decay
 
 _HANDED_OVER = {"self", "space", "objectives", "sampler", "context", "make_evaluator", "devices"}
+
+
+@runtime_checkable
+class Derives(Protocol):
+    """A component with options whose defaults follow from its other options."""
+
+    @classmethod
+    def derived(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Values of those options that are None, from the others."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,8 @@ def bind(registry: Registry, kind: str, section: Component, path: str) -> Part:
     """
     cls = registry.find(kind, section.name)
     options = check(cls, section.options, path, section.shared)
+    if isinstance(cls, Derives):  # so that the stored recipe has what is used
+        options |= {k: v for k, v in cls.derived(options).items() if options[k] is None}
     if isinstance(inner := options.get("of"), Component):
         options["of"] = bind(registry, kind, inner, f"{path}.of")
     return Part(section.name, cls, options, path)
@@ -122,7 +133,7 @@ def check(
         RecipeError: Unknown option, missing one, or wrong type.
         PluginError: The constructor's annotations cannot be read, or are no types of options.
     """
-    model, shared = _model(cls), shared or {}
+    model, shared = fields(cls), shared or {}
     from_section = {n: v for n, v in shared.items() if n in model.model_fields and v is not None}
     try:
         instance = model.model_validate({**from_section, **options})
@@ -141,7 +152,12 @@ def _takes_bool(annotation: Any) -> bool:
     return annotation in (bool, Any) or any(_takes_bool(a) for a in inner)
 
 
-def _model(cls: type[Any]) -> type[BaseModel]:
+def fields(cls: type[Any]) -> type[BaseModel]:
+    """A model of a component's options: what its constructor takes beside what it is handed.
+
+    Raises:
+        PluginError: The constructor's annotations cannot be read, or are no types of options.
+    """
     constructor = cls.__init__
     if constructor is object.__init__:
         return create_model(cls.__name__, __config__=_CONFIG)
@@ -150,7 +166,7 @@ def _model(cls: type[Any]) -> type[BaseModel]:
     # Annotations are text until now, and anybody's.
     except (NameError, TypeError, AttributeError, SyntaxError) as error:
         raise PluginError(f"{cls.__module__}: annotations of {cls.__name__}: {error}") from error
-    fields: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, parameter in inspect.signature(constructor).parameters.items():
         if name in _HANDED_OVER or parameter.kind in (
             parameter.VAR_KEYWORD,
@@ -165,11 +181,11 @@ def _model(cls: type[Any]) -> type[BaseModel]:
             default = default if required else Component(name=default.__module__.split(".")[-1])
         if not _takes_bool(annotation):
             annotation = Annotated[annotation, BeforeValidator(refuse_bool)]
-        fields[name] = (annotation, ... if required else default)
+        found[name] = (annotation, ... if required else default)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an option may be called "copy", as pydantic's method
-            return create_model(cls.__name__, __config__=_CONFIG, **fields)
+            return create_model(cls.__name__, __config__=_CONFIG, **found)
     except PydanticUserError as error:
         reason = str(error).partition("\n")[0]
         raise PluginError(f"{cls.__module__}: options of {cls.__name__}: {reason}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,29 @@ _OWN = {  # These keys are the section's, whatever component it names.
     "executor": {"device"},
     "dataset": DatasetSection.model_fields.keys(),
 }
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that evonas comes with, by name."""
+    package = Path(__file__).parents[1]
+    folders = (package / "recipes", package.parent / "recipes")  # of a wheel, and of a checkout
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+
+
+def find(path: Path) -> Path:
+    """The recipe that a person means: a file, or else the name of one that evonas comes with.
+
+    Raises:
+        RecipeError: If it is a name, and there is none of that name.
+    """
+    if os.path.isfile(path) or len(path.parts) != 1 or path.suffix:
+        return path
+    if path.name not in (known := shipped()):
+        hint = did_you_mean(path.name, known)
+        raise RecipeError(
+            f"recipe {path}: neither a file nor a recipe of evonas{hint} See: evonas list recipes"
+        )
+    return known[path.name]
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -10,8 +10,10 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import os
 import pkgutil
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from evonas.errors import EvonasError, PluginError, UnknownComponent
+from evonas.errors import EvonasError, PluginError, UnknownComponent, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Registry:
             return self._from_reference(kind, name, f"{kind} {name!r}")
         origins, noun = self.origins(kind), KINDS[kind].noun or kind
         if name not in origins:
-            raise UnknownComponent(noun, name, origins)
+            raise UnknownComponent(noun, name, origins, self._misplaced(kind, name))
         if len(origins[name]) > 1:
             raise PluginError(f"{noun} {name!r} is there twice: {' and '.join(origins[name])}")
         origin = origins[name][0]
@@ -109,6 +111,15 @@ class Registry:
         else:
             module = _load(f"evonas_plugins.{KINDS[kind].folder}.{name}", Path(origin))
         return _only_class(kind, module, origin)
+
+    def _misplaced(self, kind: str, name: str) -> str:
+        """Where a file of that name lies in a plugins folder, if not where it is looked for."""
+        for folder in self.plugins:
+            home = folder / KINDS[kind].folder / f"{name}.py"
+            for path in (folder / f"{name}.py", *sorted(folder.glob(f"*/{name}.py"))):
+                if path.is_file():
+                    return f"{path} is not looked at: move it to {home}"
+        return ""
 
     def _from_reference(self, kind: str, reference: str, origin: str) -> type[Any]:
         module_name, _, class_name = reference.partition(":")
@@ -132,13 +143,34 @@ def blamed(cls: type[Any], doing: str) -> Iterator[None]:
         yield
     except EvonasError:
         raise
-    # The class may be anybody's code.
-    except Exception as error:
+    # The class may be anybody's code, which may even want to leave.
+    except (Exception, SystemExit) as error:
         if cls.__module__.startswith("evonas."):
             raise
         raise PluginError(
-            f"{cls.__module__}:{cls.__name__} {doing}: {type(error).__name__}: {error}"
+            f"{cls.__module__}:{cls.__name__} {doing}: {told(error)} ({place(cls, error)})"
         ) from error
+
+
+def told(error: BaseException) -> str:
+    """An exception in one line: its class and what it says."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def place(cls: type[Any], error: BaseException | None = None, method: str = "build") -> str:
+    """Where to look for a fault of a component: ``FILE, line 17``.
+
+    Args:
+        cls: The component's class.
+        error: What it raised: the innermost line of the class's own file is named.
+        method: Whose first line is named where no line of the file raised anything.
+    """
+    file = inspect.getsourcefile(cls) or ""
+    frames = traceback.extract_tb(error.__traceback__) if error else []
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    line = lines[-1] if lines else inspect.getsourcelines(getattr(cls, method, cls))[1]
+    inside = Path(file).is_relative_to(Path.cwd())
+    return f"{os.path.relpath(file) if inside else file}, line {line}"
 
 
 @contextmanager
@@ -182,6 +214,20 @@ def _only_class(kind: str, module: ModuleType, origin: str) -> type[Any]:
         names = ", ".join(c.__name__ for c in classes) or "none"
         raise PluginError(
             f"{origin}: {module.__name__} must define exactly one concrete "
-            f"{contract.__name__}, found {names}"
+            f"{contract.__name__}, found {names}{'' if classes else _why_none(contract, module)}"
         )
     return classes[0]
+
+
+def _why_none(contract: type[Any], module: ModuleType) -> str:
+    """What keeps the classes that a module defines from being components."""
+    hints = []
+    for name, value in vars(module).items():
+        if not isinstance(value, type) or value.__module__ != module.__name__:
+            continue
+        if not issubclass(value, contract):
+            hints.append(f"{name} does not extend {contract.__name__}")
+        for lacking in sorted(getattr(value, "__abstractmethods__", ())):
+            near = did_you_mean(lacking, set(vars(value)) - {lacking}).rstrip(".")
+            hints.append(f"{name} is abstract, for it has no method {lacking!r}{near}")
+    return f": {'; '.join(hints)}" if hints else ""

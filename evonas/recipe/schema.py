@@ -27,7 +27,10 @@ def refuse_bool(value: Any) -> Any:
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # The text below a key describes it: ``evonas recipe`` shows it.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -40,9 +43,12 @@ class _Model(BaseModel):
 class Component(_Model):
     """A component by name, with its options; ``space: mbconv`` is short for its name alone."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="allow", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     name: str
+    """A built-in component, a plugin's file, or ``module:Class``."""
 
     @model_validator(mode="before")
     @classmethod
@@ -64,23 +70,31 @@ class ExecutorSection(Component):
     """Where trials run."""
 
     name: str = "serial"
+    """``serial`` here, one after another; ``processes`` side by side."""
     device: str = "auto"
+    """auto (all GPUs, else the CPU), cpu, cuda (all GPUs), cuda:1, …"""
 
 
 class TrackingSection(Component):
     """Who is told."""
 
     name: str = "mlflow"
+    """Beside the terminal: ``mlflow``, or ``console`` for the terminal alone."""
 
 
 class DatasetSection(Component):
     """The images: these keys are for every source, further ones are the source's own options."""
 
     path: Path = Path("data")
+    """Folder or file to read, or to download to."""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the training images that the search compares networks on."""
     test: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of all images that is held out where there is no test split."""
     size: Annotated[int, Field(ge=4, le=1024)] | None = None
+    """Pixels a side that all images are scaled to; default: as they are."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of the splits: another one splits otherwise."""
 
     @field_validator("path")
     @classmethod
@@ -97,7 +111,9 @@ class LimitSection(_Model):
     """Bounds of a cost or a metric, both included."""
 
     min: Annotated[float, Field(ge=0)] | None = None
+    """Not less than this."""
     max: Annotated[float, Field(gt=0)] | None = None
+    """Not more than this."""
 
     @model_validator(mode="after")
     def _ordered(self) -> LimitSection:
@@ -112,8 +128,11 @@ class BudgetSection(_Model):
     """The limit of the run; whichever is reached first ends it."""
 
     trials: Annotated[int, Field(ge=1)] | None = None
+    """Trials of the search, failed and pruned ones among them."""
     minutes: Annotated[float, Field(gt=0)] | None = None
+    """Minutes of search and final trainings: what these will take is kept, as trials tell."""
     max_failures: Annotated[int, Field(ge=1)] = 10
+    """So many failed trials in a row end the run."""
 
     @model_validator(mode="after")
     def _some(self) -> BudgetSection:
@@ -123,47 +142,60 @@ class BudgetSection(_Model):
 
 
 class FinalSection(_Model):
-    """How the winner is found when the search is over.
-
-    Attributes:
-        top: Trials of the search's ranking that are trained in full.
-        seeds: Trainings of each.
-        flip: Whether the test split is scored on images and their mirror images together.
-        networks: Whose network is kept: the winner's, or those of the whole Pareto front as well.
-    """
+    """How the winner is found when the search is over."""
 
     top: Annotated[int, Field(ge=1)] = 1
+    """So many of the best trials are trained in full; the best of these wins."""
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    """Each is trained so often, and compared by its mean."""
     flip: StrictBool = False
+    """Whether the test split is scored on images and their mirror images together."""
     networks: Literal["winner", "front"] = "winner"
+    """Whose networks are trained and kept: the winner's, or those of the Pareto front as well."""
 
 
 class AuditSection(_Model):
     """How many trials are trained for good, to see how far the search's scores can be trusted."""
 
     trials: Annotated[int, Field(ge=4)]
+    """Size of the sample, spread over the ranking; fewer than twelve say little."""
 
 
 class Recipe(_Model):
     """One experiment."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]*$", max_length=100)]
+    """Of the experiment: run folders and MLflow's runs are called so."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of everything that is random in the run, but for the data's splits."""
     dataset: DatasetSection | None = None
+    """The images."""
     space: Component
+    """What can be built: a search space."""
     strategy: Component
+    """What to try next: a search strategy."""
     evaluation: Component
+    """How good it is: an evaluation strategy."""
     objectives: Annotated[dict[str, Literal["max", "min"]], Field(min_length=1)] = {
         "val_accuracy": "max"
     }
+    """Metrics to optimise; several only with a strategy that takes several."""
     constraints: dict[str, LimitSection] = {}
+    """Limits, ``{max: …}`` or ``{min: …}``, of costs (params, flops, …) and metrics."""
     pruning: Component | None = None
+    """Which trials are stopped early: a pruning rule; default: none."""
     budget: BudgetSection
+    """When the search ends: trials, minutes or both."""
     start_from: list[str] = []
+    """Run folders, or MLflow ids of runs, whose trials are the first of this run."""
     final: FinalSection = FinalSection()
+    """How the winner is found when the search is over."""
     audit: AuditSection | None = None
+    """Whether a sample of trials is trained in full, to see how far the ranking can be trusted."""
     executor: ExecutorSection = ExecutorSection()
+    """Where trials run."""
     tracking: TrackingSection = TrackingSection()
+    """Who is told."""
 
     @field_validator("name", mode="before")
     @classmethod

@@ -10,8 +10,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, Protocol, runtime_checkable
 
+from evonas.architecture import Architecture
 from evonas.datasets import base as datasets
-from evonas.errors import PluginError, RecipeError, did_you_mean
+from evonas.errors import InvalidArchitecture, PluginError, RecipeError, did_you_mean
 from evonas.evaluators.base import Context, Evaluator, ability
 from evonas.executors.base import Executor
 from evonas.executors.serial import Serial
@@ -19,9 +20,11 @@ from evonas.recipe import reading
 from evonas.recipe.options import Part, bind
 from evonas.recipe.registry import Registry
 from evonas.recipe.schema import Recipe
+from evonas.runs.pace import Reserve
 from evonas.runs.pruning.base import Pruner
 from evonas.runs.search import Budget
-from evonas.spaces.base import SearchSpace
+from evonas.spaces.base import SearchSpace, Task
+from evonas.spaces.parts.probe import Probe, declared, points
 from evonas.strategies.base import Strategy
 from evonas.strategies.hypernet import Sampler
 from evonas.trackers.base import Tracker
@@ -181,6 +184,7 @@ class Assembly:
         devices: Where to compute.
         fingerprint: Of the data; None without any.
         make_evaluator: Makes the evaluator for a device.
+        remark: What a person should know of the space before the search starts, if anything.
     """
 
     recipe: Recipe
@@ -192,6 +196,7 @@ class Assembly:
     devices: tuple[str, ...]
     fingerprint: str | None
     make_evaluator: EvaluatorFactory
+    remark: str = ""
 
     def strategy(self) -> Strategy:
         """A fresh strategy."""
@@ -254,16 +259,22 @@ def assemble(recipe: Recipe, registry: Registry, run_dir: Path) -> Assembly:
     chosen = devices.choose(resolved.executor.device, devices.available())
     evaluator = factory(chosen[0])
     objectives = _objectives(resolved, factory.space, evaluator)
+    space, remark = _limited(factory), ""
+    if factory.data is not None:
+        space, remark = _tried(space, factory.data.task, resolved.seed)
+    with parts.executor(factory, chosen) as executor:
+        workers = executor.workers
     assembly = Assembly(
         recipe=resolved,
         parts=parts,
-        space=_limited(factory),
+        space=space,
         objectives=objectives,
-        budget=_budget(resolved),
+        budget=_budget(resolved, evaluator, workers),
         evaluator=evaluator,
         devices=chosen,
         fingerprint=factory.data.fingerprint if factory.data else None,
         make_evaluator=factory,
+        remark=remark,
     )
     strategy = assembly.strategy()
     if len(objectives) > 1 and not strategy.multi_objective:
@@ -277,8 +288,8 @@ def assemble(recipe: Recipe, registry: Registry, run_dir: Path) -> Assembly:
         )
     _check_efforts(resolved, strategy, evaluator)
     assembly.tracker()
-    assembly.executor().close()
-    assembly.space.sample(Random(f"{resolved.seed}/feasible"))
+    if factory.data is None:  # else networks of it were tried
+        assembly.space.sample(Random(f"{resolved.seed}/feasible"))
     return assembly
 
 
@@ -339,6 +350,43 @@ def _limited(factory: EvaluatorFactory) -> SearchSpace:
     return space.limited(limits, factory.data.task)
 
 
+def _tried(space: SearchSpace, task: Task, seed: int) -> tuple[SearchSpace, str]:
+    """The space, whose networks were tried out at a few points before they cost anything.
+
+    Where some take no image of the task, as they pool too often for it, such networks are left out:
+    that is decided by counting, so a space without limits is searched as if it had some.
+
+    Raises:
+        PluginError: If a network is at fault, or none of them takes an image.
+    """
+    seen: dict[str, InvalidArchitecture | None] = {}  # why it is impossible, by architecture
+
+    def look_at(point: Architecture) -> None:
+        try:
+            Probe(space, point, task)
+            seen[point.id] = None
+        except InvalidArchitecture as error:
+            seen[point.id] = error
+
+    rng = Random(f"{seed}/feasible")
+    try:
+        for sentence in declared(space):
+            raise PluginError(sentence)
+        look_at(space.unlimited.sample(rng))  # limits are counted, which says less of what is wrong
+        for point in points(space, task, rng):
+            look_at(point)
+    except PluginError as error:
+        reason = next((r for r in seen.values() if r), error)
+        raise PluginError(f"space {space.name!r}: {reason}") from error
+    impossible = [reason for reason in seen.values() if reason]
+    if len(impossible) == len(seen):
+        raise PluginError(f"space {space.name!r}: {impossible[0]}")
+    if not impossible:
+        return space, ""
+    remark = f"left out: networks that take no image of this size; for example {impossible[0]}"
+    return space if space.limits else space.limited({}, task), remark
+
+
 def _limits(resolved: Recipe) -> dict[str, Limit]:
     return {
         name: Limit(**section.model_dump(exclude_none=True))
@@ -346,7 +394,11 @@ def _limits(resolved: Recipe) -> dict[str, Limit]:
     }
 
 
-def _budget(resolved: Recipe) -> Budget:
-    section = resolved.budget
-    seconds = None if section.minutes is None else 60 * section.minutes
-    return Budget(section.trials, seconds, section.max_failures)
+def _budget(resolved: Recipe, evaluator: Evaluator, workers: int) -> Budget:
+    section, final, audit = resolved.budget, resolved.final, resolved.audit
+    if section.minutes is None:
+        return Budget(section.trials, None, section.max_failures)
+    seconds = 60 * section.minutes
+    trainings = final.top * final.seeds + (audit.trials if audit else 0)
+    reserve = Reserve(seconds, evaluator, trainings, workers)
+    return Budget(section.trials, seconds, section.max_failures, reserve)

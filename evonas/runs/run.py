@@ -57,12 +57,16 @@ class Syncs(Protocol):
 class Interruption:
     """SIGINT or SIGTERM, once: finish what runs. A second one: stop now.
 
+    Args:
+        announce: Called by the first, within the handler of the signal: it must not wait.
+
     Attributes:
         signal: The signal that came, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, announce: Callable[[], None] = lambda: None) -> None:
         self.signal: int | None = None
+        self._announce = announce
 
     def __call__(self) -> bool:
         """Whether to stop proposing."""
@@ -82,6 +86,7 @@ class Interruption:
         first, self.signal = self.signal is None, number
         if not first:
             raise KeyboardInterrupt
+        self._announce()
 
 
 @dataclass(frozen=True)
@@ -199,6 +204,8 @@ def _execute(
     session = Session(assembly, folder, journal, trackers, stopping)
     if data := assembly.make_evaluator.data:
         session.note(f"data: {data}")
+    if assembly.remark:
+        session.note(assembly.remark)
     strategy = assembly.strategy()
     end: End | TooManyFailures
     with devices.cpu_threads(journal.header.get("threads")):

@@ -26,18 +26,20 @@ class Budget:
 
     Attributes:
         trials: Number of trials, failed and pruned ones included, those of other runs not.
-        seconds: Seconds of search over all sessions; running trials are finished.
+        seconds: Seconds over all sessions; running trials are finished.
         max_failures: Give up after so many failures in a row; None: never.
+        reserve: Seconds of them to keep, by what is known of the trials.
     """
 
     trials: int | None = None
     seconds: float | None = None
     max_failures: int | None = 10
+    reserve: Callable[[Trials], float] = lambda trials: 0.0
 
-    def spent(self, trials: int, elapsed: float) -> bool:
-        """Whether no further trial may start."""
-        return (self.trials is not None and trials >= self.trials) or (
-            self.seconds is not None and elapsed >= self.seconds
+    def spent(self, number: int, elapsed: float, known: Trials) -> bool:
+        """Whether no further trial may start, after so many and so many seconds."""
+        return (self.trials is not None and number >= self.trials) or (
+            self.seconds is not None and elapsed + self.reserve(known) >= self.seconds
         )
 
 
@@ -143,7 +145,7 @@ class Search:
         if self._stopping():
             return End.STOPPED
         number, elapsed = len(self._trials.latest), self._elapsed()
-        if self._budget.spent(number - self._from_other_runs, elapsed):
+        if self._budget.spent(number - self._from_other_runs, elapsed, self._trials):
             return End.BUDGET
         proposal = self._strategy.ask(Random(f"{self._seed}/{number}"))
         return End.EXHAUSTED if proposal is None else Trial(number, proposal, elapsed=elapsed)

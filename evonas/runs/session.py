@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from evonas.executors.base import Executor
 from evonas.runs.assemble import Assembly
@@ -81,9 +82,9 @@ class Session:
             plan = Plan(self.assembly.space, proposals)
             elapsed = max((event.elapsed for event in self.journal.events), default=0.0)
             executor = self.assembly.final_executor(len(missing) + len(known.running))
-            narrator = _Narrator(self.note, self.assembly.objectives)
-            budget = Budget(max_failures=None)
-            self._run(plan, executor, budget, narrator, stage, elapsed)
+            epochs = _epochs(self.assembly.recipe.evaluation.options)
+            narrator = _Narrator(self.note, self.assembly.objectives, epochs)
+            self._run(plan, executor, Budget(max_failures=None), narrator, stage, elapsed)
             known = self.trials(stage)
         by_key = {trial.proposal.key: trial for trial in known.latest.values()}
         results = [by_key[p.key] for p in proposals if p.key in by_key]
@@ -117,6 +118,13 @@ class Session:
             self.record(Trial(trial.number, trial.proposal, elapsed=trial.elapsed))
 
 
+def _epochs(evaluation: Mapping[str, Any]) -> int | None:
+    """How many epochs the options of an evaluation, or of one that it wraps, give to finals."""
+    inner = evaluation.get("of")
+    epochs: int | None = evaluation.get("final_epochs")
+    return _epochs(inner) if epochs is None and isinstance(inner, Mapping) else epochs
+
+
 class Plan(Strategy):
     """Proposals that are given, in their order, each once.
 
@@ -138,8 +146,14 @@ class Plan(Strategy):
 class _Narrator:
     """Says what final trainings report; stops none."""
 
-    def __init__(self, note: Callable[[str], None], objectives: Sequence[Objective]) -> None:
+    def __init__(
+        self,
+        note: Callable[[str], None],
+        objectives: Sequence[Objective],
+        epochs: int | None,
+    ) -> None:
         self._note, self._objectives = note, objectives
+        self._of = f" of {epochs}" if epochs else ""
         self._running: dict[int, Proposal] = {}
 
     def tell(self, trial: Trial) -> None:
@@ -150,5 +164,5 @@ class _Narrator:
         shown = headline(metrics, self._objectives)
         values = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
         source = ", ".join(map(str, proposal.parents))
-        self._note(f"  trial {source}, seed {proposal.repeat}, step {step}: {values}")
+        self._note(f"  trial {source}, seed {proposal.repeat}, step {step}{self._of}: {values}")
         return False

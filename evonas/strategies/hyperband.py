@@ -28,7 +28,8 @@ class Hyperband(Strategy):
 
     Args:
         of: Makes the sources: the strategy that proposes new architectures.
-        eta: As ``SuccessiveHalving``'s; ``min_fidelity`` likewise, of the first bracket.
+        eta: As ``SuccessiveHalving``'s.
+        min_fidelity: As ``SuccessiveHalving``'s, of the first bracket.
     """
 
     def __init__(

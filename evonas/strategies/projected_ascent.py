@@ -17,7 +17,7 @@ from typing import Annotated, NamedTuple
 from pydantic import Field
 
 from evonas.architecture import Architecture
-from evonas.errors import OptionError
+from evonas.errors import InvalidArchitecture, OptionError
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Findings, Strategy
 from evonas.trial import Limit, Objective, Proposal, Trial, TrialState
@@ -296,7 +296,10 @@ class _Lattice:
         return self._space.valid(point.choices) if point else None
 
     def _params(self, point: Architecture) -> float:
-        return self._limits.costs(point)["params"]
+        try:
+            return self._limits.costs(point)["params"]
+        except InvalidArchitecture:  # it takes no image of the task
+            return math.inf
 
     def _outside(self, point: Architecture) -> float:
         """How far outside the band."""

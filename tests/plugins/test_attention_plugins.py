@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from evonas.architecture import Architecture, Value
-from evonas.commands import catalogue
+from evonas.commands import checking
 from evonas.errors import InvalidArchitecture
 from evonas.recipe.registry import Registry
 from evonas.spaces.base import SearchSpace, Task
@@ -47,7 +47,7 @@ def mixer(**choices: Value) -> Architecture:
 
 @each_space
 def test_they_keep_the_contract(name: str) -> None:
-    assert catalogue.check(REGISTRY, "space", name) == []
+    assert checking.check(REGISTRY, "space", name) == []
 
 
 @each_task

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 from conftest import ROOT
 
-from evonas.commands import catalogue
+from evonas.commands import checking
 from evonas.datasets.base import load
 from evonas.errors import OptionError, RecipeError
 from evonas.evaluators.base import Context
@@ -39,7 +39,7 @@ def read(**keys: object) -> Data:
 
 def test_shapes_keep_the_contract() -> None:
     assert check_dataset(partial(Shapes, images=80)) == []
-    assert catalogue.check(REGISTRY, "dataset", "shapes", ("images=80", "size=12")) == []
+    assert checking.check(REGISTRY, "dataset", "shapes", ("images=80", "size=12")) == []
 
 
 def test_shapes_are_drawn_as_asked_for() -> None:
@@ -67,7 +67,7 @@ def world(folder: Path) -> Context:
 
 def test_robust_keeps_the_contract() -> None:
     assert check_evaluator(partial(Robust, of=partial(Train, epochs=2))) == []
-    assert catalogue.check(REGISTRY, "evaluator", "robust") == []
+    assert checking.check(REGISTRY, "evaluator", "robust") == []
 
 
 def test_noise_costs_accuracy_and_no_noise_costs_nothing(tmp_path: Path) -> None:

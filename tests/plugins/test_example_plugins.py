@@ -11,7 +11,7 @@ from conftest import ROOT
 from torch import nn
 
 from evonas.architecture import Architecture
-from evonas.commands import catalogue
+from evonas.commands import checking
 from evonas.errors import RecipeError
 from evonas.recipe.options import check
 from evonas.recipe.registry import Registry
@@ -36,7 +36,7 @@ def chain(architecture: Architecture) -> list[int]:
 @pytest.mark.parametrize("name", ["tiny_mlp", "residual_chain"])
 def test_examples_keep_the_contract(name: str) -> None:
     assert check_space(make(name), TASK) == []
-    assert catalogue.check(REGISTRY, "space", name) == []
+    assert checking.check(REGISTRY, "space", name) == []
 
 
 def test_every_example_is_named_in_the_how_to() -> None:

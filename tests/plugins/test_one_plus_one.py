@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 from evonas.architecture import Architecture, Integer
-from evonas.commands import catalogue
+from evonas.commands import checking
 from evonas.errors import RecipeError
 from evonas.recipe import options
 from evonas.recipe.registry import Registry
@@ -48,7 +48,7 @@ def make(patience: int) -> Strategy:
 
 
 def test_it_keeps_the_contract() -> None:
-    assert catalogue.check(REGISTRY, "strategy", "one_plus_one") == []
+    assert checking.check(REGISTRY, "strategy", "one_plus_one") == []
 
 
 def test_the_better_or_equal_child_is_the_next_parent() -> None:

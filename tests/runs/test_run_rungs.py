@@ -14,7 +14,7 @@ from conftest import TINY_SPACES
 from test_run_evaluations import Crash, Crashes
 
 from evonas import cli
-from evonas.commands import catalogue
+from evonas.commands import checking
 from evonas.errors import EvonasError, RecipeError
 from evonas.recipe import reading
 from evonas.recipe.registry import Registry
@@ -265,4 +265,4 @@ def test_they_are_listed_and_pass_the_kit() -> None:
     listed = CliRunner().invoke(cli.main, ["list", "strategy"]).output
     for name in ("successive_halving", "hyperband"):
         assert f"  {name} " in listed
-        assert catalogue.check(Registry(), "strategy", name) == []
+        assert checking.check(Registry(), "strategy", name) == []

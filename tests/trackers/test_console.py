@@ -76,3 +76,31 @@ def test_trainings_for_good_are_named_by_their_trials(capsys: pytest.CaptureFixt
         "training trial 25 for good failed: RuntimeError: too small",
         "auditing trial 3: training it for good",
     ]
+
+
+def test_the_first_interruption_says_what_is_finished(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    console.start(RunInfo("r", Path("run"), {"budget": {}}, OBJECTIVES, ENVIRONMENT, 0.0), [])
+    for number in range(3):
+        console.record(begun(number))
+    console.record(complete(1, 0.5))
+    console.interrupted()
+    console.record(complete(0, 0.6))
+    console.record(complete(2, 0.6))
+    console.interrupted()
+    lines = capsys.readouterr().out.splitlines()
+    assert "finishing 2 trials; press Ctrl-C again to stop now" in lines
+    assert lines[-1] == "stopping; press Ctrl-C again to stop now"
+
+
+def test_when_the_time_is_over_it_says_what_still_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    recipe = {"budget": {"minutes": 1}}
+    console.start(RunInfo("r", Path("run"), recipe, OBJECTIVES, ENVIRONMENT, 0.0), [])
+    for number in range(11):
+        console.record(begun(number))
+    for number in range(10):
+        console.record(replace(complete(number, 0.5), elapsed=61.0))
+    said = capsys.readouterr().out
+    assert "0:00" not in said
+    assert "finishing 1" in said

@@ -12,6 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from evonas.errors import InvalidArchitecture
+from evonas.recipe.registry import told
+
 if TYPE_CHECKING:
     from evonas.spaces.base import Task
 
@@ -97,7 +100,22 @@ COSTS: Mapping[str, Callable[[nn.Module, Task], float]] = {"params": params, "fl
 def of_built(
     build: Callable[[], nn.Module], task: Task, names: Iterable[str] = tuple(COSTS)
 ) -> dict[str, float]:
-    """Costs, by their names in ``COSTS``, of a network that is built on the meta device."""
+    """Costs, by their names in ``COSTS``, of a network that is built on the meta device.
+
+    Raises:
+        InvalidArchitecture: If no image of the task can be sent through it.
+    """
     with torch.device("meta"):
         network = build()
-    return {name: COSTS[name](network, task) for name in names}
+    try:
+        return {name: COSTS[name](network, task) for name in names}
+    except (RuntimeError, ValueError) as error:  # torch's, for maps that become too small
+        raise impossible(task, error) from error
+
+
+def impossible(task: Task, error: Exception, choices: str = "", where: str = "") -> Exception:
+    """The error for a network that is built but takes no image of the task."""
+    shape = "x".join(map(str, task.input_shape))
+    return InvalidArchitecture(
+        f"forward: {choices}{' ' if choices else ''}raises {told(error)}, of {shape} images{where}"
+    )

@@ -1,13 +1,18 @@
-"""Hard limits on what architectures cost, met before anything is trained."""
+"""Hard limits on what architectures cost, met before anything is trained.
+
+A network that takes no image of the task, as it pools too often for it, is outside any limits.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
 from evonas.architecture import Architecture
-from evonas.errors import InfeasibleConstraints
+from evonas.errors import InfeasibleConstraints, InvalidArchitecture, PluginError
+from evonas.recipe.registry import blamed
 from evonas.trial import Limit
 
 if TYPE_CHECKING:
@@ -36,16 +41,33 @@ class Limits:
         self.space, self.bounds, self.task = space, dict(bounds), task
         self.drawn = self.accepted = 0
         self._costs: dict[str, Mapping[str, float]] = {}  # by architecture
+        self._impossible: dict[str, InvalidArchitecture] = {}
 
     def costs(self, architecture: Architecture) -> Mapping[str, float]:
-        """Costs of any architecture of the space, counted once."""
+        """Costs of any architecture of the space, counted once.
+
+        Raises:
+            InvalidArchitecture: If its network takes no image of the task.
+            PluginError: Whatever else a plugin's space raises.
+        """
+        if architecture.id in self._impossible:
+            raise self._impossible[architecture.id]
         if architecture.id not in self._costs:
-            self._costs[architecture.id] = self.space.costs(architecture, self.task)
+            doing = f"cannot count {dict(architecture.choices)}"
+            try:
+                with blamed(type(self.space), doing):
+                    self._costs[architecture.id] = self.space.costs(architecture, self.task)
+            except InvalidArchitecture as error:
+                self._impossible[architecture.id] = error
+                raise
         return self._costs[architecture.id]
 
     def violation(self, architecture: Architecture) -> float:
-        """How far outside the limits, relative to them; 0 within."""
-        costs = self.costs(architecture)
+        """How far outside the limits, relative to them; 0 within, infinite if it is impossible."""
+        try:
+            costs = self.costs(architecture)
+        except InvalidArchitecture:
+            return math.inf
         return sum(limit.violation(costs[name]) for name, limit in self.bounds.items())
 
     def sample(self, rng: Random) -> Architecture:
@@ -84,8 +106,18 @@ class Limits:
         return nearest
 
     def missed(self, candidates: Sequence[Architecture]) -> InfeasibleConstraints:
-        """The error for having found only architectures that exceed the limits."""
-        costs = self.costs(min(candidates, key=self.violation))
+        """The error for having found only architectures that exceed the limits.
+
+        Raises:
+            PluginError: If none of them is possible at all, whatever the limits.
+        """
+        try:
+            costs = self.costs(min(candidates, key=self.violation))
+        except InvalidArchitecture as error:
+            raise PluginError(
+                f"of {len(candidates)} networks of space {self.space.name!r} none is possible: "
+                f"{error}"
+            ) from error
         bounds = ", ".join(
             f"{name} {limit} (nearest found: {costs[name]:,.0f})"
             for name, limit in self.bounds.items()

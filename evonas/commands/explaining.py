@@ -1,0 +1,53 @@
+"""``evonas recipe``: what every key of a recipe means."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from pydantic import BaseModel
+
+from evonas.commands import wording
+from evonas.errors import UnknownComponent
+from evonas.recipe.schema import Component, LimitSection, Recipe
+
+_COMPONENTS = {  # The kind of component that a section names.
+    "dataset": "dataset",
+    "space": "space",
+    "strategy": "strategy",
+    "evaluation": "evaluator",
+    "pruning": "pruning",
+    "executor": "executor",
+    "tracking": "tracker",
+}
+
+
+def recipe(section: str | None) -> list[str]:
+    """Lines on the sections of a recipe, or on the keys of one.
+
+    Raises:
+        UnknownComponent: If there is no such section.
+    """
+    if section is None:
+        return [*wording.table(Recipe), "", "every key of one: evonas recipe SECTION"]
+    if section not in Recipe.model_fields:
+        raise UnknownComponent("section", section, Recipe.model_fields)
+    field = Recipe.model_fields[section]
+    lines = [f"{section}: {wording.plain(field.description or '')}"]
+    model = next((m for m in _models(field.annotation)), None)
+    if section == "constraints":
+        model = LimitSection
+    if model is None:
+        return [*lines, f"  {wording.kind(field.annotation, field.metadata)}"]
+    lines += wording.table(model)
+    if issubclass(model, Component):
+        kind = _COMPONENTS[section]
+        lines += [
+            "  and the options of what is named:",
+            f"      evonas list {kind}; evonas show {kind} NAME",
+        ]
+    return lines
+
+
+def _models(annotation: object) -> list[type[BaseModel]]:
+    candidates = (annotation, *get_args(annotation))
+    return [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]

@@ -1,0 +1,113 @@
+"""A recipe for a folder of pictures, and what is wrong with a machine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from evonas.cli import main
+from evonas.commands import init
+from evonas.recipe import reading
+
+GOOD = "from evonas import Strategy\nclass Mine(Strategy):\n    def ask(self, rng): ...\n"
+
+
+def evonas(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def pictures(folder: str = "my pets") -> None:
+    for name, count in {"cat": 12, "dog": 20}.items():
+        (Path(folder) / name).mkdir(parents=True)
+        for n in range(count):
+            Image.new("RGB", (20 + n, 18), (9 * n, 0, 0)).save(f"{folder}/{name}/{n}.png")
+    (Path(folder) / "cat" / "notes.txt").write_text("no picture")
+
+
+def test_a_recipe_is_written_that_runs() -> None:
+    pictures()
+    done = evonas("init", "my pets", "--minutes", "2")
+    assert done.exit_code == 0, done.output
+    assert "32 train; 2 classes of 12 to 20 training pictures" in done.output
+    assert "skipped 1 file: 1 no picture (cat/notes.txt)" in done.output
+    given = reading.load(Path("my_pets.yaml"))
+    assert given.budget.minutes == 2
+    assert given.dataset is not None
+    assert given.dataset.size == 16  # the largest multiple of four that every picture has
+    short = ["budget.trials=1", "evaluation.epochs=1", "evaluation.final_epochs=1"]
+    short += ["executor=serial", "tracking=console", "strategy=random"]
+    sets = [argument for override in short for argument in ("--set", override)]
+    assert "finished" in evonas("run", "my_pets.yaml", *sets).output
+
+
+def test_what_is_there_is_not_overwritten() -> None:
+    pictures("pets")
+    Path("pets.yaml").write_text("mine")
+    refused = evonas("init", "pets")
+    assert (refused.exit_code, refused.output) == (
+        5,
+        "evonas: pets.yaml: is there already; --output FILE\n",
+    )
+    assert Path("pets.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "empty"])
+def test_a_folder_without_classes(folder: str) -> None:
+    Path("empty").mkdir()
+    refused = evonas("init", folder)
+    assert refused.exit_code == 2
+    assert len(refused.output.splitlines()) == 1
+
+
+def found(pictures_: int, side: int = 100) -> init.Found:
+    return init.Found(
+        Counter(a=pictures_ // 2, b=pictures_ // 2), Counter(train=pictures_), side, ""
+    )
+
+
+def test_more_time_gives_larger_pictures_and_longer_trainings() -> None:
+    step = 1e-4
+    plans = [init.plan(found(2000), minutes, 2, True, step) for minutes in (5, 30, 240)]
+    assert [p.size for p in plans] == sorted(p.size for p in plans)
+    assert plans[0].size < plans[-1].size
+    for each in plans[1:]:
+        assert each.trials >= 40
+        assert each.epochs <= each.final_epochs <= 10 * each.epochs
+
+
+def test_pictures_are_not_made_larger_than_they_are() -> None:
+    assert init.plan(found(100, side=30), 60, 2, True, 1e-6).size == 28
+    assert init.plan(found(100, side=50), 60, 2, True, 1e-6).size == 48
+    assert init.plan(found(100, side=999), 60, 2, True, 1e-7).size == 64
+    assert init.plan(found(100, side=999), 60, 2, False, 1e-7).size == 128
+
+
+def test_the_doctor_says_what_is_there() -> None:
+    done = evonas("doctor")
+    assert done.exit_code == 0, done.output
+    for what in ("python", "torch", "devices", "disk", "mlflow", "plugins"):
+        assert f"ok   {what}" in done.output
+    assert not Path("mlruns").exists()
+
+
+def test_the_doctor_finds_plugins_that_do_not_load() -> None:
+    Path("plugins/strategies").mkdir(parents=True)
+    Path("plugins/strategies/mine.py").write_text(GOOD)
+    Path("plugins/strategies/sick.py").write_text("1 / 0")
+    done = evonas("doctor")
+    assert done.exit_code == 6
+    assert "BAD  strategy sick " in done.output
+    assert "ZeroDivisionError" in done.output
+    assert "ok   plugins    1 load" in done.output
+
+
+def test_the_doctor_finds_a_store_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("store.db").write_text("no database, but some text that is as long as a header would be")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///store.db")
+    done = evonas("doctor")
+    assert done.exit_code == 6
+    assert "BAD  mlflow" in done.output
