@@ -63,10 +63,8 @@ def export(
         raise RecipeError("--int8 needs --format onnx")
     programs.need(form)
     network = read(run_dir, trial)
-    inside = FOLDER if trial in (None, network.about["trial"]) and "seeds" in network.about else "."
-    suffix = f"int8.{form}" if int8 else form
-    name = f"network.{suffix}" if inside == FOLDER else f"trial_{trial}.{suffix}"
-    path = output or run_dir / inside / name
+    name = f"trial_{trial}" if "stage" in network.about else f"{FOLDER}/network"
+    path = output or run_dir / f"{name}{'.int8' if int8 else ''}.{form}"
     try:
         whole = cast(nn.Sequential, network.module)
         about = {**network.about, "precision": "int8"} if int8 else network.about
