@@ -57,8 +57,9 @@ def keep(
     """
     folder = session.folder / name
     folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("network.*"):  # an earlier winner's
-        path.unlink()
+    earlier = (folder / name for name in (WEIGHTS, TEST, card.FILE))
+    for path in (*folder.glob("network.*"), *earlier):  # an earlier winner's
+        path.unlink(missing_ok=True)
     data = session.assembly.evaluator.context.data
     about = description(
         winner.architecture,
