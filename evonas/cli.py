@@ -166,6 +166,8 @@ def _print_outcome(outcome: Any) -> None:
     if (folder / "incumbent" / "network.pt2").exists():
         click.echo(f"  network      {folder}/incumbent/network.pt2   (MODEL_CARD.md beside it)")
         click.echo(f"  use it       evonas predict {folder} PICTURE…")
+    if (folder / "front").is_dir():
+        click.echo(f"  the front's  {folder}/front/TRIAL   (a network and its card each)")
     if report.status == "interrupted":
         click.echo(f"  go on with   evonas resume {folder}")
     click.echo("  compare runs evonas ui   (MLflow, http://127.0.0.1:5000)")

@@ -150,6 +150,8 @@ class FinalSection(_Model):
     """Each is trained so often, and compared by its mean."""
     flip: StrictBool = False
     """Whether the test split is scored on images and their mirror images together."""
+    networks: Literal["winner", "front"] = "winner"
+    """Whose networks are trained and kept: the winner's, or those of the Pareto front as well."""
 
 
 class AuditSection(_Model):

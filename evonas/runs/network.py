@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import nn
 
 from evonas.architecture import Architecture
 from evonas.datasets import base as datasets
+from evonas.datasets.parts.images import decode
 from evonas.errors import DataError, HistoryError
 from evonas.recipe import reading
 from evonas.runs import export, programs
@@ -62,6 +63,15 @@ class Network:
     def classes(self) -> tuple[str, ...]:
         """Their names, in the order of the logits."""
         return tuple(self.about["classes"])
+
+    def prepare(self, paths: Sequence[Path]) -> tuple[Images, dict[int, str]]:
+        """Pictures as ``predict`` takes them, prepared as those of the training were.
+
+        Returns:
+            Those that can be read, and why the others cannot, by their places in ``paths``.
+        """
+        channels, height, width = self.task.input_shape
+        return decode(paths, (width, height), "L" if channels == 1 else "RGB")
 
     def predict(self, images: Images | torch.Tensor) -> npt.NDArray[np.float32]:
         """Probabilities of the classes, (N, classes).

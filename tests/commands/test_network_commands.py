@@ -21,6 +21,7 @@ from click.testing import CliRunner, Result
 from conftest import ROOT
 from PIL import Image
 
+from evonas import load
 from evonas.cli import main
 from evonas.errors import DataError, EvonasError, HistoryError
 from evonas.recipe import reading
@@ -332,6 +333,24 @@ def test_the_module_can_be_trained_further(finished: Path) -> None:
     loss = torch.nn.functional.cross_entropy(found.module.train()(images), torch.arange(6) % 3)
     loss.backward()
     assert all(parameter.grad is not None for parameter in found.module.parameters())
+
+
+def test_a_run_in_python_predicts(finished: Path, pictures: Path) -> None:
+    run = load(finished)
+    paths = [pictures / "red" / "1.png", str(pictures / "blue" / "1.png")]
+    frame = run.predict(paths)
+    assert list(frame.columns) == list(CLASSES)
+    assert [str(path) for path in frame.index] == [str(path) for path in paths]
+    said = json.loads(done("predict", finished, *paths, "--json"))["predictions"]
+    for row, (_, shares) in zip(said, frame.iterrows(), strict=True):
+        assert dict(shares) == pytest.approx(row["probabilities"], abs=1e-6)
+    pixels = np.zeros((2, 16, 16, 3), np.uint8)
+    assert run.predict(pixels).shape == (2, 3)
+    assert isinstance(run.network(), torch.nn.Sequential)
+    Path("broken.png").write_bytes(b"x")
+    for name, complaint in (("broken.png", "broken"), ("none.png", "no such file")):
+        with pytest.raises(DataError, match=f"{name}: {complaint}"):
+            run.predict([name])
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 16, 16), (2, 3, 16, 16), (16, 16, 3)])
