@@ -13,6 +13,7 @@ Nothing is imported before it is asked for: most commands need no torch, and no 
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -105,6 +106,9 @@ _ROOMS = {
     "trial": ("Limit", "Objective", "Proposal", "Trial", "TrialState"),
     "trials": ("Trials",),
 }
+# Read when torch is imported: threads that wait for each other sleep. Those that spin take the core
+# from whoever they wait for, if the machine has other work.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 
 

@@ -167,7 +167,8 @@ def _print_outcome(outcome: Any) -> None:
         click.echo(f"  {line}")
     click.echo(f"  run folder   {folder}   (report.html, history.jsonl)")
     if (folder / "incumbent" / "network.pt2").exists():
-        click.echo(f"  network      {folder}/incumbent/network.pt2   (torch.export.load)")
+        click.echo(f"  network      {folder}/incumbent/network.pt2   (MODEL_CARD.md beside it)")
+        click.echo(f"  use it       evonas predict {folder} PICTURE…")
     if report.status == "interrupted":
         click.echo(f"  go on with   evonas resume {folder}")
     click.echo("  compare runs evonas ui   (MLflow, http://127.0.0.1:5000)")
@@ -351,6 +352,61 @@ def scale(
     if train is not None:
         _print_metrics(scaling.train(given, scaled, train, click.echo), "final training")
         click.echo(f"  network      {train}/incumbent")
+
+
+@main.command("export")
+@click.argument("run_dir", type=_PATH)
+@click.option("--format", "form", type=click.Choice(["pt2", "onnx"]), help="Default: pt2.")
+@click.option("--trial", type=click.IntRange(min=0), help="Default: the winner.")
+@click.option("--output", type=_PATH, help="Default: in RUN_DIR.")
+def export_network(run_dir: Path, form: str | None, trial: int | None, output: Path | None) -> None:
+    """Write the network of RUN_DIR as a file that runs without evonas.
+
+    pt2 needs torch, onnx any runtime of that format. Class names, input size and preprocessing are
+    inside, as evonas.json.
+    """
+    from evonas.commands import exporting
+
+    written = exporting.export(run_dir, form, trial, output)
+    click.echo(f"wrote {written.path} ({written.size:,} bytes)")
+    click.echo(f"its logits differ from the network's by {written.difference:.1g} at most")
+
+
+@main.command()
+@click.argument("source", metavar="RUN_DIR|FILE", type=_PATH)
+@click.argument("names", metavar="PICTURE…|FOLDER", nargs=-1, required=True, type=_PATH)
+@click.option("--top", default=3, show_default=True, type=click.IntRange(min=1))
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.option("--csv", "csv_path", type=_PATH, help="Write a line a picture to this file.")
+def predict(
+    source: Path, names: tuple[Path, ...], top: int, as_json: bool, csv_path: Path | None
+) -> None:
+    """Say which class each picture is of, by the network of RUN_DIR or an exported FILE.
+
+    Pictures are prepared as those of the training were. If a folder's subfolders are called as the
+    classes, accuracy and confusion matrix come at the end.
+    """
+    from evonas import files
+    from evonas.commands import predicting
+    from evonas.runs import network as networks
+
+    network = networks.find(source)
+    pictures, made = predicting.Pictures(names, network.classes), []
+    try:
+        for prediction in pictures.predictions(network):
+            made.append(prediction)
+            if not as_json:
+                click.echo(predicting.line(prediction, network.classes, top))
+    finally:
+        for complaint in pictures.complaints() if made else ():
+            click.echo(complaint, err=True)
+    if as_json:
+        click.echo(predicting.to_json(made, network, pictures))
+    elif (counts := predicting.confusion(made, network.classes)) is not None:
+        for line in counts.lines():
+            click.echo(line)
+    if csv_path is not None:
+        files.store(csv_path, predicting.to_csv(made, network))
 
 
 @main.command()

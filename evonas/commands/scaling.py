@@ -28,6 +28,7 @@ from evonas.runs.run import registry_of
 from evonas.runs.session import Session
 from evonas.spaces.base import SearchSpace, Task
 from evonas.trackers.base import Report, RunInfo, Tracker
+from evonas.training import devices
 from evonas.trial import Proposal, Trial, TrialState
 
 _LARGEST = 10.0  # At this φ there are a thousand times the FLOPs.
@@ -274,7 +275,8 @@ def train(
         journal.begin({"scaled_from": str(original.run_dir), "recipe": assembly.recipe.digest})
         session = Session(assembly, folder, journal, (_Notes(note),), lambda: False)
         try:
-            _, metrics = final.conclude(session, [trial], terms)
+            with devices.cpu_threads(devices.fastest_threads()):
+                _, metrics = final.conclude(session, [trial], terms)
         except final.AllFailed as error:
             raise HistoryError(f"scale: the training failed: {error}") from error
     return metrics

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
+
+import torch
 
 from evonas.errors import OptionError
 from evonas.evaluators.base import Context, Evaluator, Reporter
@@ -14,6 +17,7 @@ from evonas.training import transfer
 from evonas.training.augmentation import Augmentation
 from evonas.training.checkpoints import BadWeights
 from evonas.training.loop import (
+    Diverged,
     Mirrored,
     OnDevice,
     OptimizerName,
@@ -27,6 +31,7 @@ from evonas.training.loop import (
 from evonas.trial import Trial
 
 _LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3}
+_SLOWER = 1 / 3  # A training that diverged gets this share of the learning rate.
 
 
 class Train(Evaluator):
@@ -40,7 +45,11 @@ class Train(Evaluator):
         optimizer: ``sgd`` (Nesterov, momentum 0.9) or ``adamw``.
         learning_rate: Its peak; default 0.1 for sgd, 0.001 for adamw.
         weight_decay: On all parameters but biases and those of normalisation layers.
+        clip_norm: Longest gradient, by its norm over all parameters; 0: any. Without it deep
+            networks and wide ones diverge at rates that are best for others.
         label_smoothing: 0…1.
+        class_weights: What an image counts in the loss: ``none``, the same whatever its class, or
+            ``balanced``, inversely to the number of training images of its class.
         augmentation: ``none``, ``crop`` (shifts), ``standard`` (shifts and left-right flips),
             ``v1`` (flips, rotations of up to 15°, 3×3 blur) or ``v2`` (the same less often, and
             changes of brightness, contrast and saturation).
@@ -70,7 +79,9 @@ class Train(Evaluator):
         optimizer: OptimizerName = "sgd",
         learning_rate: Positive | None = None,
         weight_decay: Decay = 5e-4,
+        clip_norm: NonNegative = 5.0,
         label_smoothing: Decay = 0.1,
+        class_weights: Literal["none", "balanced"] = "none",
         augmentation: Augmentation = "standard",
         schedule: ScheduleName = "cosine",
         cutout: Natural = 0,
@@ -100,7 +111,9 @@ class Train(Evaluator):
             optimizer=optimizer,
             learning_rate=learning_rate or _LEARNING_RATES[optimizer],
             weight_decay=weight_decay,
+            clip_norm=clip_norm,
             label_smoothing=label_smoothing,
+            class_weights=self._balanced() if class_weights == "balanced" else (),
             augmentation=augmentation,
             schedule=schedule,
             cutout=cutout,
@@ -121,7 +134,38 @@ class Train(Evaluator):
         return {"learning_rate": rate, "final_epochs": options["epochs"]}
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
-        """Train for ``fidelity`` times ``epochs`` epochs, at least one; finals ``final_epochs``."""
+        """Train for ``fidelity`` times ``epochs`` epochs, at least one; finals ``final_epochs``.
+
+        A training that diverges is begun again, once, at a third of the learning rate: the search
+        is for a network, not for one that stands the default. ``learning_rate`` is then among the
+        metrics, and what was reported before is not reported again.
+        """
+        latest = 0
+
+        def report_new(step: int, metrics: Mapping[str, float]) -> None:
+            nonlocal latest
+            if step > latest:
+                latest = step
+                report(step, metrics)
+
+        try:
+            return self._train(trial, report_new, self._settings)
+        except Diverged as first:
+            rate = self._settings.learning_rate * _SLOWER
+            warnings.warn(
+                f"trial {trial.number}: {first}; begun again at a learning rate of {rate:.3g}",
+                stacklevel=2,
+            )
+            try:
+                slower = replace(self._settings, learning_rate=rate)
+                return {**self._train(trial, report_new, slower), "learning_rate": rate}
+            except Diverged as second:
+                raise Diverged(
+                    f"{second}, at a third of the learning rate as well; try a smaller "
+                    "evaluation.learning_rate"
+                ) from second
+
+    def _train(self, trial: Trial, report: Reporter, settings: Settings) -> dict[str, float]:
         proposal, reuse, space = trial.proposal, self.context.weights, self.context.space
         search = proposal.stage == "search"
         # A final training's seed says nothing of the trial: one repeat compares architectures.
@@ -142,7 +186,7 @@ class Train(Evaluator):
                 report(step + epochs - left, metrics)
 
             (train, val), normalize = self._on_device.splits, self._on_device.normalize
-            settings = replace(self._settings, epochs=left)
+            settings = replace(settings, epochs=left)
             scores = fit(network, train, val, normalize, settings, seed, report_total, stop)
         if reuse is not None and search:
             reuse.end(network, trial, epochs - left + stop)
@@ -170,8 +214,15 @@ class Train(Evaluator):
         network.load_state_dict(dict(final.weights))
         network = Mirrored(network) if self.context.flip else network
         network.to(device)
-        scores = evaluate(network, self._data.test.to(device), self._on_device.normalize)
+        test, batch_size = self._data.test.to(device), 2 * self._settings.batch_size
+        scores = evaluate(network, test, self._on_device.normalize, batch_size)
         return {f"test_{name}": value for name, value in scores.items()}
+
+    def _balanced(self) -> tuple[float, ...]:
+        """Weights of the classes: all of a class together count as much as those of another."""
+        counts = torch.bincount(self._data.train.labels, minlength=len(self._data.classes))
+        weights = len(self._data.train) / (len(self._data.classes) * counts.clamp(min=1))
+        return tuple(weights.tolist())
 
     def _epochs(self, fidelity: float) -> int:
         return max(1, round(self._settings.epochs * fidelity))

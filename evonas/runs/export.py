@@ -1,23 +1,30 @@
-"""The winner that a user takes away: what it is, its weights, and a program for torch alone."""
+"""The winner that a user takes away: what it is, its weights, a program for torch alone, a card."""
 
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from evonas import files
+from evonas.architecture import Architecture
+from evonas.runs import card, programs
+from evonas.runs.scores import Confusion
 from evonas.runs.session import Session
 from evonas.spaces.base import Task
 from evonas.training.checkpoints import BadWeights, write_weights
+from evonas.training.data import Split
 from evonas.training.loop import Normalize
 from evonas.trial import Trial
 
 FOLDER = "incumbent"
+ABOUT, WEIGHTS, PROGRAM, TEST = (
+    *("architecture.json", "weights.safetensors", "network.pt2", "test.json"),
+)
+_BATCH = 128  # images
 
 
 def keep(
@@ -26,12 +33,14 @@ def keep(
     metrics: Mapping[str, float],
     tested: Mapping[int, Mapping[str, float]],
     best: Trial,
+    name: str = FOLDER,
 ) -> None:
     """Write ``incumbent/``: what a user takes away.
 
-    ``architecture.json`` and, if there is a network, ``weights.safetensors`` and ``network.pt2``, a
-    torch.export program that needs torch alone. The network takes images in 0…255: ``0.`` among
-    the weights' names is its normalisation.
+    ``architecture.json``, which says all that one must know to use the network, and, if there is a
+    network, ``weights.safetensors``, ``network.pt2`` (see ``programs``), ``test.json`` and
+    ``MODEL_CARD.md``. The network takes images in 0…255: ``0.`` among the weights' names is its
+    normalisation.
 
     Args:
         session: The run's.
@@ -39,28 +48,65 @@ def keep(
         metrics: Its final metrics.
         tested: Those of its final trainings, by seed.
         best: The final training whose network is kept.
+        name: Of the folder in the run folder.
 
     Raises:
         OSError: If the disk does not take it.
     """
-    folder = session.folder / FOLDER
-    folder.mkdir(exist_ok=True)
-    described: dict[str, object] = {
-        **winner.architecture.to_json(),
-        "trial": winner.number,
-        "metrics": dict(metrics),
-        "seeds": {str(seed): row for seed, row in tested.items()},
-    }
+    folder = session.folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("network.*"):  # an earlier winner's
+        path.unlink()
     data = session.assembly.evaluator.context.data
-    if data is not None:
-        described |= {"task": vars(data.task), "classes": data.classes}
-    files.write(folder / "architecture.json", json.dumps(described, indent=2).encode())
+    about = description(
+        winner.architecture,
+        winner.number,
+        metrics,
+        data.task if data else None,
+        data.classes if data else (),
+    )
+    about["seeds"] = {str(seed): row for seed, row in tested.items()}
+    files.write(folder / ABOUT, json.dumps(about, indent=2).encode())
     network = _network(session, best)
-    if network is not None and data is not None:
-        _keep_network(network, data.task, folder, session)
+    if network is None or data is None:
+        return
+    write_weights(folder / WEIGHTS, network.state_dict(), {})
+    try:
+        files.write(folder / PROGRAM, programs.program(network, data.task, about, "pt2"))
+    except programs.Refused as error:  # it was measured, and is kept all the same
+        session.note(f"no {PROGRAM}, {error}")
+    counts = None
+    if data.test is not None:
+        device = session.assembly.evaluator.context.device
+        counts = Confusion.of(data.classes, *_guesses(network, data.test, device))
+        files.write(folder / TEST, json.dumps(counts.to_json()).encode())
+    files.write(folder / card.FILE, card.text(session, folder, about, counts).encode())
 
 
-def _network(session: Session, trial: Trial) -> nn.Module | None:
+def description(
+    architecture: Architecture,
+    number: int,
+    metrics: Mapping[str, float],
+    task: Task | None,
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    """The one JSON that goes with a network, in ``architecture.json`` and inside exported files.
+
+    Args:
+        architecture: What was built.
+        number: Of the trial.
+        metrics: Its own.
+        task: Shape of the input; None if the run had no images.
+        classes: Their names.
+    """
+    about = {**architecture.to_json(), "trial": number, "metrics": dict(metrics)}
+    if task is not None:
+        about |= {"task": vars(task), "classes": list(classes)}
+        about["preprocessing"] = programs.preprocessing(task)
+    return about
+
+
+def _network(session: Session, trial: Trial) -> nn.Sequential | None:
     """Normalisation and trained network in a row, on the CPU; None if no weights were left."""
     context = session.assembly.evaluator.context
     if context.data is None or context.weights is None:
@@ -75,18 +121,16 @@ def _network(session: Session, trial: Trial) -> nn.Module | None:
     return nn.Sequential(Normalize(*context.data.channel_statistics()), network).eval()
 
 
-def _keep_network(network: nn.Module, task: Task, folder: Path, session: Session) -> None:
-    (folder / "network.pt2").unlink(missing_ok=True)  # an earlier winner's
-    write_weights(folder / "weights.safetensors", network.state_dict(), {})
-    example = torch.zeros(2, *task.input_shape)
-    any_batch = ({0: torch.export.Dim("batch")},)
-    try:
-        program = torch.export.export(network, (example,), dynamic_shapes=any_batch)
-    # A space builds anybody's code: what cannot be exported was measured and is kept all the same.
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        session.note(f"no network.pt2, torch.export refuses the network: {reason}")
-        return
-    with warnings.catch_warnings():  # about tensors that share storage; they are saved all the same
-        warnings.simplefilter("ignore", UserWarning)
-        torch.export.save(program, folder / "network.pt2")
+def _guesses(network: nn.Module, part: Split, device: str) -> tuple[list[int], list[int]]:
+    """Labels, and the most probable classes.
+
+    The winner has met these images before: nothing is chosen by what comes out here.
+    """
+    guesses = []
+    network.to(device)
+    with torch.inference_mode():
+        for images in torch.split(part.images, _BATCH):
+            logits = network(images.to(device).permute(0, 3, 1, 2))
+            guesses.append(logits.argmax(1).cpu())
+    network.to("cpu")
+    return part.labels.tolist(), torch.cat(guesses).tolist()

@@ -31,6 +31,7 @@ from evonas.runs.journal import JOURNAL, Journal, read_journal
 from evonas.runs.search import End
 from evonas.runs.session import Session, Stopped
 from evonas.trackers.base import Report, RunInfo, Tracker
+from evonas.training import devices
 from evonas.trial import Objective, Trial
 
 # What a resumed run may change: nothing that the trials of its search depend on.
@@ -138,6 +139,8 @@ def start(
                 "started": time.time(),
                 "recipe": assembly.recipe.digest,
                 "data": assembly.fingerprint,
+                # One number for the whole run: with another, sums of floats come out otherwise.
+                "threads": devices.fastest_threads(),
                 "plugins": [str(path.absolute()) for path in registry.plugins],
                 "taken": len(taken),
             }
@@ -206,12 +209,13 @@ def _execute(
         session.note(assembly.remark)
     strategy = assembly.strategy()
     end: End | TooManyFailures
-    try:
-        prepared = assembly.evaluator.prepare(session.note, stopping)
-        end = session.search(strategy) if prepared else End.STOPPED
-    except TooManyFailures as error:
-        end = error
-    status, reason = _conclude(session, end)
+    with devices.cpu_threads(journal.header.get("threads")):
+        try:
+            prepared = assembly.evaluator.prepare(session.note, stopping)
+            end = session.search(strategy) if prepared else End.STOPPED
+        except TooManyFailures as error:
+            end = error
+        status, reason = _conclude(session, end)
     report = summary.write(session, status, reason, strategy)
     for tracker in trackers:
         tracker.close(report)
@@ -280,7 +284,8 @@ def examine(
         ranking = session.trials().ranking()
         if len(ranking) < audit.LEAST:
             raise HistoryError(f"{run_dir}: {len(ranking)} completed trials are too few to audit")
-        done = audit.audit(session, ranking, trials)
+        with devices.cpu_threads(journal.header.get("threads")):
+            done = audit.audit(session, ranking, trials)
         report = summary.read(run_dir, assembly.objectives, journal.events)
         if done is not None and report is not None:
             name, objectives = assembly.recipe.name, assembly.objectives
@@ -362,7 +367,7 @@ def _journal(folder: Path, listeners: Sequence[Tracker]) -> Iterator[Journal]:
         yield journal
 
 
-def environment(devices: Sequence[str]) -> dict[str, str]:
+def environment(computed_on: Sequence[str]) -> dict[str, str]:
     """Versions and devices that a result depends on."""
     versions = {name: importlib.metadata.version(name) for name in _MAIN_PACKAGES}
     return {
@@ -370,7 +375,7 @@ def environment(devices: Sequence[str]) -> dict[str, str]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": str(os.cpu_count()),
-        "devices": ", ".join(devices),
+        "devices": ", ".join(computed_on),
         **versions,
     }
 

@@ -14,8 +14,8 @@ from evonas.runs.journal import Journal
 from evonas.runs.search import Budget, End, Search, Watcher
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
-from evonas.trackers.base import Tracker
-from evonas.trial import Proposal, Stage, Trial, TrialState
+from evonas.trackers.base import Tracker, headline
+from evonas.trial import Objective, Proposal, Stage, Trial, TrialState
 from evonas.trials import Trials
 
 
@@ -83,7 +83,7 @@ class Session:
             elapsed = max((event.elapsed for event in self.journal.events), default=0.0)
             executor = self.assembly.final_executor(len(missing) + len(known.running))
             epochs = _epochs(self.assembly.recipe.evaluation.options)
-            narrator = _Narrator(self.note, epochs)
+            narrator = _Narrator(self.note, self.assembly.objectives, epochs)
             self._run(plan, executor, Budget(max_failures=None), narrator, stage, elapsed)
             known = self.trials(stage)
         by_key = {trial.proposal.key: trial for trial in known.latest.values()}
@@ -146,8 +146,13 @@ class Plan(Strategy):
 class _Narrator:
     """Says what final trainings report; stops none."""
 
-    def __init__(self, note: Callable[[str], None], epochs: int | None) -> None:
-        self._note = note
+    def __init__(
+        self,
+        note: Callable[[str], None],
+        objectives: Sequence[Objective],
+        epochs: int | None,
+    ) -> None:
+        self._note, self._objectives = note, objectives
         self._of = f" of {epochs}" if epochs else ""
         self._running: dict[int, Proposal] = {}
 
@@ -156,7 +161,8 @@ class _Narrator:
 
     def should_stop(self, number: int, step: int, metrics: Mapping[str, float]) -> bool:
         proposal = self._running[number]
-        values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        shown = headline(metrics, self._objectives)
+        values = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
         source = ", ".join(map(str, proposal.parents))
         self._note(f"  trial {source}, seed {proposal.repeat}, step {step}{self._of}: {values}")
         return False

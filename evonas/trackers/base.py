@@ -69,6 +69,12 @@ class Report:
     table: tuple[Mapping[str, float], ...] = ()
 
 
+def headline(metrics: Mapping[str, float], objectives: Sequence[Objective]) -> dict[str, float]:
+    """The metrics that a line has room for: of the validation scores accuracy and objectives."""
+    named = {"val_accuracy", *(objective.metric for objective in objectives)}
+    return {n: v for n, v in metrics.items() if n in named or not n.startswith("val_")}
+
+
 class Tracker(ABC):
     """Somebody who is told what happens. ``record`` returns at once: slow work is done aside."""
 

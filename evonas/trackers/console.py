@@ -11,7 +11,7 @@ from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
-from evonas.trackers.base import Report, RunInfo, Tracker
+from evonas.trackers.base import Report, RunInfo, Tracker, headline
 from evonas.trial import Trial, TrialState
 from evonas.trials import Trials
 
@@ -82,7 +82,8 @@ class Console(Tracker):
         if trial.state is TrialState.FAILED:
             self._say(f"trial {trial.number} failed: {_reason(trial)}")
         elif self._trials.best is trial:
-            shown = ", ".join(f"{k} {v:,.6g}" for k, v in trial.metrics.items())
+            metrics = headline(trial.metrics, self._trials.objectives)
+            shown = ", ".join(f"{k} {v:,.6g}" for k, v in metrics.items())
             self._say(f"trial {trial.number} is the best so far: {shown}")
         elif not self._live and len(self._trials.ended) % 10 == 0:
             self._say(f"{len(self._trials.ended)} trials done, {self._state()}")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle, islice
+from statistics import median
 
 from evonas.errors import PluginError, RecipeError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 MOST_CPU_WORKERS = 8  # Each holds torch and the data set: half a gigabyte and more.
+_CHANNELS, _STEPS, _ATTEMPTS = 32, 5, 5  # The convolution that is timed is of this size.
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,45 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # Linux; honours taskset and cpusets
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def fastest_threads() -> int:
+    """CPU threads with which a small network trains fastest here and now: one, or one per core.
+
+    More than one help on idle cores, and wait for each other where a core has other work: two
+    threads on two busy cores were measured ten times slower than one. So it is tried, for a tenth
+    of a second each. Who set OMP_NUM_THREADS has decided already.
+    """
+    import torch  # see above
+
+    if (count := cores()) == 1 or os.environ.get("OMP_NUM_THREADS"):
+        return torch.get_num_threads()
+    seconds: dict[int, list[float]] = {1: [], count: []}
+    with cpu_threads(None):
+        layer = torch.nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1)
+        images = torch.randn(64, _CHANNELS, 16, 16).to(memory_format=torch.channels_last)
+        for _ in range(_ATTEMPTS):  # in turns: the machine's load changes meanwhile
+            for threads, times in seconds.items():
+                torch.set_num_threads(threads)
+                layer(images).sum().backward()  # starts the threads
+                start = time.perf_counter()
+                for _ in range(_STEPS):
+                    layer(images).sum().backward()
+                times.append(time.perf_counter() - start)
+    return min(seconds, key=lambda threads: median(seconds[threads]))
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Compute with so many CPU threads; None: with as many as before."""
+    import torch  # see above
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(count or before)
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def choose(device: str, available: Sequence[str]) -> tuple[str, ...]:

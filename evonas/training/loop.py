@@ -36,8 +36,7 @@ _OPTIMIZERS: Mapping[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
 }
 _WARM_UP = 0.1  # The learning rate rises in this share of all steps,
 _RISE = 0.3  # or in this one, if the schedule is one_cycle.
-_EVALUATION_BATCH = 512  # So many images are scored at once.
-_SCORES = ("accuracy", "top5_accuracy")
+_SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "loss", "top5_accuracy")
 _TOP5_CLASSES = 20  # With fewer, five guesses out of them hardly tell networks apart.
 
 
@@ -63,6 +62,8 @@ class Settings:
     ema: float = 0.0
     compile: bool = False
     stage_decay: float = 1.0
+    clip_norm: float = 0.0
+    class_weights: tuple[float, ...] = ()
 
 
 class Normalize(nn.Module):
@@ -181,12 +182,16 @@ def fit(
         torch.compiler.reset()
         forward = torch.compile(network)
     optimizer = _OPTIMIZERS[settings.optimizer](parameter_groups(network, settings))
-    loss_of = partial(F.cross_entropy, label_smoothing=settings.label_smoothing)
+    weights = (
+        torch.tensor(settings.class_weights, device=device) if settings.class_weights else None
+    )
+    loss_of = partial(F.cross_entropy, weight=weights, label_smoothing=settings.label_smoothing)
     average = Average(network, settings.ema) if settings.ema else None
     judged_network = average.network if average else network
     precision, scaler = autocast(device)
     batch_size = min(settings.batch_size, len(train))
     steps = len(train) // batch_size
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     scores: dict[str, float] = {}
     for epoch in range(settings.epochs if stop is None else stop):
         network.train()
@@ -214,9 +219,12 @@ def fit(
                 if share < 1:
                     loss = share * loss + (1 - share) * loss_of(logits, others)
             optimizer.zero_grad(set_to_none=True)
-            # Float16 alone is scaled, so that small gradients do not vanish; else these three
-            # lines are backward and step.
+            # Float16 alone is scaled, so that small gradients do not vanish; else these lines are
+            # backward, clipping and step.
             scaler.scale(loss).backward()
+            if settings.clip_norm:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(trained, settings.clip_norm)
             scaler.step(optimizer)
             scaler.update()
             if average:
@@ -225,7 +233,8 @@ def fit(
         mean_loss = total.item() / steps  # the epoch's one wait for the device
         if not math.isfinite(mean_loss):
             raise Diverged(f"the training loss is {mean_loss} after epoch {epoch + 1}")
-        scores = {f"val_{k}": v for k, v in evaluate(judged_network, val, normalize).items()}
+        scores = evaluate(judged_network, val, normalize, 2 * batch_size)
+        scores = {f"val_{name}": score for name, score in scores.items()}
         report(epoch + 1, {"train_loss": mean_loss, **scores})
     if average:
         network.load_state_dict(average.network.state_dict())
@@ -257,37 +266,53 @@ def shuffled(
 
 def score_names(classes: int) -> tuple[str, ...]:
     """Names of what ``evaluate`` measures: top-5 accuracy where there are classes enough."""
-    return _SCORES if classes >= _TOP5_CLASSES else _SCORES[:1]
+    return _SCORES if classes >= _TOP5_CLASSES else _SCORES[:-1]
 
 
-def evaluate(network: nn.Module, part: Split, normalize: nn.Module) -> dict[str, float]:
+def evaluate(
+    network: nn.Module, part: Split, normalize: nn.Module, batch_size: int = 256
+) -> dict[str, float]:
     """Score a network.
 
     Args:
         network: Gives logits (N, classes); on the device of the split.
         part: Images and labels.
         normalize: Applied to every batch.
+        batch_size: Images at a time. Twice as many as in training need no more memory than that,
+            for no activations are kept.
 
     Returns:
-        By ``score_names``: shares of the images, 0…1, whose class is the most probable one, or
-        among the five most probable ones.
+        By ``score_names``: ``accuracy``, the share of the images whose class is the most probable
+        one; ``balanced_accuracy``, the mean over the classes of that share; ``macro_f1``, the mean
+        over them of the harmonic mean of precision and recall (of classes that have images; 0 for
+        one that is never guessed); ``loss``, the mean cross-entropy; ``top5_accuracy``, the share
+        whose class is among the five most probable ones.
     """
     network.eval().to(memory_format=torch.channels_last)
     device = part.labels.device
     precision, _ = autocast(device)
-    counts: list[torch.Tensor] = []  # of right guesses in a batch, (scores,)
+    sums: list[torch.Tensor] = []  # of a batch: loss, and right guesses among five
+    guesses: list[torch.Tensor] = []
     with torch.inference_mode(), precision():
         for images, labels in zip(
-            part.images.split(_EVALUATION_BATCH), part.labels.split(_EVALUATION_BATCH), strict=True
+            part.images.split(batch_size), part.labels.split(batch_size), strict=True
         ):
             images = images.to(device, non_blocking=True)
-            logits = network(normalize(images.permute(0, 3, 1, 2)))
-            right = [logits.argmax(1) == labels]
-            if logits.shape[1] >= _TOP5_CLASSES:
-                right.append((logits.topk(5).indices == labels[:, None]).any(1))
-            counts.append(torch.stack(right).sum(1))
-        totals = torch.stack(counts).sum(0).tolist()
-    return {name: total / len(part) for name, total in zip(_SCORES, totals, strict=False)}
+            logits = network(normalize(images.permute(0, 3, 1, 2))).float()
+            classes = logits.shape[1]
+            nearest = logits.topk(min(5, classes)).indices == labels[:, None]
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+            sums.append(torch.stack([loss, nearest.sum().float()]))
+            guesses.append(logits.argmax(1))
+        pairs = part.labels * classes + torch.cat(guesses)
+        confusion = pairs.bincount(minlength=classes**2).view(classes, classes).double()
+        right, of_class, guessed = confusion.diag(), confusion.sum(1), confusion.sum(0)
+        there = of_class > 0
+        recall = (right / of_class.clamp(min=1)).sum() / there.sum()
+        f1 = (2 * right / (of_class + guessed).clamp(min=1))[there].mean()
+        loss, nearest = torch.stack(sums).double().sum(0) / len(part)
+        scores = torch.stack([right.sum() / len(part), recall, f1, loss, nearest])
+        return dict(zip(score_names(classes), scores.tolist(), strict=False))
 
 
 class Mirrored(nn.Module):

@@ -143,7 +143,9 @@ def test_impossible_options_are_refused(option: str, value: float) -> None:
 
 
 def test_a_share_too_small_for_the_classes_is_refused() -> None:
-    with pytest.raises(DataError, match=r"evaluation\.data: cannot split 60 images by class"):
+    with pytest.raises(
+        DataError, match=r"evaluation\.data: cannot take a part .* 60 images are too few"
+    ):
         Reduced(context(), of=Witness, data=0.01)
 
 

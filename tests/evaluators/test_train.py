@@ -18,8 +18,10 @@ from evonas.evaluators.train import Train
 from evonas.testing import check_evaluator
 from evonas.training.checkpoints import BadWeights
 from evonas.training.data import Arrays, Split, split
-from evonas.training.loop import Normalize
+from evonas.training.loop import Diverged, Normalize, Settings, score_names
+from evonas.trial import Reporter, Trial
 
+SCORES = tuple(f"val_{name}" for name in score_names(3))
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 20}
 
 
@@ -30,7 +32,7 @@ def test_it_keeps_the_contract() -> None:
 def test_it_gives_what_it_promises() -> None:
     evaluator = Train(context(), **QUICK)
     metrics, curve = evaluate(evaluator, trial())
-    assert set(metrics) == set(evaluator.metrics) == {"val_accuracy", *SPACE.counted}
+    assert set(metrics) == set(evaluator.metrics) == {*SCORES, *SPACE.counted}
     counted = SPACE.costs(trial().architecture, data().task)
     assert {name: metrics[name] for name in counted} == counted
     assert curve[-1][1]["val_accuracy"] == metrics["val_accuracy"]
@@ -155,7 +157,7 @@ def test_of_many_classes_the_five_best_guesses_count_too(tmp_path: Path) -> None
     assert set(evaluator.metrics) == set(metrics)
     assert set(evaluator.reports) == set(curve[-1][1])
     tested = evaluator.test(final())
-    assert set(tested) == {"test_accuracy", "test_top5_accuracy"}
+    assert set(tested) == {f"test_{name}" for name in score_names(25)}
     assert tested["test_accuracy"] < tested["test_top5_accuracy"] <= 1
     assert metrics["val_accuracy"] <= metrics["val_top5_accuracy"]
 
@@ -195,3 +197,42 @@ def test_the_learning_rate_follows_the_optimizer() -> None:
         implied = Train(context(), optimizer=optimizer, **QUICK)  # type: ignore[arg-type]
         named = Train(context(), optimizer=optimizer, learning_rate=rate, **QUICK)  # type: ignore[arg-type]
         assert evaluate(implied, trial()) == evaluate(named, trial())
+
+
+def test_a_training_that_diverges_is_begun_again_once_at_a_third_of_the_rate() -> None:
+    rates: list[float] = []
+
+    class Noted(Train):
+        def _train(self, trial: Trial, report: Reporter, settings: Settings) -> dict[str, float]:
+            rates.append(settings.learning_rate)
+            report(1, {"train_loss": len(rates)})
+            if len(rates) == 1:
+                raise Diverged("the training loss is nan after epoch 2")
+            report(2, {"train_loss": len(rates)})
+            return super()._train(trial, report, settings)
+
+    with pytest.warns(UserWarning, match=r"trial 0: the training loss is nan .* rate of 0\.0667"):
+        metrics, curve = evaluate(Noted(context(), **QUICK, learning_rate=0.2), trial())
+    assert rates == pytest.approx([0.2, 0.2 / 3])
+    assert metrics["learning_rate"] == pytest.approx(0.2 / 3)
+    assert [step for step, _ in curve] == [1, 2], "what was reported before is not again"
+    slower, _ = evaluate(Train(context(), **QUICK, learning_rate=0.2 / 3), trial())
+    assert {name: metrics[name] for name in slower} == slower
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_who_diverges_twice_is_told_what_to_try() -> None:
+    with pytest.raises(
+        Diverged, match=r"nan after epoch 1, .* a smaller evaluation\.learning_rate"
+    ):
+        evaluate(Train(context(), **QUICK, learning_rate=1e30, clip_norm=0.0), trial())
+
+
+def test_balanced_weights_make_the_classes_count_alike() -> None:
+    labels = np.repeat([0, 1, 2], [60, 30, 10])
+    images = np.zeros((100, 8, 8, 3), np.uint8)
+    unequal = split(Arrays((images, labels), (images, labels)), 0.2, 0, "made up")
+    evaluator = Train(context(data=unequal), **QUICK, class_weights="balanced")
+    weights = evaluator._settings.class_weights
+    assert [w * n for w, n in zip(weights, (48, 24, 8), strict=True)] == pytest.approx([80 / 3] * 3)
+    assert evaluate(evaluator, trial())[0]["val_balanced_accuracy"] > 0

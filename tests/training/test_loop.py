@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from sklearn import metrics
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -307,8 +309,8 @@ def test_a_compiled_network_learns_the_same_and_keeps_its_names() -> None:
     _, plain, curve = train()
     _, built, compiled = train(compile=True)
     assert list(built.state_dict()) == list(plain.state_dict())
-    for (_, expected), (_, metrics) in zip(curve, compiled, strict=True):
-        assert metrics["train_loss"] == pytest.approx(expected["train_loss"], rel=0.01)
+    for (_, expected), (_, reported) in zip(curve, compiled, strict=True):
+        assert reported["train_loss"] == pytest.approx(expected["train_loss"], rel=0.01)
 
 
 class Batches(nn.Module):
@@ -372,13 +374,48 @@ def test_the_network_is_scored_in_evaluation_mode() -> None:
     assert not built.training
 
 
-@pytest.mark.parametrize("count", [1, 30, 511, 512, 513, 1100])
+@pytest.mark.parametrize("count", [1, 30, 255, 256, 257, 1100])
 def test_evaluate_counts_what_is_right(count: int) -> None:
     built, part = network().eval(), separable(count)
     with torch.no_grad():
-        guesses = built(NORMALIZE(part.images.permute(0, 3, 1, 2))).argmax(1).tolist()
-    right = sum(guess == label for guess, label in zip(guesses, part.labels.tolist(), strict=True))
-    assert evaluate(built, part, NORMALIZE) == {"accuracy": pytest.approx(right / count)}
+        logits = built(NORMALIZE(part.images.permute(0, 3, 1, 2)))
+    labels, guesses = part.labels.numpy(), logits.argmax(1).numpy()
+    known = sorted(set(labels.tolist()))
+    with warnings.catch_warnings():  # of guesses that are no image's class
+        warnings.simplefilter("ignore", UserWarning)
+        expected = {
+            "accuracy": metrics.accuracy_score(labels, guesses),
+            "balanced_accuracy": metrics.balanced_accuracy_score(labels, guesses),
+            "macro_f1": metrics.f1_score(
+                labels, guesses, labels=known, average="macro", zero_division=0
+            ),
+            "loss": metrics.log_loss(labels, logits.softmax(1).numpy(), labels=[0, 1, 2]),
+        }
+    assert evaluate(built, part, NORMALIZE) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_size_of_batches_changes_no_score() -> None:
+    built, part = network(), separable(100)
+    one, other = (evaluate(built, part, NORMALIZE, size) for size in (7, 100))
+    assert one == pytest.approx(other, rel=1e-5)
+
+
+def test_long_gradients_are_cut() -> None:
+    """At a rate that makes the loss explode; short gradients are left as they are."""
+    settings = {"epochs": 2, "learning_rate": 30.0}
+    free, cut = (train(clip_norm=norm, **settings)[2] for norm in (0.0, 0.1))
+    assert cut[0][1]["train_loss"] < free[0][1]["train_loss"] / 3
+    assert train(clip_norm=1e6)[2] == train(clip_norm=0.0)[2]
+
+
+def test_classes_may_weigh_unequally() -> None:
+    """With all weight on one class the network guesses nothing else."""
+    _, built, _ = train(epochs=8, images=200, class_weights=(0.0, 0.0, 1.0))
+    part = separable(60)
+    with torch.no_grad():
+        guesses = built(NORMALIZE(part.images.permute(0, 3, 1, 2))).argmax(1)
+    assert guesses.tolist() == [2] * 60
+    assert train(class_weights=(1.0, 1.0, 1.0))[2] == train()[2]
 
 
 def test_normalize_gives_zero_mean_and_unit_variance() -> None:

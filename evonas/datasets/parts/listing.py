@@ -118,6 +118,12 @@ def listed(root: Path) -> Listing:
     return listing
 
 
+def files_under(root: Path) -> tuple[list[Path], dict[Path, str]]:
+    """The regular files of a folder, at any depth, and why what else is there was passed over."""
+    listing = Listing(root)
+    return list(_files(root, listing)), listing.skipped
+
+
 def _split_of(folder: Path) -> str | None:
     return _SPLIT_OF.get(folder.name.lower())
 

@@ -23,7 +23,7 @@ from evonas.files import locked
 from evonas.spaces.parts.supernet import BATCH_NORMS, Supernet
 from evonas.training.augmentation import Augmentation
 from evonas.training.checkpoints import FOLDER, BadWeights, read_weights, write_weights
-from evonas.training.loop import Diverged, OnDevice, evaluate, seeded, shuffled
+from evonas.training.loop import Diverged, OnDevice, evaluate, score_names, seeded, shuffled
 from evonas.trial import Trial
 
 
@@ -67,21 +67,23 @@ class SharedWeights(Wrapper, Generic[Training]):
         super().__init__(context, inner)
         self.takes = frozenset({"data"})
         self._data = context.data_for(name_of(self))
-        self.metrics, self.reports = ("val_accuracy", *context.space.counted), ()
+        scores = (f"val_{name}" for name in score_names(self._data.task.classes))
+        self.metrics, self.reports = (*scores, *context.space.counted), ()
         self._epochs, self._on_device = epochs, OnDevice(self._data, context.device)
         self._batch_size = min(batch_size, len(self._data.train))
         self._augmentation, self._batches = augmentation, calibration_batches
 
     def score(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
-        """Accuracy with the shared weights, which it trains if nobody has; and the costs."""
+        """Scores with the shared weights, which it trains if nobody has; and the costs."""
         architecture, device = trial.architecture, self.context.device
         supernet, seed = self._trained.supernet, self._seed("calibration")
         with seeded(seed, device):
             network = supernet.extract(architecture).to(device)
             self._calibrate(network, seed)
-        scores = evaluate(network, self._on_device.splits[1], self._on_device.normalize)
+        (_, val), normalize = self._on_device.splits, self._on_device.normalize
+        scores = evaluate(network, val, normalize, 2 * self._batch_size)
         costs = self.context.space.costs(architecture, self._data.task)
-        return {"val_accuracy": scores["accuracy"], **costs}
+        return {**{f"val_{name}": score for name, score in scores.items()}, **costs}
 
     def effort(self, fidelity: float) -> float:
         """The same whatever the fidelity."""
