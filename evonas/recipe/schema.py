@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -180,6 +181,15 @@ class AuditSection(_Model):
     """Size of the sample, spread over the ranking; fewer than twelve say little."""
 
 
+def searched(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation's options, and those of what it wraps, without what finals alone follow."""
+    return {
+        name: searched(value) if isinstance(value, Mapping) else value
+        for name, value in evaluation.items()
+        if name != "final_epochs"
+    }
+
+
 class Recipe(_Model):
     """One experiment."""
 
@@ -236,6 +246,7 @@ class Recipe(_Model):
         data = self.dump()
         for section in ("name", "budget", "final", "audit", "executor", "tracking"):
             data.pop(section, None)
+        data["evaluation"] = searched(data["evaluation"])
         if not self.start_from:
             del data["start_from"]  # journals of earlier versions know nothing of it
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
