@@ -95,6 +95,13 @@ def _accuracy(session: Session, about: Mapping[str, Any], counts: Confusion | No
     elif trainings > 1 and "test_accuracy" in metrics:
         mean, std = metrics["test_accuracy"], metrics.get("test_accuracy_std", 0.0)
         said.append(f"Mean of {trainings} trainings, of which it is one: {mean:.4f} ± {std:.4f}.\n")
+    others = [
+        (name, f"{value:.4f}")
+        for name, value in metrics.items()
+        if name.startswith("test_") and not name.endswith(("test_accuracy", "_std"))
+    ]
+    if others:
+        said.append(_table(("on the test split", ""), others))
     said.append(_table(("on the validation split, which chose it", ""), rows))
     header, *lines = counts.rows()
     said.append(_table(header, lines))

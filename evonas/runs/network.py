@@ -133,6 +133,16 @@ def read(folder: Path, trial: int | None = None) -> Network:
     return run.other(trial)
 
 
+def data(folder: Path) -> Data:
+    """The data set of a run.
+
+    Raises:
+        HistoryError: If there is no run, or it has none.
+        DataError: If it is no longer there.
+    """
+    return _Run(folder).data
+
+
 class _Run:
     """What a run folder holds."""
 
@@ -228,11 +238,11 @@ class _Run:
 
     @property
     def _task(self) -> Task:
-        return Task(**self.winner["task"]) if "task" in self.winner else self._data.task
+        return Task(**self.winner["task"]) if "task" in self.winner else self.data.task
 
     @property
     def _classes(self) -> tuple[str, ...]:
-        return tuple(self.winner.get("classes") or self._data.classes)
+        return tuple(self.winner.get("classes") or self.data.classes)
 
     @property
     def _statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -240,12 +250,13 @@ class _Run:
         try:
             weights, _ = read_weights(self.folder / export.FOLDER / export.WEIGHTS)
         except BadWeights:
-            mean, std = self._data.channel_statistics()
+            mean, std = self.data.channel_statistics()
             return mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
         return weights["0.mean"], weights["0.std"]
 
     @cached_property
-    def _data(self) -> Data:
+    def data(self) -> Data:
+        """The data set."""
         section = self._parts.recipe.dataset
         if section is None:
             raise HistoryError(f"{self.folder}: its recipe has no data set, so there is no network")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -130,6 +131,21 @@ def test_the_suffix_says_the_format(run_dir: Path, tmp_path: Path) -> None:
     assert network.find(tmp_path / "a.onnx").classes == CLASSES
     refused(2, r"must end in \.pt2", "export", run_dir, "--format", "pt2", "--output", "a.onnx")
     refused(2, r"must end in \.pt2 or \.onnx", "export", run_dir, "--output", "a.tflite")
+
+
+def test_int8_says_its_accuracy(run_dir: Path) -> None:
+    said = done("export", run_dir, "--int8").splitlines()
+    path = run_dir / "incumbent" / "network.int8.onnx"
+    assert said[0].startswith(f"wrote {path} (")
+    assert (found := re.fullmatch(r"validation accuracy (\S+); .* float32 (\S+)", said[2]))
+    metrics = network.read(run_dir).about["metrics"]
+    assert float(found[2]) == pytest.approx(metrics["val_accuracy"], abs=1e-4)
+    assert float(found[1]) >= float(found[2]) - 0.1
+    about = network.find(path).about
+    assert (about["precision"], about["classes"]) == ("int8", list(CLASSES))
+    kinds = [node.op_type for node in onnx.load(path).graph.node]
+    assert "QuantizeLinear" in kinds
+    refused(2, "--int8 needs --format onnx", "export", run_dir, "--int8", "--format", "pt2")
 
 
 def test_other_trials_are_exported_too(run_dir: Path) -> None:
