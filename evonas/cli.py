@@ -101,7 +101,10 @@ def run(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, registry
 @click.argument("run_dir", type=_PATH)
 @_SET
 def resume(run_dir: Path, overrides: tuple[str, ...]) -> None:
-    """Go on with the run in RUN_DIR; --set may change budget, executor and tracking."""
+    """Go on with the run in RUN_DIR.
+
+    --set may change budget, final, audit, executor, tracking and evaluation.final_epochs.
+    """
     from evonas.runs import run as runs
 
     _finish(*_watched("resume", run_dir, partial(runs.resume, run_dir, overrides)))

@@ -34,6 +34,7 @@ _TRIALS = 40  # A search should have so many at least, or evolution finds nothin
 _EPOCHS = (3, 10, 20)  # Of a trial: fewer say nothing; enough; more say little more.
 _FINAL = 10  # The winner is trained so many times longer than a trial, at most.
 _SEARCH = 2 / 3  # Of the time; the rest is for the final training.
+_UNEQUAL = 3  # Where one class has so many times the pictures of another, each counts alike.
 _FEW = 50  # With fewer pictures a class, weights that were trained on others help most.
 
 
@@ -182,8 +183,13 @@ def _text(name: str, folder: Path, found: Found, chosen: Plan, minutes: float) -
             "# With fewer than 50 pictures of a class, weights that were trained on ImageNet help",
             "# most: see `evonas show recipe cifar10_transfer`.",
         ]
+    objective = "val_accuracy"
+    if most >= _UNEQUAL * least:
+        objective = "val_balanced_accuracy"
+        hints.append("# The classes are unequal: the objective counts each of them alike.")
     return TEMPLATE.format(
         hints="\n".join(hints),
+        objective=objective,
         name=name,
         path=json.dumps(str(folder)),
         minutes=f"{minutes:g}",
@@ -222,7 +228,7 @@ evaluation:
   augmentation: standard  # shifts and left-right flips; crop: shifts alone, as letters need it
 
 objectives:
-  val_accuracy: max
+  {objective}: max
 
 constraints:
   params:

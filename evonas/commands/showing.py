@@ -46,7 +46,7 @@ def show(registry: Registry, reference: str, name: str | None, shape: str, class
         return _layers(space, architecture, parse_task(shape, classes))
     kinds = [kind for kind in KINDS if reference in registry.origins(kind)]
     if not kinds:
-        known = [name for kind in KINDS for name in registry.origins(kind)]
+        known = {name for kind in KINDS for name in registry.origins(kind)}
         raise UnknownComponent("component", reference, known)
     return "\n\n".join(component(registry, kind, reference) for kind in kinds)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -107,6 +108,25 @@ class DatasetSection(Component):
         return self.model_dump(include=DatasetSection.model_fields.keys() - {"name"})
 
 
+Searched = Literal[
+    "learning_rate",
+    "weight_decay",
+    "label_smoothing",
+    "augmentation",
+    "mixup",
+    "cutmix",
+    "ema",
+    "clip_norm",
+]
+
+
+class SpaceSection(Component):
+    """What can be built, and what of its training is searched as well."""
+
+    training: dict[Searched, Annotated[list[float | str], Field(min_length=2)]] | None = None
+    """Options of the training that are choices: values, or a range such as ``[0.02, 0.2, log]``."""
+
+
 class LimitSection(_Model):
     """Bounds of a cost or a metric, both included."""
 
@@ -161,6 +181,15 @@ class AuditSection(_Model):
     """Size of the sample, spread over the ranking; fewer than twelve say little."""
 
 
+def searched(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation's options, and those of what it wraps, without what finals alone follow."""
+    return {
+        name: searched(value) if isinstance(value, Mapping) else value
+        for name, value in evaluation.items()
+        if name != "final_epochs"
+    }
+
+
 class Recipe(_Model):
     """One experiment."""
 
@@ -170,7 +199,7 @@ class Recipe(_Model):
     """Of everything that is random in the run, but for the data's splits."""
     dataset: DatasetSection | None = None
     """The images."""
-    space: Component
+    space: SpaceSection
     """What can be built: a search space."""
     strategy: Component
     """What to try next: a search strategy."""
@@ -217,6 +246,7 @@ class Recipe(_Model):
         data = self.dump()
         for section in ("name", "budget", "final", "audit", "executor", "tracking"):
             data.pop(section, None)
+        data["evaluation"] = searched(data["evaluation"])
         if not self.start_from:
             del data["start_from"]  # journals of earlier versions know nothing of it
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]

@@ -223,7 +223,7 @@ class _Run:
         self, about: Mapping[str, Any], weights: Mapping[str, torch.Tensor], source: str
     ) -> Network:
         architecture = Architecture.from_json(about)
-        network = self._parts.space().build(architecture, self._task)
+        network = self._parts.searched().build(architecture, self._task)
         channels = self._task.channels
         blank = Normalize(torch.zeros(channels), torch.ones(channels))
         whole = nn.Sequential(blank, network)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import secrets
 import signal
 import time
@@ -33,7 +34,9 @@ from evonas.trackers.base import Report, RunInfo, Tracker
 from evonas.training import devices
 from evonas.trial import Objective, Trial
 
-_GROWS = ("budget.", "final.", "audit.", "executor.", "tracking.")  # what a resumed run may change
+# What a resumed run may change: nothing that the trials of its search depend on.
+_GROWS = "budget, final, audit, executor, tracking and evaluation.final_epochs"
+_GROWS_PATTERN = r"(budget|final|audit|executor|tracking)\.|evaluation\.(of\.)*final_epochs="
 _MAIN_PACKAGES = ("torch", "torchvision", "deap", "optuna", "mlflow", "numpy")
 
 
@@ -160,10 +163,8 @@ def resume(
     """
     header, _ = read_journal(run_dir)
     for override in overrides:
-        if not override.startswith(_GROWS):
-            raise HistoryError(
-                f"--set {override}: a resumed run may change {', '.join(_GROWS)}… only"
-            )
+        if not re.match(_GROWS_PATTERN, override):
+            raise HistoryError(f"--set {override}: a resumed run may change {_GROWS} only")
     assembly = assemble(
         reading.load(run_dir / reading.FILE, overrides), registry_of(header), run_dir
     )

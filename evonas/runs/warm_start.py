@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from evonas.errors import HistoryError, InvalidArchitecture, RecipeError
 from evonas.recipe import reading
+from evonas.recipe.schema import searched
 from evonas.runs.assemble import Assembly
 from evonas.runs.journal import read_journal
 from evonas.trial import Proposal, Trial, TrialState
@@ -84,8 +85,9 @@ def _trials(assembly: Assembly, name: str) -> list[Trial]:
         header, told = read_journal(folder)
     except HistoryError as error:
         raise RecipeError(f"start_from: {error}") from error
-    other = reading.load(folder / reading.FILE).dump()
-    own = assembly.recipe.dump()
+    other, own = reading.load(folder / reading.FILE).dump(), assembly.recipe.dump()
+    for recipe in (other, own):
+        recipe["evaluation"] = searched(recipe["evaluation"])
     for section in ("space", "evaluation"):
         for path, theirs, ours in _differences(section, other[section], own[section]):
             raise RecipeError(f"start_from: {name}: its {path} is {theirs}, not {ours}")

@@ -44,6 +44,14 @@ def test_a_recipe_is_written_that_runs() -> None:
     assert "finished" in evonas("run", "my_pets.yaml", *sets).output
 
 
+def test_of_unequal_classes_each_counts_alike() -> None:
+    pictures("pets")
+    for n in range(12, 60):
+        Image.new("RGB", (20, 18)).save(f"pets/cat/{n}.png")
+    assert "The classes are unequal" in evonas("init", "pets").output
+    assert reading.load(Path("pets.yaml")).objectives == {"val_balanced_accuracy": "max"}
+
+
 def test_what_is_there_is_not_overwritten() -> None:
     pictures("pets")
     Path("pets.yaml").write_text("mine")

@@ -306,3 +306,10 @@ def test_a_fault_in_mid_search_is_one_line_and_the_run_goes_on_when_it_is_mended
     write(GOOD)
     sys.modules.pop("evonas_plugins.spaces.mine")  # as in a new process
     said(evonas("resume", "run"), 0, "12 complete")
+
+
+@pytest.mark.parametrize("name", ["My-Net", "MyNet"])
+def test_a_file_may_have_any_name(name: str) -> None:
+    write(GOOD, f"plugins/spaces/{name}.py")
+    said(evonas("check", "space", name), 0, f"space {name}: ok")
+    said(evonas("run", "r.yaml", "--set", f"space={name}", "--run-dir", "run"), 0, "finished")

@@ -128,3 +128,21 @@ def test_a_script_without_a_guard_runs_once() -> None:
     assert "3 complete>" in done.stdout
     assert len(list(Path("mlruns").iterdir())) == 1
     assert "Traceback" not in done.stderr
+
+
+def test_a_resumed_run_may_train_its_winner_for_longer_or_shorter(
+    run: evonas.Run, tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    (cut / "recipe.yaml").write_bytes((run.folder / "recipe.yaml").read_bytes())
+    lines = (run.folder / "history.jsonl").read_bytes().splitlines(keepends=True)
+    search = [line for line in lines if b'"stage":"final"' not in line]
+    assert len(search) == len(lines) - 2
+    (cut / "history.jsonl").write_bytes(b"".join(search))
+    with pytest.raises(HistoryError, match=r"may change budget, .* and evaluation.final_epochs"):
+        evonas.resume(cut, {"evaluation.epochs": 3})
+    again = evonas.resume(cut, {"evaluation.final_epochs": 3}, show=False)
+    assert again.trials.equals(run.trials)
+    assert again.report().final != run.report().final
+    assert again.recipe.evaluation.options["final_epochs"] == 3

@@ -23,7 +23,7 @@ from evonas.spaces.parts import cost
 if TYPE_CHECKING:
     from evonas.spaces.base import SearchSpace, Task
 
-_PARAMS, _FLOPS = 5e7, 2e10  # A network with more of either is tried without memory.
+_PARAMS, _FLOPS = 1e7, 1e9  # A network with more of either is tried without memory.
 _DRAWN = 3  # So many random points, and the two extremes, are counted to find small and large.
 
 
@@ -89,7 +89,7 @@ class Probe:
     Attributes:
         large: Whether the network was built with shapes alone, and has no numbers.
         network: The network.
-        other: Another one of the same architecture.
+        other: Another one of the same architecture; of a large one the same.
         images: Two random images, (2, channels, height, width).
         logits: What the network made of them, in training mode; None where that cannot be told
             without numbers.
@@ -110,7 +110,8 @@ class Probe:
         self.in_place = False
         fake = FakeTensorMode(allow_non_fake_inputs=True) if self.large else nullcontext()
         with torch.random.fork_rng(devices=[]), fake:
-            self.network, self.other = self._built(), self._built()
+            self.network = self._built()
+            self.other = self.network if self.large else self._built()  # smaller ones tell as much
             self._compare()
             self.images = torch.randn(2, *task.input_shape)
             self._run()
