@@ -259,6 +259,14 @@ def test_runs_of_wrappers_are_exported(
     refused(2, "left no weights", "export", run_dir, "--trial", str(other))
 
 
+def test_choices_of_the_training_do_no_harm(pictures: Path, tmp_path: Path) -> None:
+    space = {"name": "plain_cnn", "max_depth": 1, "training": {"learning_rate": [0.02, 0.05]}}
+    run_dir = start(content(pictures, space=space, final={}), tmp_path / "run")
+    done("export", run_dir)
+    about = network.find(run_dir / "incumbent" / "network.pt2").about
+    assert "training.learning_rate" in about["choices"]
+
+
 # --- predict --------------------------------------------------------------------------------------
 
 
