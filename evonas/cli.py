@@ -169,6 +169,8 @@ def _print_outcome(outcome: Any) -> None:
     if (folder / "incumbent" / "network.pt2").exists():
         click.echo(f"  network      {folder}/incumbent/network.pt2   (MODEL_CARD.md beside it)")
         click.echo(f"  use it       evonas predict {folder} PICTURE…")
+    if (folder / "front").is_dir():
+        click.echo(f"  the front's  {folder}/front/TRIAL   (a network and its card each)")
     if report.status == "interrupted":
         click.echo(f"  go on with   evonas resume {folder}")
     click.echo("  compare runs evonas ui   (MLflow, http://127.0.0.1:5000)")
@@ -359,7 +361,10 @@ def scale(
 @click.option("--format", "form", type=click.Choice(["pt2", "onnx"]), help="Default: pt2.")
 @click.option("--trial", type=click.IntRange(min=0), help="Default: the winner.")
 @click.option("--output", type=_PATH, help="Default: in RUN_DIR.")
-def export_network(run_dir: Path, form: str | None, trial: int | None, output: Path | None) -> None:
+@click.option("--int8", is_flag=True, help="ONNX of 8-bit integers, calibrated on training images.")
+def export_network(
+    run_dir: Path, form: str | None, trial: int | None, output: Path | None, int8: bool
+) -> None:
     """Write the network of RUN_DIR as a file that runs without evonas.
 
     pt2 needs torch, onnx any runtime of that format. Class names, input size and preprocessing are
@@ -367,9 +372,12 @@ def export_network(run_dir: Path, form: str | None, trial: int | None, output: P
     """
     from evonas.commands import exporting
 
-    written = exporting.export(run_dir, form, trial, output)
+    written = exporting.export(run_dir, form, trial, output, int8)
     click.echo(f"wrote {written.path} ({written.size:,} bytes)")
     click.echo(f"its logits differ from the network's by {written.difference:.1g} at most")
+    if written.accuracies is not None:
+        network, file = written.accuracies
+        click.echo(f"validation accuracy {file:.4f}; of the network in float32 {network:.4f}")
 
 
 @main.command()

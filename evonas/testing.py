@@ -67,7 +67,7 @@ from evonas.trial import Limit, Objective, Proposal, Trial, TrialState
 from evonas.trials import Trials
 
 _TIMES = ("seconds", "latency")  # These metrics are measured, and so never twice the same.
-_TAKES = ("data", "share", "weights")  # A wrapper may change these for the evaluator inside.
+_TAKES = ("data", "share", "training", "weights")  # Others may change these for an evaluator.
 _VALUE = (Objective("value"),)
 _SAME_IMAGES = 0.01  # This share of the test images may be training images by chance.
 _AT_ONCE = 1.0  # Within so many seconds a tracker returns from an event.

@@ -85,7 +85,7 @@ def evolution(population: int, tournament: int) -> str:
 @pytest.mark.parametrize(
     ("overrides", "complaint"),
     [
-        (["objectives.latency=min"], "latency, of: {…}}. Known: val_accuracy, params, flops"),
+        (["objectives.latency=min"], "latency, of: {…}}. Known: val_accuracy, val_bal"),
         (["constraints.latency.max=5"], "constraints.latency: evaluation 'train' gives no such"),
         (["constraints.latncy.max=5"], "Did you mean 'latency'?"),
         (

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evonas.datasets.parts.images import decode
 from evonas.datasets.parts.listing import files_under
 from evonas.errors import DataError
 from evonas.runs.network import Network
@@ -77,11 +76,10 @@ class Pictures:
         Raises:
             DataError: If none could be read.
         """
-        channels, height, width = network.task.input_shape
-        mode, count = "L" if channels == 1 else "RGB", 0
+        count = 0
         for start in range(0, len(self._paths), _BATCH):
             some = self._paths[start : start + _BATCH]
-            images, unreadable = decode([path for path, _ in some], (width, height), mode)
+            images, unreadable = network.prepare([path for path, _ in some])
             self.skipped.update((some[number][0], why) for number, why in unreadable.items())
             good = [pair for number, pair in enumerate(some) if number not in unreadable]
             for (path, label), row in zip(good, network.predict(images), strict=True):

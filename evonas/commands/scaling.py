@@ -162,7 +162,7 @@ def source(registry: Registry, reference: str, shape: str, classes: int) -> Sour
     if "task" not in content:
         raise HistoryError(f"{folder} was a run without images: there is nothing to build")
     registry = registry_of(header)
-    space = Parts(reading.load(folder / reading.FILE), registry).space()
+    space = Parts(reading.load(folder / reading.FILE), registry).searched()
     architecture = Architecture.from_json(content)
     return Source(space, architecture, Task(**content["task"]), registry, folder)
 

@@ -91,7 +91,8 @@ class Evaluator(ABC):
             before any trial.
         reports: Names of the metrics that every call of ``report`` has; what pruning can go by.
         takes: Names of the context's attributes that a wrapper may change to an effect: ``data``,
-            ``share``, ``weights``. A wrapper refuses an evaluator that would ignore the change.
+            ``share``, ``weights``. A wrapper refuses an evaluator that would ignore the change. And
+            ``training``, if its trials are trained as ``training_choices`` of the architecture say.
         finals: Whether a trial of the stage ``final`` or ``audit`` is trained more fully than one
             of the search. If not, there are none: the search's figures are the final ones.
     """

@@ -13,6 +13,7 @@ import torch
 from evonas.errors import OptionError
 from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.recipe.options import Count, Decay, Natural, NonNegative, Positive, Share
+from evonas.spaces.parts.tuned import training_choices
 from evonas.training import transfer
 from evonas.training.augmentation import Augmentation
 from evonas.training.checkpoints import BadWeights
@@ -67,7 +68,7 @@ class Train(Evaluator):
             alone. It needs a C++ compiler (CPU) or Triton (CUDA).
     """
 
-    takes = frozenset({"data", "share", "weights"})
+    takes = frozenset({"data", "share", "training", "weights"})
     finals = True
 
     def __init__(
@@ -148,16 +149,18 @@ class Train(Evaluator):
                 latest = step
                 report(step, metrics)
 
+        own: dict[str, Any] = dict(training_choices(trial.architecture))
+        settings = replace(self._settings, **own)
         try:
-            return self._train(trial, report_new, self._settings)
+            return self._train(trial, report_new, settings)
         except Diverged as first:
-            rate = self._settings.learning_rate * _SLOWER
+            rate = settings.learning_rate * _SLOWER
             warnings.warn(
                 f"trial {trial.number}: {first}; begun again at a learning rate of {rate:.3g}",
                 stacklevel=2,
             )
             try:
-                slower = replace(self._settings, learning_rate=rate)
+                slower = replace(settings, learning_rate=rate)
                 return {**self._train(trial, report_new, slower), "learning_rate": rate}
             except Diverged as second:
                 raise Diverged(

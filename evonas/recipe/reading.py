@@ -20,6 +20,7 @@ _MAX_BYTES = 1_000_000  # No recipe is larger.
 _MAX_ALIASES = 16  # A few thousand aliases of aliases would fill the memory.
 _OWN = {  # These keys are the section's, whatever component it names.
     "executor": {"device"},
+    "space": {"training"},
     "dataset": DatasetSection.model_fields.keys(),
 }
 

@@ -108,6 +108,25 @@ class DatasetSection(Component):
         return self.model_dump(include=DatasetSection.model_fields.keys() - {"name"})
 
 
+Searched = Literal[
+    "learning_rate",
+    "weight_decay",
+    "label_smoothing",
+    "augmentation",
+    "mixup",
+    "cutmix",
+    "ema",
+    "clip_norm",
+]
+
+
+class SpaceSection(Component):
+    """What can be built, and what of its training is searched as well."""
+
+    training: dict[Searched, Annotated[list[float | str], Field(min_length=2)]] | None = None
+    """Options of the training that are choices: values, or a range such as ``[0.02, 0.2, log]``."""
+
+
 class LimitSection(_Model):
     """Bounds of a cost or a metric, both included."""
 
@@ -151,6 +170,8 @@ class FinalSection(_Model):
     """Each is trained so often, and compared by its mean."""
     flip: StrictBool = False
     """Whether the test split is scored on images and their mirror images together."""
+    networks: Literal["winner", "front"] = "winner"
+    """Whose networks are trained and kept: the winner's, or those of the Pareto front as well."""
 
 
 class AuditSection(_Model):
@@ -178,7 +199,7 @@ class Recipe(_Model):
     """Of everything that is random in the run, but for the data's splits."""
     dataset: DatasetSection | None = None
     """The images."""
-    space: Component
+    space: SpaceSection
     """What can be built: a search space."""
     strategy: Component
     """What to try next: a search strategy."""

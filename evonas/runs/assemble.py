@@ -10,13 +10,13 @@ from pathlib import Path
 from random import Random
 from typing import Any, Protocol, runtime_checkable
 
-from evonas.architecture import Architecture
+from evonas.architecture import Architecture, Domain
 from evonas.datasets import base as datasets
 from evonas.errors import InvalidArchitecture, PluginError, RecipeError, did_you_mean
 from evonas.evaluators.base import Context, Evaluator, ability
 from evonas.executors.base import Executor
 from evonas.executors.serial import Serial
-from evonas.recipe import reading
+from evonas.recipe import options, reading
 from evonas.recipe.options import Part, bind
 from evonas.recipe.registry import Registry
 from evonas.recipe.schema import Recipe
@@ -24,6 +24,7 @@ from evonas.runs.pace import Reserve
 from evonas.runs.pruning.base import Pruner
 from evonas.runs.search import Budget
 from evonas.spaces.base import SearchSpace, Task
+from evonas.spaces.parts import tuned
 from evonas.spaces.parts.probe import Probe, declared, points
 from evonas.strategies.base import Strategy
 from evonas.strategies.hypernet import Sampler
@@ -96,6 +97,23 @@ class Parts:
         section = self.recipe.dataset
         return None if section is None else bind(self.registry, "dataset", section, "dataset")
 
+    def searched(self) -> SearchSpace:
+        """The search space, with what of the training is searched beside it.
+
+        Raises:
+            RecipeError: If a list of values is no domain.
+        """
+        space: SearchSpace = self.space()
+        if not (section := self.recipe.space.training):
+            return space
+        domains: dict[str, Domain] = {}
+        for name, values in section.items():
+            try:
+                domains[name] = tuned.domain(values)
+            except ValueError as error:
+                raise RecipeError(f"space.training.{name}: {error}") from error
+        return tuned.Tuned(space, domains)
+
     def resolved(self) -> Recipe:
         """The recipe with every default filled in and every path absolute."""
         content = self.recipe.dump()
@@ -166,8 +184,7 @@ class EvaluatorFactory:
     @cached_property
     def space(self) -> SearchSpace:
         """The search space, without the recipe's limits."""
-        space: SearchSpace = self.parts.space()
-        return space
+        return self.parts.searched()
 
 
 @dataclass(frozen=True)
@@ -258,6 +275,7 @@ def assemble(recipe: Recipe, registry: Registry, run_dir: Path) -> Assembly:
     factory = EvaluatorFactory(parts, run_dir)
     chosen = devices.choose(resolved.executor.device, devices.available())
     evaluator = factory(chosen[0])
+    _check_training(parts, evaluator)
     objectives = _objectives(resolved, factory.space, evaluator)
     space, remark = _limited(factory), ""
     if factory.data is not None:
@@ -303,6 +321,20 @@ def _check_efforts(resolved: Recipe, strategy: Strategy, evaluator: Evaluator) -
                 "there; it needs more epochs, or a greater strategy.min_fidelity, or a strategy "
                 "of one fidelity"
             )
+
+
+def _check_training(parts: Parts, evaluator: Evaluator) -> None:
+    """Refuse choices of the training that no trial's training follows, or that are none."""
+    section, part = parts.recipe.space.training or {}, parts.evaluator
+    if section and "training" not in evaluator.takes:
+        raise RecipeError(
+            f"space.training: evaluation {part.name!r} trains no network by it; take one that does"
+        )
+    while isinstance(inner := part.options.get("of"), Part):
+        part = inner
+    for name, values in section.items():
+        for value in tuned.domain(values).values():
+            options.check(part.cls, {name: value}, "space.training")
 
 
 def _absolute(name: str) -> str:

@@ -51,7 +51,7 @@ def text(session: Session, folder: Path, about: Mapping[str, Any], counts: Confu
         f"## Network\n\n{_table(('', ''), _network_rows(recipe, about, folder, size))}",
         f"## Accuracy\n\n{_accuracy(session, about, counts)}",
         f"## Limits\n\n{_LIMITS}",
-        f"## How to use it\n\n{_use(folder)}",
+        f"## How to use it\n\n{_use(session, folder, about)}",
     ]
     return "\n".join(parts)
 
@@ -81,7 +81,8 @@ def _accuracy(session: Session, about: Mapping[str, Any], counts: Confusion | No
         if name.startswith("val_") and not name.endswith("_std")
     ]
     if counts is None:
-        return _table(("on the validation split, which chose it", ""), rows)
+        untested = "Not measured on test images, which only a run's winner meets.\n"
+        return f"{untested}\n{_table(('on the validation split', ''), rows)}"
     low, high = counts.interval
     own = f"{counts.accuracy:.4f}, 95 % interval {low:.3f} to {high:.3f} (Wilson)"
     said = [
@@ -94,6 +95,13 @@ def _accuracy(session: Session, about: Mapping[str, Any], counts: Confusion | No
     elif trainings > 1 and "test_accuracy" in metrics:
         mean, std = metrics["test_accuracy"], metrics.get("test_accuracy_std", 0.0)
         said.append(f"Mean of {trainings} trainings, of which it is one: {mean:.4f} ± {std:.4f}.\n")
+    others = [
+        (name, f"{value:.4f}")
+        for name, value in metrics.items()
+        if name.startswith("test_") and not name.endswith(("test_accuracy", "_std"))
+    ]
+    if others:
+        said.append(_table(("on the test split", ""), others))
     said.append(_table(("on the validation split, which chose it", ""), rows))
     header, *lines = counts.rows()
     said.append(_table(header, lines))
@@ -105,8 +113,9 @@ def _accuracy(session: Session, about: Mapping[str, Any], counts: Confusion | No
     return "\n".join(said)
 
 
-def _use(folder: Path) -> str:
-    run = folder.parent
+def _use(session: Session, folder: Path, about: Mapping[str, Any]) -> str:
+    run, name = session.folder.name, folder.relative_to(session.folder)
+    trial = "" if name == Path("incumbent") else f" --trial {about['trial']}"
     program = (
         """\
 Without evonas, with torch alone:
@@ -129,8 +138,8 @@ It is in inference mode; `.eval()` is neither needed nor supported. `inside["evo
 With evonas:
 
 ```
-evonas predict {run.name} PICTURE…          # classes and probabilities
-evonas export {run.name} --format onnx      # for any runtime
+evonas predict {run}/{name} PICTURE…   # classes and probabilities
+evonas export {run}{trial} --format onnx   # for any runtime
 ```
 
 {program}"""

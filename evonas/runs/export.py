@@ -31,9 +31,10 @@ def keep(
     session: Session,
     winner: Trial,
     metrics: Mapping[str, float],
-    tested: Mapping[int, Mapping[str, float]],
+    seeds: Mapping[int, Mapping[str, float]],
     best: Trial,
     name: str = FOLDER,
+    tested: bool = True,
 ) -> None:
     """Write ``incumbent/``: what a user takes away.
 
@@ -46,17 +47,19 @@ def keep(
         session: The run's.
         winner: The trial of the search.
         metrics: Its final metrics.
-        tested: Those of its final trainings, by seed.
+        seeds: Those of its final trainings, by seed.
         best: The final training whose network is kept.
         name: Of the folder in the run folder.
+        tested: Whether it met the test split, and may be counted there.
 
     Raises:
         OSError: If the disk does not take it.
     """
     folder = session.folder / name
     folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("network.*"):  # an earlier winner's
-        path.unlink()
+    earlier = (folder / name for name in (WEIGHTS, TEST, card.FILE))
+    for path in (*folder.glob("network.*"), *earlier):  # an earlier winner's
+        path.unlink(missing_ok=True)
     data = session.assembly.evaluator.context.data
     about = description(
         winner.architecture,
@@ -65,7 +68,7 @@ def keep(
         data.task if data else None,
         data.classes if data else (),
     )
-    about["seeds"] = {str(seed): row for seed, row in tested.items()}
+    about["seeds"] = {str(seed): row for seed, row in seeds.items()}
     files.write(folder / ABOUT, json.dumps(about, indent=2).encode())
     network = _network(session, best)
     if network is None or data is None:
@@ -76,7 +79,7 @@ def keep(
     except programs.Refused as error:  # it was measured, and is kept all the same
         session.note(f"no {PROGRAM}, {error}")
     counts = None
-    if data.test is not None:
+    if tested and data.test is not None:
         device = session.assembly.evaluator.context.device
         counts = Confusion.of(data.classes, *_guesses(network, data.test, device))
         files.write(folder / TEST, json.dumps(counts.to_json()).encode())

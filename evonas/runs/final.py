@@ -46,7 +46,10 @@ def conclude(
         Stopped: If the user wants to stop.
     """
     candidates = list(ranking[: terms.top])
-    asked = {**terms.model_dump(), "candidates": [trial.number for trial in candidates]}
+    asked = {
+        **terms.model_dump(exclude={"networks"}),
+        "candidates": [trial.number for trial in candidates],
+    }
     known = stored(session.folder)
     if known is not None and known["terms"] == asked:
         return known["trial"], known["metrics"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import nn
 
 from evonas.architecture import Architecture
 from evonas.datasets import base as datasets
+from evonas.datasets.parts.images import decode
 from evonas.errors import DataError, HistoryError
 from evonas.recipe import reading
 from evonas.runs import export, programs
@@ -62,6 +63,15 @@ class Network:
     def classes(self) -> tuple[str, ...]:
         """Their names, in the order of the logits."""
         return tuple(self.about["classes"])
+
+    def prepare(self, paths: Sequence[Path]) -> tuple[Images, dict[int, str]]:
+        """Pictures as ``predict`` takes them, prepared as those of the training were.
+
+        Returns:
+            Those that can be read, and why the others cannot, by their places in ``paths``.
+        """
+        channels, height, width = self.task.input_shape
+        return decode(paths, (width, height), "L" if channels == 1 else "RGB")
 
     def predict(self, images: Images | torch.Tensor) -> npt.NDArray[np.float32]:
         """Probabilities of the classes, (N, classes).
@@ -121,6 +131,16 @@ def read(folder: Path, trial: int | None = None) -> Network:
     if trial is None or trial == run.winner.get("trial"):
         return run.incumbent()
     return run.other(trial)
+
+
+def data(folder: Path) -> Data:
+    """The data set of a run.
+
+    Raises:
+        HistoryError: If there is no run, or it has none.
+        DataError: If it is no longer there.
+    """
+    return _Run(folder).data
 
 
 class _Run:
@@ -203,7 +223,7 @@ class _Run:
         self, about: Mapping[str, Any], weights: Mapping[str, torch.Tensor], source: str
     ) -> Network:
         architecture = Architecture.from_json(about)
-        network = self._parts.space().build(architecture, self._task)
+        network = self._parts.searched().build(architecture, self._task)
         channels = self._task.channels
         blank = Normalize(torch.zeros(channels), torch.ones(channels))
         whole = nn.Sequential(blank, network)
@@ -218,11 +238,11 @@ class _Run:
 
     @property
     def _task(self) -> Task:
-        return Task(**self.winner["task"]) if "task" in self.winner else self._data.task
+        return Task(**self.winner["task"]) if "task" in self.winner else self.data.task
 
     @property
     def _classes(self) -> tuple[str, ...]:
-        return tuple(self.winner.get("classes") or self._data.classes)
+        return tuple(self.winner.get("classes") or self.data.classes)
 
     @property
     def _statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -230,12 +250,13 @@ class _Run:
         try:
             weights, _ = read_weights(self.folder / export.FOLDER / export.WEIGHTS)
         except BadWeights:
-            mean, std = self._data.channel_statistics()
+            mean, std = self.data.channel_statistics()
             return mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
         return weights["0.mean"], weights["0.std"]
 
     @cached_property
-    def _data(self) -> Data:
+    def data(self) -> Data:
+        """The data set."""
         section = self._parts.recipe.dataset
         if section is None:
             raise HistoryError(f"{self.folder}: its recipe has no data set, so there is no network")

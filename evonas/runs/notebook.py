@@ -19,10 +19,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evonas.errors import HistoryError
+from evonas.errors import DataError, HistoryError
 from evonas.recipe import reading
 from evonas.recipe.registry import Registry
 from evonas.recipe.schema import Recipe
+from evonas.runs import network as networks
 from evonas.runs import run as runs
 from evonas.runs import summary
 from evonas.runs.journal import read_journal
@@ -33,6 +34,9 @@ from evonas.trials import Trials
 
 if TYPE_CHECKING:
     import pandas
+    from torch import nn
+
+    from evonas.training.data import Images
 
 PLUGINS = Path("plugins")  # is looked at if nothing else is named
 
@@ -87,6 +91,43 @@ class Run:
     def front(self) -> tuple[Trial, ...]:
         """The Pareto front of the objectives; of one objective, the best trial."""
         return self._search.front()
+
+    def network(self, trial: int | None = None) -> nn.Module:
+        """The winner's network: images (N, channels, height, width) of 0…255 to logits.
+
+        It is ``nn.Sequential(Normalize, network)`` in inference mode, and can be trained further.
+
+        Args:
+            trial: Another trial of the search whose weights were kept.
+
+        Raises:
+            HistoryError: If there is no such network.
+        """
+        return networks.read(self.folder, trial).module
+
+    def predict(self, pictures: Sequence[str | Path] | Images) -> pandas.DataFrame:
+        """What the winner says: a row a picture, a column a class, probabilities.
+
+        Args:
+            pictures: Files, prepared as the training's were; or uint8, (N, height, width,
+                channels), of the network's size.
+
+        Raises:
+            HistoryError: If there is no trained winner yet.
+            DataError: If a picture cannot be read, or images have another shape.
+        """
+        import pandas
+
+        winner, files = networks.read(self.folder), None
+        if isinstance(pictures, Sequence):
+            files = [Path(picture) for picture in pictures]
+            if absent := [path for path in files if not path.is_file()]:
+                raise DataError(f"{absent[0]}: no such file")
+            pictures, unreadable = winner.prepare(files)
+            for number, reason in unreadable.items():
+                raise DataError(f"{files[number]}: {reason}")
+        rows = winner.predict(pictures)
+        return pandas.DataFrame(rows, index=files, columns=list(winner.classes))
 
     def report(self) -> Report:
         """What was known when the run ended: status, final metrics, audit, remarks.

@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +29,7 @@ from evonas.training.loop import Normalize
 
 JSON = "evonas.json"  # The name of the description inside the files.
 FORMATS = ("pt2", "onnx")
+_CALIBRATION_BATCH = 32  # images
 _EXTRA = "pip install 'evonas[onnx]'"
 
 
@@ -68,6 +70,41 @@ def program(network: nn.Sequential, task: Task, about: Mapping[str, Any], form: 
     assert isinstance(normalize, Normalize)
     whole = nn.Sequential(_Arithmetic(normalize.mean, normalize.std), *network[1:]).eval()
     return _pt2(whole, task, about) if form == "pt2" else _onnx(whole, task, about)
+
+
+def quantized(content: bytes, images: torch.Tensor) -> bytes:
+    """An ONNX file in eight-bit integers, weights by channel, activations by what images cause.
+
+    Args:
+        content: The file in float32.
+        images: To calibrate with: uint8, (N, channels, height, width).
+
+    Raises:
+        Refused: If onnxruntime cannot do it.
+    """
+    quantization = _package("onnxruntime.quantization")
+    preparation = _package("onnxruntime.quantization.shape_inference")
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
+        """The images, batch by batch."""
+
+        def __init__(self) -> None:
+            self._batches = iter(torch.split(images, _CALIBRATION_BATCH))
+
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(self._batches, None)
+            return None if batch is None else {"images": batch.numpy()}
+
+    with TemporaryDirectory() as folder, _quiet():  # its functions take files
+        given, prepared, made = (Path(folder) / name for name in ("a.onnx", "b.onnx", "c.onnx"))
+        given.write_bytes(content)
+        try:
+            preparation.quant_pre_process(given, prepared, skip_symbolic_shape=True)
+            quantization.quantize_static(prepared, made, Reader(), per_channel=True)
+        # The same.
+        except Exception as error:
+            raise Refused(f"onnxruntime does not quantise the network: {_line(error)}") from error
+        return made.read_bytes()
 
 
 def need(form: str) -> None:

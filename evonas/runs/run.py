@@ -25,7 +25,7 @@ from evonas.recipe.options import bind
 from evonas.recipe.registry import Registry
 from evonas.recipe.schema import Recipe
 from evonas.report import page
-from evonas.runs import audit, final, summary, warm_start
+from evonas.runs import audit, final, front, summary, warm_start
 from evonas.runs.assemble import Assembly, assemble
 from evonas.runs.journal import JOURNAL, Journal, read_journal
 from evonas.runs.search import End
@@ -245,6 +245,8 @@ def _conclude(session: Session, end: End | TooManyFailures) -> tuple[str, str]:
     retry = summary.status(session.folder) == "failed"
     try:
         final.conclude(session, ranking, recipe.final, retry)
+        if recipe.final.networks == "front":
+            front.keep(session)
         if recipe.audit is not None:
             audit.audit(session, ranking, recipe.audit.trials)
     except final.AllFailed as error:

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from click.testing import CliRunner, Result
 from conftest import ROOT
 from PIL import Image
 
+from evonas import load
 from evonas.cli import main
 from evonas.errors import DataError, EvonasError, HistoryError
 from evonas.recipe import reading
@@ -129,6 +131,21 @@ def test_the_suffix_says_the_format(run_dir: Path, tmp_path: Path) -> None:
     assert network.find(tmp_path / "a.onnx").classes == CLASSES
     refused(2, r"must end in \.pt2", "export", run_dir, "--format", "pt2", "--output", "a.onnx")
     refused(2, r"must end in \.pt2 or \.onnx", "export", run_dir, "--output", "a.tflite")
+
+
+def test_int8_says_its_accuracy(run_dir: Path) -> None:
+    said = done("export", run_dir, "--int8").splitlines()
+    path = run_dir / "incumbent" / "network.int8.onnx"
+    assert said[0].startswith(f"wrote {path} (")
+    assert (found := re.fullmatch(r"validation accuracy (\S+); .* float32 (\S+)", said[2]))
+    metrics = network.read(run_dir).about["metrics"]
+    assert float(found[2]) == pytest.approx(metrics["val_accuracy"], abs=1e-4)
+    assert float(found[1]) >= float(found[2]) - 0.1
+    about = network.find(path).about
+    assert (about["precision"], about["classes"]) == ("int8", list(CLASSES))
+    kinds = [node.op_type for node in onnx.load(path).graph.node]
+    assert "QuantizeLinear" in kinds
+    refused(2, "--int8 needs --format onnx", "export", run_dir, "--int8", "--format", "pt2")
 
 
 def test_other_trials_are_exported_too(run_dir: Path) -> None:
@@ -332,6 +349,24 @@ def test_the_module_can_be_trained_further(finished: Path) -> None:
     loss = torch.nn.functional.cross_entropy(found.module.train()(images), torch.arange(6) % 3)
     loss.backward()
     assert all(parameter.grad is not None for parameter in found.module.parameters())
+
+
+def test_a_run_in_python_predicts(finished: Path, pictures: Path) -> None:
+    run = load(finished)
+    paths = [pictures / "red" / "1.png", str(pictures / "blue" / "1.png")]
+    frame = run.predict(paths)
+    assert list(frame.columns) == list(CLASSES)
+    assert [str(path) for path in frame.index] == [str(path) for path in paths]
+    said = json.loads(done("predict", finished, *paths, "--json"))["predictions"]
+    for row, (_, shares) in zip(said, frame.iterrows(), strict=True):
+        assert dict(shares) == pytest.approx(row["probabilities"], abs=1e-6)
+    pixels = np.zeros((2, 16, 16, 3), np.uint8)
+    assert run.predict(pixels).shape == (2, 3)
+    assert isinstance(run.network(), torch.nn.Sequential)
+    Path("broken.png").write_bytes(b"x")
+    for name, complaint in (("broken.png", "broken"), ("none.png", "no such file")):
+        with pytest.raises(DataError, match=f"{name}: {complaint}"):
+            run.predict([name])
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 16, 16), (2, 3, 16, 16), (16, 16, 3)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,12 @@ from evaluators_helper import SPACE, context, data, evaluate, final, kept, make,
 from evonas.errors import RecipeError
 from evonas.evaluators import train
 from evonas.evaluators.train import Train
+from evonas.spaces.parts.tuned import Tuned, domain
 from evonas.testing import check_evaluator
 from evonas.training.checkpoints import BadWeights
 from evonas.training.data import Arrays, Split, split
 from evonas.training.loop import Diverged, Normalize, Settings, score_names
-from evonas.trial import Reporter, Trial
+from evonas.trial import Proposal, Reporter, Trial
 
 SCORES = tuple(f"val_{name}" for name in score_names(3))
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 20}
@@ -236,3 +238,20 @@ def test_balanced_weights_make_the_classes_count_alike() -> None:
     weights = evaluator._settings.class_weights
     assert [w * n for w, n in zip(weights, (48, 24, 8), strict=True)] == pytest.approx([80 / 3] * 3)
     assert evaluate(evaluator, trial())[0]["val_balanced_accuracy"] > 0
+
+
+def test_a_trial_is_trained_as_its_choices_say() -> None:
+    rates: list[float] = []
+
+    class Noted(Train):
+        def _train(self, trial: Trial, report: Any, settings: Any) -> dict[str, float]:
+            rates.append(settings.learning_rate)
+            return super()._train(trial, report, settings)
+
+    space = Tuned(SPACE, {"learning_rate": domain([0.01, 0.03])})
+    evaluator = Noted(context(space=space), epochs=1, batch_size=20)
+    for rate in (0.01, 0.03):
+        choices = {**space.sample(Random(0)).choices, "training.learning_rate": rate}
+        proposal = Proposal(space.architecture(choices))
+        evaluator.evaluate(Trial(0, proposal), lambda step, metrics: None)
+    assert rates == [0.01, 0.03]

@@ -126,8 +126,11 @@ def test_the_winner_is_measured_once(tmp_path: Path) -> None:
 
 def test_another_winner_is_measured_anew(tmp_path: Path) -> None:
     evaluator = Once(PlainCNN(1, 8), tmp_path)
+    (tmp_path / "incumbent").mkdir()
     for number in (3, 4):
+        (tmp_path / "incumbent" / "network.onnx").touch()  # as a user exported it
         conclude(evaluator, tmp_path, trial(evaluator.context.space, number))
+        assert not (tmp_path / "incumbent" / "network.onnx").exists()
     assert evaluator.trained == 2
     described = json.loads((tmp_path / "incumbent" / "architecture.json").read_text())
     assert described["trial"] == 4
