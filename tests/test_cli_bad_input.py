@@ -411,7 +411,7 @@ def test_no_run_to_go_on_with(command: str, folder: str) -> None:
 
 def test_resume_changes_only_what_may_grow(done: Path) -> None:
     with nothing_written():
-        refused(evonas("resume", done, "--set", "seed=3"), 2, "may change budget.")
+        refused(evonas("resume", done, "--set", "seed=3"), 2, "may change budget, ")
         refused(evonas("resume", done), 2, "recipe.yaml: No such file")
 
 
