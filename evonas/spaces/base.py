@@ -146,6 +146,11 @@ class SearchSpace(ABC):
         return within
 
     @property
+    def builder(self) -> type[SearchSpace]:
+        """The class that builds the networks: whose file a fault is told with."""
+        return type(self)
+
+    @property
     def unlimited(self) -> SearchSpace:
         """The space without its limits."""
         return self.limits.space if self.limits else self

@@ -46,7 +46,7 @@ def declared(space: SearchSpace) -> Iterator[str]:
                 predicate(some)
             # Anybody's code, as in ``Probe``.
             except (Exception, SystemExit) as error:
-                where = place(type(space), error, "__init__")
+                where = place(space.builder, error, "__init__")
                 yield f"{kind}: that of {name!r} raises {told(error)} ({where})"
                 return
 
@@ -119,7 +119,7 @@ class Probe:
 
     def fault(self, sentence: str) -> PluginError:
         """The error that says so, and where the space's ``build`` begins."""
-        return PluginError(f"{sentence} ({place(type(self.space))})")
+        return PluginError(f"{sentence} ({place(self.space.builder)})")
 
     def _is_large(self) -> bool:
         """Counted on the meta device."""
@@ -158,7 +158,7 @@ class Probe:
             except (DataDependentOutputException, DynamicOutputShapeException):
                 return
             except (RuntimeError, ValueError) as error:  # torch's, where maps become too small
-                where = f" ({place(type(self.space), error)})"
+                where = f" ({place(self.space.builder, error)})"
                 raise cost.impossible(self.task, error, str(self.choices), where) from error
         self.in_place = not self.large and not torch.equal(given, self.images)
 
@@ -184,7 +184,7 @@ class Probe:
         # Anybody's code, which may even want to leave.
         except (Exception, SystemExit) as error:
             raise PluginError(
-                f"{doing}: {self.choices} raises {told(error)} ({place(type(self.space), error)})"
+                f"{doing}: {self.choices} raises {told(error)} ({place(self.space.builder, error)})"
             ) from error
 
 

@@ -73,6 +73,11 @@ class Tuned(SearchSpace):
         first = {name: domain.values()[0] for name, domain in self._training.items()}
         self.points = {name: {**point, **first} for name, point in space.points.items()}
 
+    @property
+    def builder(self) -> type[SearchSpace]:
+        """That of the space of the networks."""
+        return self._space.builder
+
     def network(self, architecture: Architecture) -> Architecture:
         """The architecture without the choices of the training."""
         choices = architecture.choices.items()
