@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from evonas.runs.notebook import Run, load, resume, run
     from evonas.runs.pruning.base import Rule
     from evonas.spaces.base import SearchSpace, Task
-    from evonas.spaces.parts.layers import Layer, LayeredSpace
+    from evonas.spaces.parts.layers import Gate, Layer, LayeredSpace, Meter, Row, Sum
     from evonas.strategies.base import Strategy
-    from evonas.trackers.base import Tracker
+    from evonas.trackers.base import Report, RunInfo, Tracker
     from evonas.training.data import Arrays, Data
     from evonas.trial import Limit, Objective, Proposal, Trial, TrialState
     from evonas.trials import Trials
@@ -57,11 +57,13 @@ __all__ = [
     "Evaluator",
     "EvonasError",
     "Executor",
+    "Gate",
     "Integer",
     "InvalidArchitecture",
     "Layer",
     "LayeredSpace",
     "Limit",
+    "Meter",
     "Natural",
     "NonNegative",
     "Objective",
@@ -70,12 +72,16 @@ __all__ = [
     "Probability",
     "Proposal",
     "Registry",
+    "Report",
     "Reporter",
+    "Row",
     "Rule",
     "Run",
+    "RunInfo",
     "SearchSpace",
     "Share",
     "Strategy",
+    "Sum",
     "Task",
     "Tracker",
     "Trial",
@@ -99,9 +105,9 @@ _ROOMS = {
     "runs.notebook": ("Run", "load", "resume", "run"),
     "runs.pruning.base": ("Rule",),
     "spaces.base": ("SearchSpace", "Task"),
-    "spaces.parts.layers": ("Layer", "LayeredSpace"),
+    "spaces.parts.layers": ("Gate", "Layer", "LayeredSpace", "Meter", "Row", "Sum"),
     "strategies.base": ("Strategy",),
-    "trackers.base": ("Tracker",),
+    "trackers.base": ("Report", "RunInfo", "Tracker"),
     "training.data": ("Arrays", "Data"),
     "trial": ("Limit", "Objective", "Proposal", "Trial", "TrialState"),
     "trials": ("Trials",),

@@ -96,7 +96,9 @@ def _blamed(prefix: str, *shown: type[EvonasError], hint: str = "") -> Iterator[
         raise
     # The component under test is anybody's code: what it raises is the finding.
     except (Exception, SystemExit) as error:
-        raise _Broken(f"{prefix} {told(error)}{hint}".lstrip()) from error
+        # Of devices torch complains itself; a name that is missing has nothing to do with them.
+        advice = hint if isinstance(error, RuntimeError | InvalidArchitecture) else ""
+        raise _Broken(f"{prefix} {told(error)}{advice}".lstrip()) from error
 
 
 def _findings(*checks: Iterator[str]) -> list[str]:
@@ -676,7 +678,12 @@ def check_pruning(make: Callable[[], Rule], trials: int = 40, seed: int = 0) -> 
     if again != stops:
         yield "prune: judges the same curves differently; let it depend on them alone"
     elif (step := stops[ends.index(max(ends))]) is not None:
-        yield f"prune: stops the best of {trials} trials at step {step} of {_STEPS}"
+        value = max(ends) * step / _STEPS
+        yield (
+            f"prune: stops the best of {trials} trials, made-up curves that rise in straight lines "
+            f"from 0, at step {step} of {_STEPS} with {value:.2f}; if it is meant to, check it "
+            "with options by which it does not"
+        )
 
 
 _STEPS = 9  # A made-up curve is that long.

@@ -181,7 +181,8 @@ class Wrapper(Evaluator):
         inner: The wrapped evaluator.
         trainer: What final trainings and tests are left to: the inner evaluator, or one like it in
             an unchanged world.
-        changes: Names of the context's attributes that it changes for the inner one.
+        changes: Which of ``data``, ``share`` and ``weights`` of the context it changes for the
+            inner one.
 
     Raises:
         OptionError: If the inner evaluator would ignore a change.
@@ -194,8 +195,8 @@ class Wrapper(Evaluator):
         self.inner = self.trainer = inner
         self.metrics, self.reports = inner.metrics, inner.reports
         self.takes, self.finals = inner.takes - self.changes, inner.finals
-        for name in sorted(self.changes - inner.takes):
-            change = _CHANGES.get(name, name)
+        for name in sorted(self.changes & _CHANGES.keys() - inner.takes):
+            change = _CHANGES[name]
             raise OptionError(
                 "of", f"{name_of(inner)} ignores the {change} that {name_of(self)} gives it"
             )

@@ -175,7 +175,12 @@ def fields(cls: type[Any]) -> type[BaseModel]:
             continue
         default = parameter.default
         required = default is inspect.Parameter.empty
-        annotation = hints.get(name, Any)
+        if name not in hints:
+            raise PluginError(
+                f"{cls.__module__}: option {name!r} of {cls.__name__} has no annotation, so that "
+                f"anything would do; say what it is, such as {name}: int"
+            )
+        annotation = hints[name]
         if name == "of":  # by default a class, which recipes call by the name of its file
             annotation = Component
             default = default if required else Component(name=default.__module__.split(".")[-1])

@@ -36,7 +36,7 @@ _OPTIMIZERS: Mapping[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
 }
 _WARM_UP = 0.1  # The learning rate rises in this share of all steps,
 _RISE = 0.3  # or in this one, if the schedule is one_cycle.
-_SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "loss", "top5_accuracy")
+_SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "loss")
 _TOP5_CLASSES = 20  # With fewer, five guesses out of them hardly tell networks apart.
 
 
@@ -266,7 +266,7 @@ def shuffled(
 
 def score_names(classes: int) -> tuple[str, ...]:
     """Names of what ``evaluate`` measures: top-5 accuracy where there are classes enough."""
-    return _SCORES if classes >= _TOP5_CLASSES else _SCORES[:-1]
+    return (*_SCORES, "top5_accuracy") if classes >= _TOP5_CLASSES else _SCORES
 
 
 def evaluate(
@@ -311,8 +311,16 @@ def evaluate(
         recall = (right / of_class.clamp(min=1)).sum() / there.sum()
         f1 = (2 * right / (of_class + guessed).clamp(min=1))[there].mean()
         loss, nearest = torch.stack(sums).double().sum(0) / len(part)
-        scores = torch.stack([right.sum() / len(part), recall, f1, loss, nearest])
-        return dict(zip(score_names(classes), scores.tolist(), strict=False))
+        scores = {
+            "accuracy": right.sum() / len(part),
+            "balanced_accuracy": recall,
+            "macro_f1": f1,
+            "loss": loss,
+            "top5_accuracy": nearest,
+        }
+        names = score_names(classes)
+        values = torch.stack([scores[name] for name in names]).tolist()  # one wait for the device
+        return dict(zip(names, values, strict=True))
 
 
 class Mirrored(nn.Module):

@@ -164,7 +164,10 @@ MISTAKES = {
     ),
     "no base class": Mistake("(SearchSpace):", ":", "found none: Net does not extend SearchSpace"),
     "argument without default": Mistake(
-        "__init__(self)", "__init__(self, depth)", r"space\.depth: is missing", check=2, run=2
+        "__init__(self)", "__init__(self, depth: int)", r"space\.depth: is missing", check=2, run=2
+    ),
+    "argument without annotation": Mistake(
+        "__init__(self)", "__init__(self, depth=3)", r"option 'depth' of Net has no annotation"
     ),
     "leaves": Mistake(
         CHOICES,

@@ -121,10 +121,7 @@ class _Line(nn.Conv2d):
     def cost(meter: Meter, channels: int, kernel: tuple[int, int], stride: tuple[int, int]) -> None:
         """The kernel's size times channels squared, at every pixel."""
         height, width = -(-meter.here.height // stride[0]), -(-meter.here.width // stride[1])
-        meter.make(channels, height, width)
-        weights = channels**2 * kernel[0] * kernel[1]
-        meter.params += weights
-        meter.flops += 2 * weights * height * width
+        meter.slide(channels, height, width, channels * kernel[0] * kernel[1], bias=False)
 
 
 class FactorizedReduction(nn.Module):

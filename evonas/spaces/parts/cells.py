@@ -212,20 +212,19 @@ class Cells(Layer):
         """Send the meter through; equal cells are counted once, and have one peak."""
         placed = list(self._with_sources())
         followers: list[Cell | None] = [*(place.cell for place, _ in placed[1:]), None]
-        counts: dict[tuple[Any, ...], tuple[int, int, FeatureMap]] = {}
+        counts: dict[tuple[Any, ...], tuple[tuple[int, ...], FeatureMap]] = {}
         before = last = meter.here
         for (place, sources), follower in zip(placed, followers, strict=True):
             kept = follower is not None and follower.inputs > 1 and 0 in follower.reads
             key = *place[1:], sources, kept, before is last
             if key not in counts:
-                params, flops = meter.params, meter.flops
+                sums = meter.sums()
                 with meter.holding(*([last] if kept else [])):
                     place.cost(meter, sources, (before, last)[-place.cell.inputs :])
-                counts[key] = meter.params - params, meter.flops - flops, meter.here
+                counts[key] = meter.sums(sums), meter.here
             else:
-                params, flops, made = counts[key]
-                meter.params += params
-                meter.flops += flops
+                sums, made = counts[key]
+                meter.add(sums)
                 meter.here = FeatureMap(*made.shape)
             before, last = last, meter.here
 

@@ -63,26 +63,34 @@ class Meter:
         self.peak_memory = _BYTES * self.here.values
         self._waiting: tuple[FeatureMap, ...] = ()
         self._held = 0  # Values of what waits.
-        self._last: tuple[Layer | None, FeatureMap, int, int] = None, self.here, 0, 0
+        self._last: tuple[Layer | None, FeatureMap, tuple[int, ...]] = None, self.here, ()
 
     def costs(self) -> dict[str, float]:
         """All costs so far, by name."""
         return {name: float(getattr(self, name)) for name in self.counted}
+
+    def sums(self, before: tuple[int, ...] = (0, 0)) -> tuple[int, ...]:
+        """Those of the costs that are sums over layers, less what they were before."""
+        return self.params - before[0], self.flops - before[1]
+
+    def add(self, sums: tuple[int, ...]) -> None:
+        """Count what was counted elsewhere (``sums``)."""
+        self.params += sums[0]
+        self.flops += sums[1]
 
     def through(self, layer: Layer) -> None:
         """Send it through a layer beside which nothing waits.
 
         In a stage the same one comes again and again: it costs the same, and no higher peak.
         """
-        last, read, params, flops = self._last
+        last, read, sums = self._last
         here = self.here
         if layer is last and here.shape == read.shape:
-            self.params += params
-            self.flops += flops
+            self.add(sums)
         else:
-            params, flops = self.params, self.flops
+            before = self.sums()
             layer.cost(self)
-            self._last = layer, here, self.params - params, self.flops - flops
+            self._last = layer, here, self.sums(before)
 
     @property
     def shared(self) -> bool:
@@ -91,8 +99,7 @@ class Meter:
 
     def follow(self, other: Meter) -> None:
         """Count what another meter did, whose start is as what is here: in shape and ``shared``."""
-        self.params += other.params
-        self.flops += other.flops
+        self.add(other.sums())
         beside = self._held - (self.here.values if self.shared else 0)
         self.peak_memory = max(self.peak_memory, other.peak_memory + _BYTES * beside)
         if other.here is not other.start:
@@ -131,9 +138,12 @@ class Meter:
         if stride > 1 or dilation * (kernel - 1) != 2 * padding:  # else the size is kept
             height = _slid(height, dilation * (kernel - 1) + 1, stride, padding)
             width = _slid(width, dilation * (kernel - 1) + 1, stride, padding)
-        weights = here.channels // groups * outputs * kernel**2
-        self.params += weights + outputs if bias else weights
-        self.flops += 2 * weights * height * width
+        self.slide(outputs, height, width, here.channels // groups * kernel**2, bias)
+
+    def slide(self, outputs: int, height: int, width: int, weights: int, bias: bool) -> None:
+        """At every pixel of a map so many weights, and perhaps a bias, for each of its channels."""
+        self.params += outputs * (weights + bias)
+        self.flops += 2 * outputs * weights * height * width
         self.make(outputs, height, width)
 
     def norm(self) -> None:
@@ -156,10 +166,7 @@ class Meter:
 
     def linear(self, outputs: int, bias: bool = True) -> None:
         """A linear layer over all that a flattened image has."""
-        inputs = self.here.values
-        self.params += inputs * outputs + bias * outputs
-        self.flops += 2 * inputs * outputs
-        self.make(outputs, 1, 1)
+        self.slide(outputs, 1, 1, self.here.values, bias)
 
 
 class _Holding:
