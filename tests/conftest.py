@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from evonas.architecture import Architecture
+from evonas.recipe.registry import Registry
 from evonas.spaces.base import SearchSpace, Task
 from evonas.trial import Limit
 
@@ -22,6 +24,10 @@ torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
+
+# The worked examples, "spaces/tiny_mlp" and so on: those that their how-to names. Files that a user
+# has put beside them are the user's own, and no test's.
+EXAMPLES = re.findall(r"`([a-z]+/[a-z_0-9]+)\.py`", (ROOT / "plugins" / "README.md").read_text())
 
 # Options that make a space's networks tiny.
 TINY_SPACES: dict[str, dict[str, int]] = {
@@ -49,6 +55,12 @@ def bounded(
     counting.counted = tuple(limits)
     counting.costs = lambda architecture, task: measure(architecture)  # type: ignore[method-assign]
     return counting.limited(limits, Task(1, 8, 8, 2))
+
+
+def all_spaces() -> list[str]:
+    """Names of the built-in spaces, and of the examples."""
+    examples = [name.partition("/")[2] for name in EXAMPLES if name.startswith("spaces/")]
+    return sorted([*Registry().origins("space"), *examples])
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY_SPACES
+from conftest import ROOT, TINY_SPACES, all_spaces
 from PIL import Image
 from torchvision import models
 
@@ -100,9 +100,7 @@ def test_two_tiny_trials(
     assert (tmp_path / "run" / "incumbent" / "network.pt2").exists() == trained
 
 
-@pytest.mark.parametrize(
-    "space", sorted(p.stem for p in (ROOT / "plugins" / "spaces").glob("*.py"))
-)
+@pytest.mark.parametrize("space", sorted(set(all_spaces()) - Registry().origins("space").keys()))
 def test_two_tiny_trials_of_a_plugin(
     space: str, images: Callable[..., Path], tmp_path: Path
 ) -> None:

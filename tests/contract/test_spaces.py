@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 import torch
-from conftest import ROOT, TINY_SPACES
+from conftest import ROOT, TINY_SPACES, all_spaces
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Integer, Value
@@ -20,7 +20,7 @@ from evonas.spaces.parts import cost
 from evonas.testing import check_space
 
 REGISTRY = Registry((ROOT / "plugins",))
-NAMES = sorted(REGISTRY.origins("space"))
+NAMES = all_spaces()
 TASKS = (
     Task(channels=1, height=28, width=28, classes=10),
     Task(channels=3, height=5, width=9, classes=4),

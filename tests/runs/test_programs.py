@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import ROOT, TINY_SPACES
+from conftest import ROOT, TINY_SPACES, all_spaces
 from torch import nn
 
 from evonas.errors import DataError, PluginError
@@ -24,8 +24,7 @@ REGISTRY = Registry((ROOT / "plugins",))
 TASK = Task(3, 32, 32, 5)
 QUICK = {"plain_cnn", "tiny_mlp", "residual_chain"}  # The others take two seconds and more each.
 EACH_SPACE = [
-    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
-    for name in sorted(REGISTRY.origins("space"))
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in all_spaces()
 ]
 ABOUT: dict[str, Any] = {"task": vars(TASK), "classes": ["ä", "b", "c", "d", "e"]}
 

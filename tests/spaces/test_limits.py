@@ -11,7 +11,7 @@ from functools import partial
 from random import Random
 
 import pytest
-from conftest import ROOT, TINY_SPACES, bounded
+from conftest import ROOT, TINY_SPACES, all_spaces, bounded
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Integer, Value
@@ -382,7 +382,7 @@ def test_a_single_point_mutates_into_itself_under_limits_too() -> None:
     assert limited.mutate(only, Random(0)) == only
 
 
-@pytest.mark.parametrize("name", sorted(Registry((ROOT / "plugins",)).origins("space")))
+@pytest.mark.parametrize("name", all_spaces())
 def test_every_space_keeps_a_tight_limit(name: str) -> None:
     """Whatever it overrides: nothing it hands out is larger than the smallest of ten points."""
     space = Registry((ROOT / "plugins",)).find("space", name)(**TINY_SPACES.get(name, {}))
