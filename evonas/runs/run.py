@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
 import re
 import secrets
 import signal
@@ -28,6 +25,7 @@ from evonas.report import page
 from evonas.runs import audit, final, front, summary, warm_start
 from evonas.runs.assemble import Assembly, assemble
 from evonas.runs.journal import JOURNAL, Journal, read_journal
+from evonas.runs.provenance import environment, installed, source
 from evonas.runs.search import End
 from evonas.runs.session import Session, Stopped
 from evonas.trackers.base import Report, RunInfo, Tracker
@@ -37,7 +35,6 @@ from evonas.trial import Objective, Trial
 # What a resumed run may change: nothing that the trials of its search depend on.
 _GROWS = "budget, final, audit, executor, tracking and evaluation.final_epochs"
 _GROWS_PATTERN = r"(budget|final|audit|executor|tracking)\.|evaluation\.(of\.)*final_epochs="
-_MAIN_PACKAGES = ("torch", "torchvision", "deap", "optuna", "mlflow", "numpy")
 
 
 @runtime_checkable
@@ -130,13 +127,14 @@ def start(
     _make(folder, assembly)
     with _journal(folder, listeners) as journal:
         _store(assembly, folder)
-        files.store(folder / "environment.txt", _installed(assembly))
+        files.store(folder / "environment.txt", installed(assembly.devices))
         if (data := assembly.make_evaluator.data) and data.test_files:
             files.store(folder / "test_images.txt", "\n".join((*data.test_files, "")))
         journal.begin(
             {
                 "version": __version__,
                 "started": time.time(),
+                "source": source(),
                 "recipe": assembly.recipe.digest,
                 "data": assembly.fingerprint,
                 # One number for the whole run: with another, sums of floats come out otherwise.
@@ -197,6 +195,7 @@ def _execute(
         environment(assembly.devices),
         journal.header["started"],
         resumed=any(trial.origin is None for trial in journal.events),
+        source=journal.header.get("source", {}),
     )
     own = assembly.tracker()
     trackers = (*listeners, *([] if type(own) in map(type, listeners) else [own]))
@@ -315,7 +314,13 @@ def _send(run_dir: Path, header: Mapping[str, Any], events: Sequence[Trial]) -> 
     stored = reading.load(run_dir / reading.FILE)
     objectives = tuple(Objective(metric, way) for metric, way in stored.objectives.items())
     info = RunInfo(
-        stored.name, run_dir, stored.dump(), objectives, environment(()), header["started"]
+        stored.name,
+        run_dir,
+        stored.dump(),
+        objectives,
+        environment(()),
+        header["started"],
+        source=header.get("source", {}),
     )
     report = summary.read(run_dir, objectives, events)
     tracker = bind(registry_of(header), "tracker", stored.tracking, "tracking")()
@@ -367,23 +372,3 @@ def _journal(folder: Path, listeners: Sequence[Tracker]) -> Iterator[Journal]:
             for listener in listeners:
                 listener.note(dropped)
         yield journal
-
-
-def environment(computed_on: Sequence[str]) -> dict[str, str]:
-    """Versions and devices that a result depends on."""
-    versions = {name: importlib.metadata.version(name) for name in _MAIN_PACKAGES}
-    return {
-        "evonas": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": str(os.cpu_count()),
-        "devices": ", ".join(computed_on),
-        **versions,
-    }
-
-
-def _installed(assembly: Assembly) -> str:
-    """The environment and every installed distribution, one a line."""
-    head = [f"# {name}: {value}" for name, value in environment(assembly.devices).items()]
-    found = {f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions()}
-    return "\n".join([*head, *sorted(found, key=str.lower)]) + "\n"

@@ -23,6 +23,7 @@ class RunInfo:
         environment: Installed versions and devices.
         started: Unix time at which the run first started.
         resumed: Whether the run goes on from a history.
+        source: How it was begun: ``command``, ``user``, ``commit``, as far as known.
     """
 
     name: str
@@ -32,6 +33,7 @@ class RunInfo:
     environment: Mapping[str, str]
     started: float
     resumed: bool = False
+    source: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -96,9 +96,12 @@ def test_pictures_are_not_made_larger_than_they_are() -> None:
 
 def test_the_doctor_says_what_is_there() -> None:
     done = evonas("doctor")
-    assert done.exit_code == 0, done.output
-    for what in ("python", "torch", "devices", "disk", "mlflow", "plugins"):
-        assert f"ok   {what}" in done.output
+    findings = {line[5:].split()[0]: line[:3] for line in done.output.splitlines()}
+    # How much memory and disk are free is the machine's business.
+    assert {findings.pop(what, "ok ") for what in ("memory", "disk")} <= {"ok ", "BAD"}
+    names = ("python", "evonas", "torch", "devices", "mlflow", "plugins")
+    assert findings == dict.fromkeys(names, "ok "), done.output
+    assert done.exit_code == (6 if "BAD" in done.output else 0)
     assert not Path("mlruns").exists()
 
 
