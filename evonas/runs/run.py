@@ -123,7 +123,7 @@ def start(
     """
     folder = run_dir or _fresh(given)
     assembly = assemble(given, registry, folder)
-    taken = warm_start.events(assembly)
+    taken, rungs = warm_start.events(assembly), sorted(assembly.strategy().fidelities)
     _make(folder, assembly)
     with _journal(folder, listeners) as journal:
         _store(assembly, folder)
@@ -137,6 +137,7 @@ def start(
                 "source": source(),
                 "recipe": assembly.recipe.digest,
                 "data": assembly.fingerprint,
+                "fidelities": rungs,
                 # One number for the whole run: with another, sums of floats come out otherwise.
                 "threads": devices.fastest_threads(),
                 "plugins": [str(path.absolute()) for path in registry.plugins],
@@ -187,16 +188,8 @@ def _execute(
     listeners: Sequence[Tracker],
     stopping: Callable[[], bool],
 ) -> Outcome:
-    info = RunInfo(
-        assembly.recipe.name,
-        folder,
-        assembly.recipe.dump(),
-        assembly.objectives,
-        environment(assembly.devices),
-        journal.header["started"],
-        resumed=any(trial.origin is None for trial in journal.events),
-        source=journal.header.get("source", {}),
-    )
+    resumed = any(trial.origin is None for trial in journal.events)
+    info = info_of(folder, assembly.recipe, journal.header, assembly.devices, resumed)
     own = assembly.tracker()
     trackers = (*listeners, *([] if type(own) in map(type, listeners) else [own]))
     for tracker in trackers:
@@ -312,19 +305,40 @@ def _send(run_dir: Path, header: Mapping[str, Any], events: Sequence[Trial]) -> 
     if not header:
         raise HistoryError(f"{run_dir} holds no run: its first record was never written")
     stored = reading.load(run_dir / reading.FILE)
-    objectives = tuple(Objective(metric, way) for metric, way in stored.objectives.items())
-    info = RunInfo(
-        stored.name,
-        run_dir,
-        stored.dump(),
-        objectives,
-        environment(()),
-        header["started"],
-        source=header.get("source", {}),
-    )
-    report = summary.read(run_dir, objectives, events)
+    info = info_of(run_dir, stored, header)
+    report = summary.read(run_dir, info.objectives, events)
     tracker = bind(registry_of(header), "tracker", stored.tracking, "tracking")()
     return tracker.sync(info, events, report) if isinstance(tracker, Syncs) else 0
+
+
+def info_of(
+    run_dir: Path,
+    recipe: Recipe,
+    header: Mapping[str, Any],
+    computed_on: Sequence[str] = (),
+    resumed: bool = False,
+) -> RunInfo:
+    """What trackers and pages are told of a run.
+
+    Args:
+        run_dir: The run folder.
+        recipe: Its resolved recipe.
+        header: Of its journal.
+        computed_on: Devices of this session.
+        resumed: Whether this session goes on with an earlier one's search.
+    """
+    return RunInfo(
+        recipe.name,
+        run_dir,
+        recipe.dump(),
+        tuple(Objective(metric, way) for metric, way in recipe.objectives.items()),
+        environment(computed_on),
+        header["started"],
+        resumed,
+        source=header.get("source", {}),
+        data=header["data"] or "",
+        fidelities=tuple(header.get("fidelities", (1.0,))),
+    )
 
 
 def registry_of(header: Mapping[str, Any]) -> Registry:

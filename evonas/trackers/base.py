@@ -24,6 +24,8 @@ class RunInfo:
         started: Unix time at which the run first started.
         resumed: Whether the run goes on from a history.
         source: How it was begun: ``command``, ``user``, ``commit``, as far as known.
+        data: Fingerprint of the data set; empty without one.
+        fidelities: What the strategy gives to trials, ascending: the rungs.
     """
 
     name: str
@@ -34,6 +36,8 @@ class RunInfo:
     started: float
     resumed: bool = False
     source: Mapping[str, str] = field(default_factory=dict)
+    data: str = ""
+    fidelities: tuple[float, ...] = (1.0,)
 
 
 @dataclass(frozen=True)
