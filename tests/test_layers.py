@@ -17,7 +17,7 @@ ORDER = (
     *("testing", "commands", "cli"),
 )
 ONLY_IN = {
-    "mlflow": {"trackers/mlflow.py"},
+    "mlflow": {"trackers"},
     "ray": {"executors/ray.py"},
     "deap": {"trials.py", "strategies"},
     "optuna": {"strategies", "runs/pruning"},

@@ -26,6 +26,7 @@ class RunInfo:
         source: How it was begun: ``command``, ``user``, ``commit``, as far as known.
         data: Fingerprint of the data set; empty without one.
         fidelities: What the strategy gives to trials, ascending: the rungs.
+        sweep: Name of the sweep that the run belongs to.
     """
 
     name: str
@@ -38,6 +39,7 @@ class RunInfo:
     source: Mapping[str, str] = field(default_factory=dict)
     data: str = ""
     fidelities: tuple[float, ...] = (1.0,)
+    sweep: str = ""
 
 
 @dataclass(frozen=True)

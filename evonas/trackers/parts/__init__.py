@@ -1,0 +1,1 @@
+"""What the MLflow tracker is made of."""
