@@ -152,6 +152,7 @@ def _finish(outcome: Any, interrupted: int) -> None:
 
 
 def _print_outcome(outcome: Any) -> None:
+    from evonas.commands import browsing
     from evonas.report import table
 
     report, folder = outcome.report, outcome.run_dir
@@ -173,7 +174,8 @@ def _print_outcome(outcome: Any) -> None:
         click.echo(f"  the front's  {folder}/front/TRIAL   (a network and its card each)")
     if report.status == "interrupted":
         click.echo(f"  go on with   evonas resume {folder}")
-    click.echo("  compare runs evonas ui   (MLflow, http://127.0.0.1:5000)")
+    for title, what in browsing.after(folder):
+        click.echo(f"  {title:<12} {what}")
 
 
 def _print_incumbent(report: Any) -> None:
@@ -208,7 +210,7 @@ def sync(run_dir: Path) -> None:
     """Send to MLflow what it lacks of the run in RUN_DIR."""
     from evonas.runs import run as runs
 
-    click.echo(f"sent {runs.sync(run_dir)} trials of {run_dir}")
+    click.echo(f"sent {runs.sync(run_dir)} trials, and how it ended, of {run_dir}")
 
 
 @main.command("audit")
@@ -510,12 +512,19 @@ def doctor(registry: Any) -> None:
 
 
 @main.command()
-@click.option("--port", default=5000, type=click.IntRange(1, 65535))
-@click.option("--uri", help="Default: MLFLOW_TRACKING_URI, else sqlite:///mlruns/mlflow.db.")
-def ui(port: int, uri: str | None) -> None:
-    """Start MLflow's UI on the right store, on this machine only."""
-    from evonas.trackers.mlflow import MLflow
+@click.argument("run_dir", type=_PATH, required=False)
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--uri", help="Default: RUN_DIR's store, MLFLOW_TRACKING_URI, mlruns/mlflow.db.")
+@click.option("--open", "opens", is_flag=True, help="Open the first link in a browser.")
+def ui(run_dir: Path | None, port: int, uri: str | None, opens: bool) -> None:
+    """Start MLflow's UI, on this machine only, and print links: leaderboards, RUN_DIR's trials.
 
-    store = MLflow(uri).uri
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store]
-    os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port)])
+    A store that is a server has a UI of its own: its links are printed, and that is all.
+    """
+    from evonas.commands import browsing
+
+    try:
+        code = browsing.browse(run_dir, uri, port, opens, click.echo)
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    sys.exit(code)

@@ -138,7 +138,7 @@ def test_a_run_and_its_trials(uri: str, info: RunInfo) -> None:
     assert parent.data.metrics["test_accuracy"] == 0.8
     best = client.get_metric_history(parent.info.run_id, "best_acc")
     assert [(m.step, m.value) for m in best] == [(1, 0.5), (2, 0.9), (3, 0.9)]
-    ended = client.get_metric_history(parent.info.run_id, "trials/failed")
+    ended = client.get_metric_history(parent.info.run_id, "failed_trials")
     assert [(m.step, m.value) for m in ended] == [(1, 0), (2, 0), (3, 1)]
     assert not {"evonas.env.python", "evonas.environment"} & parent.data.tags.keys()
     files = {f.path for f in client.list_artifacts(parent.info.run_id)}

@@ -12,7 +12,7 @@ from typing import Any
 
 from mlflow.entities import Metric, Param
 
-from evonas.trackers.base import Report, RunInfo, headline
+from evonas.trackers.base import Report, RunInfo
 from evonas.trial import Objective, Trial, TrialState
 from evonas.trials import Trials
 
@@ -160,14 +160,14 @@ def progress(trials: Trials) -> dict[str, float]:
     """A run's curves after one more trial ended: the best so far, and how many ended how."""
     values: dict[str, float] = {}
     if best := trials.best:
-        shown = headline(best.metrics, trials.objectives)
-        values |= {f"best_{metric_name(name)}": value for name, value in shown.items()}
+        shown = {*(objective.metric for objective in trials.objectives), "params", "flops"}
+        values = {f"best_{metric_name(k)}": v for k, v in best.metrics.items() if k in shown}
     if (volume := trials.hypervolume) is not None:
         values["hypervolume"] = volume
     ended = [trial.state for trial in trials.ended]
-    values["trials/ended"] = len(ended)
+    values["ended_trials"] = len(ended)
     for state in (TrialState.FAILED, TrialState.PRUNED):
-        values[f"trials/{state}"] = ended.count(state)
+        values[f"{state}_trials"] = ended.count(state)
     return values
 
 

@@ -169,9 +169,9 @@ class Mirror:
 
     def _log_network(self) -> None:
         folder = self._run.run_dir / _NETWORK
-        model_id = model.log(self._client, self._state.experiment_id, self.run_id, folder)
-        if model_id and self._target.register:
-            model.register(self._client, self._target.register, model_id, self.run_id)
+        network = model.log(self._client, self._state.experiment_id, self.run_id, folder)
+        if network is not None and self._target.register:
+            model.register(self._client, self._target.register, network, self.run_id)
 
     def _goes_on(self) -> bool:
         """Whether the run that is remembered is still there; if so, it runs again."""

@@ -24,7 +24,7 @@ _PACKAGES = ("mlflow", "numpy", "pandas", "pillow", "torch")
 _CODE = Path(__file__).with_name("classifier.py")
 
 
-def log(client: MlflowClient, experiment_id: str, run_id: str, folder: Path) -> str | None:
+def log(client: MlflowClient, experiment_id: str, run_id: str, folder: Path) -> LoggedModel | None:
     """Log the network of a folder as the model of a run, unless it is there.
 
     The client is told where, and nothing of MLflow's global state is touched: a run may go on
@@ -37,7 +37,7 @@ def log(client: MlflowClient, experiment_id: str, run_id: str, folder: Path) -> 
         folder: With ``network.pt2`` and ``architecture.json``.
 
     Returns:
-        The model's id; None if the folder has no network.
+        The model; None if the folder has no network.
     """
     if not (folder / _PROGRAM).exists():
         return None
@@ -47,8 +47,8 @@ def log(client: MlflowClient, experiment_id: str, run_id: str, folder: Path) -> 
         if model.status != LoggedModelStatus.READY:  # what an attempt left that was cut off
             client.delete_logged_model(model.model_id)
         elif model.tags.get(_DIGEST) == digest:
-            client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
-            return str(model.model_id)
+            _put_out(client, run_id, model)
+            return model
     made = client.create_logged_model(
         experiment_id, NAME, run_id, tags={_DIGEST: digest}, model_type="classifier"
     )
@@ -56,21 +56,31 @@ def log(client: MlflowClient, experiment_id: str, run_id: str, folder: Path) -> 
         _save(Path(place, "model"), folder, made.model_id, run_id)
         client.log_model_artifacts(made.model_id, str(Path(place, "model")))
     client.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
-    client.log_outputs(run_id, [LoggedModelOutput(made.model_id, 0)])
-    return str(made.model_id)
+    _put_out(client, run_id, made)
+    return made
 
 
-def register(client: MlflowClient, name: str, model_id: str, run_id: str) -> None:
+def _put_out(client: MlflowClient, run_id: str, model: LoggedModel) -> None:
+    """Make it an output of the run, which a store takes once only."""
+    outputs = client.get_run(run_id).outputs
+    if all(
+        output.model_id != model.model_id for output in (outputs and outputs.model_outputs) or ()
+    ):
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
+
+
+def register(client: MlflowClient, name: str, model: LoggedModel, run_id: str) -> None:
     """Make the model the newest version of a registered one, unless it is one of its versions."""
     try:
         client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    source = f"models:/{model_id}"
+    # Not "models:/ID", which MLflow would look for in the store of its global state.
+    source = model.artifact_location
     versions = client.search_model_versions(f"name = '{name}'")
     if all(version.source != source for version in versions):
-        client.create_model_version(name, source, run_id, model_id=model_id)
+        client.create_model_version(name, source, run_id, model_id=model.model_id)
 
 
 def _models(client: MlflowClient, experiment_id: str) -> list[LoggedModel]:

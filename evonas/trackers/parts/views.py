@@ -36,7 +36,7 @@ def state(run: RunInfo) -> str:
         "searchFilter": RUNS if run.sweep else _PARENTS,
         "orderByKey": _TEST,
         "orderByAsc": False,
-        "selectedColumns": ["attributes.`Created`", *columns(run)],
+        "selectedColumns": ["attributes.`Created`", "attributes.`Models`", *columns(run)],
     }
     return json.dumps(shown)
 
