@@ -126,7 +126,8 @@ def _serve(where: str, port: int) -> subprocess.Popen[bytes]:
     place = ("--host", _HOST, "--port", str(port), "--workers", "1")
     quiet = ("--uvicorn-opts", "--log-level warning")
     command: Sequence[str] = (sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", where)
-    return subprocess.Popen([*command, *place, *quiet])
+    # What it says of itself is no answer to the question: the links alone go to stdout.
+    return subprocess.Popen([*command, *place, *quiet], stdout=2)
 
 
 def _wait(process: subprocess.Popen[bytes], server: str) -> None:
