@@ -213,6 +213,19 @@ def sync(run_dir: Path) -> None:
     click.echo(f"sent {runs.sync(run_dir)} trials, and how it ended, of {run_dir}")
 
 
+@main.command("report")
+@click.argument("run_dir", type=_PATH)
+@click.option("--open", "opens", is_flag=True, help="Open it in a browser.")
+def write_report(run_dir: Path, opens: bool) -> None:
+    """Write RUN_DIR's report.html anew, at any time: while it runs as well."""
+    from evonas.runs import run as runs
+
+    path = runs.report(run_dir)
+    click.echo(path)
+    if opens:
+        click.launch(path.absolute().as_uri())
+
+
 @main.command("audit")
 @click.argument("run_dir", type=_PATH)
 @click.option("--trials", default=12, type=click.IntRange(min=4), help="Size of the sample.")

@@ -1,70 +1,190 @@
-"""One self-contained HTML page about a run; how it looks is in ``page.html``."""
+"""One self-contained HTML page about a run.
+
+What it says is gathered here and in ``facts``, what its charts are drawn from in ``series``; how it
+looks is in ``base.html``, ``page.html`` and ``style.css``; ``charts.js`` draws, with Observable
+Plot and D3, which are part of the page: it opens offline.
+"""
 
 from __future__ import annotations
 
-import base64
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
-from evonas.errors import StorageError
-from evonas.report import figures
+from evonas import files
+from evonas.report import facts, importance, lineage, numbers, series
 from evonas.report.table import cells
-from evonas.trackers.base import Report
+from evonas.trackers.base import Report, RunInfo
 from evonas.trial import Objective, Trial, TrialState
 from evonas.trials import Trials
 
-_SHOWN = 20
+_LEADERS = 30  # rows of the leaderboard
+_ROOM = Path(__file__).parent
 _PAGES = jinja2.Environment(loader=jinja2.PackageLoader("evonas", "report"), autoescape=True)
 
 
-def write(
-    run_dir: Path,
-    name: str,
-    objectives: Sequence[Objective],
-    events: Sequence[Trial],
-    report: Report,
-) -> Path:
-    """Draw the figures and write ``report.html`` into the run folder.
+def write(run: RunInfo, events: Sequence[Trial], report: Report) -> Path:
+    """Write ``report.html`` into the run folder.
 
     Raises:
         StorageError: If the disk does not take it.
     """
-    path = run_dir / "report.html"
-    trials = Trials(objectives, events)
-    best = trials.ranking()[:_SHOWN]
-    names = list(best[0].metrics) if best else []
-    final = {f"final {name}": value for name, value in report.final.items()}
-    try:
-        pictures = [
-            (picture.stem, base64.b64encode(picture.read_bytes()).decode())
-            for picture in figures.draw(run_dir / "figures", trials)
-        ]
-        page = _PAGES.get_template("page.html").render(
-            name=name,
-            report=report,
-            counts=", ".join(f"{count} {state}" for state, count in report.trials.items()),
-            seconds=f"{report.seconds:.0f}",
-            incumbent=_figures({**(report.incumbent.metrics if report.incumbent else {}), **final}),
-            rows=cells(report.table) if report.table else [],
-            audit=_figures(report.audit, 4),
-            pictures=pictures,
-            best_head=("trial", "fidelity", "parents", *names),
-            best=[_row(trial, names) for trial in best],
-            failed=[t for t in trials.latest.values() if t.state is TrialState.FAILED],
-        )
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}") from error
+    path = run.run_dir / "report.html"
+    files.store(path, text(run, events, report))
     return path
 
 
-def _figures(values: Mapping[str, float], digits: int = 6) -> list[tuple[str, str]]:
-    return [(name, f"{value:,.{digits}g}") for name, value in values.items()]
+def text(run: RunInfo, events: Sequence[Trial], report: Report) -> str:
+    """The page."""
+    trials = Trials(run.objectives, events)
+    finals = [t for t in Trials((), events, "final").ended if t.state is TrialState.COMPLETE]
+    shown = {**_facts(run, report, trials, finals), **_failures(trials)}
+    charts = {
+        "progress": series.progress(trials) if trials.ended else None,
+        "against": series.against(trials, _other(run.objectives)),
+        "curves": series.curves(finals, _curve(run, finals)),
+        "curve_label": numbers.label(_curve(run, finals)),
+        "errors": series.errors(trials),
+        "error_label": _error(run.objectives[0]),
+        "lanes": series.lanes(events),
+        **_choices(trials),
+        "objective": {
+            "label": numbers.label(run.objectives[0].metric),
+            "direction": run.objectives[0].direction,
+            "share": "accuracy" in run.objectives[0].metric,
+        },
+    }
+    return render(
+        "page.html",
+        charts,
+        title=f"{run.name}: {shown['subtitle']}",
+        run=run,
+        report=report,
+        objective=numbers.label(run.objectives[0].metric),
+        complete=numbers.count(len(trials.complete)),
+        ended=trials.ended,
+        against=charts["against"],
+        against_caption=_against_caption(report, charts["against"]),
+        progress_caption=_progress_caption(charts["progress"]),
+        has_curves=bool(charts["curves"]),
+        has_choices=bool(charts["choices"]),
+        has_importance=bool(charts["importance"]),
+        importance_sentence=charts["importance_sentence"],
+        has_errors=len(trials.complete) > 1,
+        error_name=charts["error_label"],
+        has_lanes=bool(charts["lanes"]),
+        rows=cells(report.table) if report.table else [],
+        **shown,
+    )
 
 
-def _row(trial: Trial, names: Sequence[str]) -> list[str]:
-    parents = ", ".join(map(str, trial.proposal.parents)) or "none"
-    metrics = (f"{trial.metrics.get(name, 0):,.6g}" for name in names)
-    return [str(trial.number), f"{trial.proposal.fidelity:.3g}", parents, *metrics]
+def render(template: str, charts: Mapping[str, Any], **shown: Any) -> str:
+    """A page of this room's look.
+
+    Args:
+        template: Extends ``base.html``.
+        charts: What ``charts.js`` finds in DATA; plain data.
+        shown: What the template asks for, ``title`` among it.
+    """
+    # A name may be called "</script>": within the element nothing may look like its end.
+    data = json.dumps(charts, separators=(",", ":")).replace("<", "\\u003c")
+    libraries = [(_ROOM / "assets" / name).read_text() for name in ("d3.min.js", "plot.umd.min.js")]
+    return _PAGES.get_template(template).render(
+        data=Markup(data),
+        library=Markup("\n".join(libraries)),
+        script=Markup((_ROOM / "charts.js").read_text()),
+        **shown,
+    )
+
+
+def _facts(run: RunInfo, report: Report, trials: Trials, finals: Sequence[Trial]) -> dict[str, Any]:
+    best, network = report.incumbent, facts.network(run.run_dir, report)
+    rows = lineage.tree(trials, best) if best else []
+    return {
+        "subtitle": facts.subtitle(run),
+        "sentence": facts.sentence(report),
+        "facts": facts.header(run),
+        "tiles": facts.tiles(run, report),
+        "blocks": network,
+        "winner_choices": facts.choices(best) if best else [],
+        "winner_metrics": facts.metrics(report),
+        "finalists": facts.finalists(trials, finals),
+        "front": facts.front(run.objectives, report.front),
+        "family": facts.family(rows, run.objectives[0]) if len(rows) > 1 else [],
+        "audit": [(numbers.label(k), numbers.plain(v)) for k, v in report.audit.items()],
+        "leaders": facts.leaders(trials, finals, _LEADERS),
+        "rebuild": f"evonas export {run.run_dir} --trial NUMBER",
+    }
+
+
+def _failures(trials: Trials) -> dict[str, Any]:
+    failed = [t for t in trials.latest.values() if t.state is TrialState.FAILED]
+    return {"failed": len(failed), "failures": facts.failures(failed)}
+
+
+def _choices(trials: Trials) -> dict[str, Any]:
+    """Charts of the choices, and what may be said of them."""
+    found = importance.importance(trials.objectives[0], trials.complete)
+    if found is None:
+        sentence = (
+            f"Of fewer than {importance.LEAST} completed trials nothing is said of importance."
+        )
+    elif found.explained < 0.1:
+        sentence = (
+            "A forest fitted to the choices says almost nothing about trials that it did not see: "
+            "no importance is shown, and differences below may be chance."
+        )
+    else:
+        sentence = (
+            f"A forest fitted to the choices explains {numbers.percent(found.explained)} of the "
+            "variance of trials that it did not see; a choice's share is how much of that is lost "
+            "when it is shuffled. What a search never varied it cannot know."
+        )
+    told = found is not None and found.explained >= 0.1
+    shares = found.shares if found is not None and told else {}
+    return {
+        "importance": [{"name": n, "share": s} for n, s in list(shares.items())[:12]],
+        "importance_sentence": sentence,
+        "choices": series.choices(trials, shares),
+    }
+
+
+def _other(objectives: Sequence[Objective]) -> Objective:
+    """What the first objective is drawn against."""
+    return objectives[1] if len(objectives) > 1 else Objective("params", "min")
+
+
+def _curve(run: RunInfo, finals: Sequence[Trial]) -> str:
+    """What the final trainings' curves show: the objective if they report it."""
+    names = {name for trial in finals for _, values in trial.curve for name in values}
+    wanted = (run.objectives[0].metric, "val_accuracy", "train_loss")
+    return next((name for name in wanted if name in names), "")
+
+
+def _error(objective: Objective) -> str:
+    share = "accuracy" in objective.metric
+    return "validation error" if share else numbers.label(objective.metric)
+
+
+def _progress_caption(progress: Mapping[str, Any] | None) -> str:
+    if progress is None:
+        return ""
+    drawn, ended = len(progress["rows"]), progress["all"]
+    thin = f" {drawn:,} of {ended:,} are drawn." if drawn < ended else ""
+    return (
+        "Dots: completed trials; of many the worst tenth is left out. Line: the best so far. "
+        f"Ticks below: trials that were pruned or failed.{thin} Hover for what a dot is."
+    )
+
+
+def _against_caption(report: Report, against: Mapping[str, Any] | None) -> str:
+    if against is None:
+        return ""
+    what = "the Pareto front" if len(report.front) > 1 else "the best for each size"
+    return (
+        f"Dots: completed trials. Steps: {what}, which holds from each of its points to the next."
+    )

@@ -15,6 +15,7 @@ from evonas.runs import card, programs
 from evonas.runs.scores import Confusion
 from evonas.runs.session import Session
 from evonas.spaces.base import Task
+from evonas.spaces.parts import cost
 from evonas.training.checkpoints import BadWeights, write_weights
 from evonas.training.data import Split
 from evonas.training.loop import Normalize
@@ -69,8 +70,10 @@ def keep(
         data.classes if data else (),
     )
     about["seeds"] = {str(seed): row for seed, row in seeds.items()}
-    files.write(folder / ABOUT, json.dumps(about, indent=2).encode())
     network = _network(session, best)
+    if network is not None and data is not None:
+        about["blocks"] = cost.outline(network[1], data.task)
+    files.write(folder / ABOUT, json.dumps(about, indent=2).encode())
     if network is None or data is None:
         return
     write_weights(folder / WEIGHTS, network.state_dict(), {})

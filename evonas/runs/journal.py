@@ -111,6 +111,15 @@ def read_journal(run_dir: Path) -> tuple[dict[str, Any], list[Trial]]:
     return _replay(path, records)
 
 
+def held(run_dir: Path) -> bool:
+    """Whether a process works on the run in this folder."""
+    try:
+        _lock(run_dir).close()
+    except (RunInUse, FileNotFoundError) as error:
+        return isinstance(error, RunInUse)
+    return False
+
+
 def _lock(run_dir: Path) -> BinaryIO:
     """Hold ``run_dir/lock`` for as long as the file is open; the kernel frees it at any death."""
     file = (run_dir / "lock").open("ab+")

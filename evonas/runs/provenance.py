@@ -14,6 +14,7 @@ from pathlib import Path
 
 from evonas import __version__
 
+FILE = "environment.txt"
 _MAIN_PACKAGES = ("torch", "torchvision", "deap", "optuna", "mlflow", "numpy")
 _PROGRAMS = ("evonas", "__main__.py")
 
@@ -36,6 +37,14 @@ def installed(computed_on: Sequence[str]) -> str:
     head = [f"# {name}: {value}" for name, value in environment(computed_on).items()]
     found = {f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions()}
     return "\n".join([*head, *sorted(found, key=str.lower)]) + "\n"
+
+
+def recorded(run_dir: Path) -> dict[str, str]:
+    """The environment that a run began in, as its folder says; today's if it does not."""
+    path = run_dir / FILE
+    lines = path.read_text().splitlines() if path.exists() else []
+    pairs = [line[2:].partition(": ") for line in lines if line.startswith("# ")]
+    return {name: value for name, _, value in pairs} or environment(())
 
 
 def source() -> dict[str, str]:

@@ -22,10 +22,9 @@ from evonas.recipe.options import bind
 from evonas.recipe.registry import Registry
 from evonas.recipe.schema import Recipe
 from evonas.report import page
-from evonas.runs import audit, final, front, summary, warm_start
+from evonas.runs import audit, final, front, provenance, summary, warm_start
 from evonas.runs.assemble import Assembly, assemble
-from evonas.runs.journal import JOURNAL, Journal, read_journal
-from evonas.runs.provenance import environment, installed, source
+from evonas.runs.journal import JOURNAL, Journal, held, read_journal
 from evonas.runs.search import End
 from evonas.runs.session import Session, Stopped
 from evonas.trackers.base import Report, RunInfo, Tracker
@@ -127,14 +126,14 @@ def start(
     _make(folder, assembly)
     with _journal(folder, listeners) as journal:
         _store(assembly, folder)
-        files.store(folder / "environment.txt", installed(assembly.devices))
+        files.store(folder / provenance.FILE, provenance.installed(assembly.devices))
         if (data := assembly.make_evaluator.data) and data.test_files:
             files.store(folder / "test_images.txt", "\n".join((*data.test_files, "")))
         journal.begin(
             {
                 "version": __version__,
                 "started": time.time(),
-                "source": source(),
+                "source": provenance.source(),
                 "recipe": assembly.recipe.digest,
                 "data": assembly.fingerprint,
                 "fidelities": rungs,
@@ -208,7 +207,7 @@ def _execute(
         except TooManyFailures as error:
             end = error
         status, reason = _conclude(session, end)
-    report = summary.write(session, status, reason, strategy)
+    report = summary.write(session, info, status, reason, strategy)
     for tracker in trackers:
         tracker.close(report)
     if isinstance(end, TooManyFailures):
@@ -282,10 +281,26 @@ def examine(
             done = audit.audit(session, ranking, trials)
         report = summary.read(run_dir, assembly.objectives, journal.events)
         if done is not None and report is not None:
-            name, objectives = assembly.recipe.name, assembly.objectives
-            page.write(run_dir, name, objectives, journal.events, report)
+            info = info_of(run_dir, assembly.recipe, journal.header, assembly.devices)
+            page.write(info, journal.events, report)
             _send(run_dir, journal.header, journal.events)
         return done
+
+
+def report(run_dir: Path) -> Path:
+    """Write the run's ``report.html`` anew, whether it ended or goes on; returns its path.
+
+    Raises:
+        HistoryError: If the folder holds no run.
+        StorageError: If the disk does not take it.
+    """
+    goes_on = held(run_dir)
+    header, events = read_journal(run_dir)
+    _check_begun(run_dir, header)
+    info = info_of(run_dir, reading.load(run_dir / reading.FILE), header)
+    known = None if goes_on else summary.read(run_dir, info.objectives, events)
+    said = known or summary.so_far(run_dir, info.objectives, events, goes_on)
+    return page.write(info, events, said)
 
 
 def sync(run_dir: Path) -> int:
@@ -302,8 +317,7 @@ def sync(run_dir: Path) -> int:
 
 
 def _send(run_dir: Path, header: Mapping[str, Any], events: Sequence[Trial]) -> int:
-    if not header:
-        raise HistoryError(f"{run_dir} holds no run: its first record was never written")
+    _check_begun(run_dir, header)
     stored = reading.load(run_dir / reading.FILE)
     info = info_of(run_dir, stored, header)
     report = summary.read(run_dir, info.objectives, events)
@@ -324,7 +338,7 @@ def info_of(
         run_dir: The run folder.
         recipe: Its resolved recipe.
         header: Of its journal.
-        computed_on: Devices of this session.
+        computed_on: Devices of this session; none: the environment that the run began in is told.
         resumed: Whether this session goes on with an earlier one's search.
     """
     return RunInfo(
@@ -332,7 +346,7 @@ def info_of(
         run_dir,
         recipe.dump(),
         tuple(Objective(metric, way) for metric, way in recipe.objectives.items()),
-        environment(computed_on),
+        provenance.environment(computed_on) if computed_on else provenance.recorded(run_dir),
         header["started"],
         resumed,
         source=header.get("source", {}),
@@ -370,12 +384,16 @@ def _make(folder: Path, assembly: Assembly) -> None:
 
 def _check(journal: Journal, run_dir: Path, assembly: Assembly) -> None:
     """Refuse a folder whose journal is not that of its recipe and data."""
-    if not journal.header:
-        raise HistoryError(f"{run_dir} holds no run: its first record was never written")
+    _check_begun(run_dir, journal.header)
     if journal.header["recipe"] != assembly.recipe.digest:
         raise HistoryError(f"{run_dir} is a run of another recipe than its {reading.FILE} says")
     if journal.header["data"] != assembly.fingerprint:
         raise HistoryError(f"{run_dir}: the data set is not the one that the run began with")
+
+
+def _check_begun(run_dir: Path, header: Mapping[str, Any]) -> None:
+    if not header:
+        raise HistoryError(f"{run_dir} holds no run: its first record was never written")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from evonas.report.table import comma_separated
 from evonas.runs import audit, final
 from evonas.runs.session import Session
 from evonas.strategies.base import Strategy
-from evonas.trackers.base import Report
+from evonas.trackers.base import Report, RunInfo
 from evonas.trial import Objective, Trial
 from evonas.trials import Trials
 
@@ -21,11 +21,12 @@ _REPORT = "report.json"  # what of the report the other files do not say
 _TABLE = "table.csv"
 
 
-def write(session: Session, status: str, reason: str, strategy: Strategy) -> Report:
+def write(session: Session, run: RunInfo, status: str, reason: str, strategy: Strategy) -> Report:
     """Write ``report.json``, ``report.html`` and, if the strategy ends with rows, ``table.csv``.
 
     Args:
         session: The run's.
+        run: What trackers are told of it.
         status: "finished", "interrupted" or "failed".
         reason: One sentence: why the run ended.
         strategy: Told all of the search.
@@ -46,7 +47,7 @@ def write(session: Session, status: str, reason: str, strategy: Strategy) -> Rep
         files.store(folder / _TABLE, comma_separated(said["table"]))
     files.store(folder / _REPORT, json.dumps(said))
     report = _report(folder, assembly.objectives, session.journal.events, said)
-    page.write(folder, assembly.recipe.name, assembly.objectives, session.journal.events, report)
+    page.write(run, session.journal.events, report)
     return report
 
 
@@ -55,6 +56,17 @@ def read(folder: Path, objectives: Sequence[Objective], events: Sequence[Trial])
     if not (folder / _REPORT).exists():
         return None
     return _report(folder, objectives, events, json.loads((folder / _REPORT).read_text()))
+
+
+def so_far(
+    folder: Path, objectives: Sequence[Objective], events: Sequence[Trial], goes_on: bool
+) -> Report:
+    """What is known of a run that goes on, or was cut off: what its journal says."""
+    said: dict[str, Any] = {"status": "cut off", "reason": "evonas resume goes on with it"}
+    if goes_on:
+        said = {"status": "running", "reason": "this is how far it is"}
+    said |= {"acceptance": None, "remarks": (), "table": ()}
+    return _report(folder, objectives, events, said)
 
 
 def status(folder: Path) -> str | None:

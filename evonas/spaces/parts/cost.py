@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +19,9 @@ from evonas.recipe.registry import told
 
 if TYPE_CHECKING:
     from evonas.spaces.base import Task
+
+
+_UNDRAWN = (nn.Flatten, nn.Identity, nn.Dropout, nn.ReLU)  # beside blocks they say nothing
 
 
 def params(network: nn.Module, task: Task) -> float:
@@ -44,6 +49,56 @@ def receptive_field(network: nn.Module, task: Task) -> int:
     fields = _Fields()
     _run(network, task, fields)
     return fields.largest
+
+
+def outline(network: nn.Module, task: Task) -> list[dict[str, Any]]:
+    """The network's blocks, one after another, as a person would draw them.
+
+    Returns:
+        Of each block: ``name``; ``what`` it is made of; ``shape`` of its output without the batch;
+        number of its ``params``. Blocks are the network's children, in the order in which they
+        are first computed; one that is a row of three or more of a kind gives these.
+    """
+    rows: list[dict[str, Any]] = []
+
+    def note(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        shape = list(output.shape[1:]) if isinstance(output, torch.Tensor) else []
+        own = {"name": name, "what": _made_of(module), "shape": shape}
+        rows.append({**own, "params": int(params(module, task))})
+
+    hooks = [module.register_forward_hook(partial(note, name)) for name, module in _blocks(network)]
+    _run(network, task, nullcontext())
+    for hook in hooks:
+        hook.remove()
+    return rows
+
+
+def _blocks(network: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    for name, child in network.named_children():
+        inner = list(child.children())
+        if len(inner) >= 3 and len({type(module) for module in inner}) == 1:
+            yield from _blocks(child, f"{prefix}{name} ")
+        elif not isinstance(child, _UNDRAWN):
+            yield f"{prefix}{name}", child
+
+
+def _made_of(module: nn.Module) -> str:
+    """The layers that do its work: convolutions with their kernels, matrix products, poolings."""
+    words = []
+    for leaf in module.modules():
+        if isinstance(leaf, nn.Conv2d):
+            kernel = "×".join(map(str, leaf.kernel_size))
+            grouped = "depthwise " if leaf.groups == leaf.in_channels > 1 else ""
+            words.append(f"{kernel} {grouped or ('grouped ' if leaf.groups > 1 else '')}conv")
+        elif isinstance(leaf, nn.Linear):
+            words.append("linear")
+        elif isinstance(leaf, nn.MultiheadAttention):
+            words.append("attention")
+        elif "Pool" in type(leaf).__name__:
+            words.append("average pool" if "Avg" in type(leaf).__name__ else "max pool")
+    counts = Counter(words)
+    shown = [f"{n} × {word}" if n > 1 else word for word, n in list(counts.items())[:4]]
+    return ", ".join(shown) or type(module).__name__.lstrip("_")
 
 
 def _run(network: nn.Module, task: Task, watch: AbstractContextManager[object]) -> None:

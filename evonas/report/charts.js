@@ -1,0 +1,158 @@
+// Draws the charts of a page with Observable Plot, at the width that there is, again when it changes.
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const COLORS = {
+  complete: "var(--accent)", pruned: "var(--dim)", failed: "var(--bad)",
+  final: "var(--second)", audit: "var(--good)",
+};
+const legend = (states) => ({
+  color: { domain: states, range: states.map((s) => COLORS[s]), legend: states.length > 1 },
+});
+const percent = (label) => ({ label, tickFormat: (v) => `${+(100 * v).toPrecision(4)} %` });
+const objective = () => (DATA.objective.share ? percent(DATA.objective.label) : { label: DATA.objective.label });
+
+// Accuracies of the first trials may be so bad that the rest would be one line at the top.
+function visible(values) {
+  const sorted = values.filter((v) => v !== null).sort((a, b) => a - b);
+  if (sorted.length < 20) return undefined;
+  const [low, high] = DATA.objective.direction === "max"
+    ? [sorted[Math.floor(sorted.length * 0.1)], sorted[sorted.length - 1]]
+    : [sorted[0], sorted[Math.floor(sorted.length * 0.9)]];
+  const room = 0.08 * (high - low) || 0.01;
+  return [low - room, high + room];
+}
+
+const CHARTS = {
+  progress(width, { x = "trials" }) {
+    const { rows, best } = DATA.progress;
+    const ended = rows.filter((d) => d.value !== null);
+    const lost = rows.filter((d) => d.value === null);
+    const domain = visible(ended.map((d) => d.value));
+    const shown = domain ? ended.filter((d) => d.value >= domain[0] && d.value <= domain[1]) : ended;
+    const states = ["complete", ...new Set(lost.map((d) => d.state))];
+    const label = { trials: "ended trials", seconds: "seconds", effort: "effort, in full trials" }[x];
+    return {
+      height: Math.min(420, Math.max(260, width * 0.45)),
+      x: { label, grid: false }, y: { ...objective(), grid: true, domain }, ...legend(states),
+      marks: [
+        Plot.dot(shown, { x, y: "value", r: 2.5, fill: "state", fillOpacity: 0.55, title: "note", tip: true }),
+        Plot.lineY(best, { x, y: "value", curve: DATA.objective.direction === "max" ? "step-after" : "step-after", stroke: "var(--second)", strokeWidth: 2 }),
+        Plot.tickX(lost, { x, stroke: "state", strokeOpacity: 0.7, insetTop: Math.min(420, Math.max(260, width * 0.45)) - 75, title: "note" }),
+      ],
+    };
+  },
+  against(width) {
+    const { rows, x, log, better } = DATA.against;
+    const front = rows.filter((d) => d.front).sort((a, b) => a.x - b.x);
+    // With few parameters being better, the front holds from each of its points to the next larger.
+    const curve = better === "min" ? "step-after" : "step-before";
+    const domain = visible(rows.map((d) => d.y));
+    const shown = domain ? rows.filter((d) => d.front || (d.y >= domain[0] && d.y <= domain[1])) : rows;
+    return {
+      height: Math.min(420, Math.max(260, width * 0.45)),
+      x: { label: x, type: log ? "log" : "linear", tickFormat: log ? "~s" : undefined, ticks: width < 500 ? 4 : undefined },
+      y: { ...objective(), grid: true, domain: front.length && domain ? [Math.min(domain[0], ...front.map((d) => d.y)), Math.max(domain[1], ...front.map((d) => d.y))] : domain },
+      marks: [
+        Plot.dot(shown, { x: "x", y: "y", r: 2.5, fill: "var(--accent)", fillOpacity: 0.45, title: "note", tip: true }),
+        Plot.lineY(front, { x: "x", y: "y", curve, stroke: "var(--second)", strokeWidth: 1.5 }),
+        Plot.dot(front, { x: "x", y: "y", r: 4, fill: "var(--second)", title: "note" }),
+      ],
+    };
+  },
+  curves(width) {
+    const trainings = new Set(DATA.curves.map((d) => d.training));
+    return {
+      height: Math.min(380, Math.max(240, width * 0.4)),
+      x: { label: "epoch", tickFormat: (d) => (Number.isInteger(d) ? `${d}` : "") }, y: { ...objective(), label: DATA.curve_label, grid: true },
+      color: { legend: trainings.size > 1 && trainings.size < 8 },
+      marks: [
+        Plot.lineY(DATA.curves, { x: "step", y: "value", stroke: trainings.size > 1 ? "training" : "var(--accent)", z: "training" }),
+        Plot.dot(DATA.curves, { x: "step", y: "value", r: 1.5, stroke: trainings.size > 1 ? "training" : "var(--accent)", title: "training", tip: true }),
+      ],
+    };
+  },
+  importance(width) {
+    const rows = DATA.importance;
+    return {
+      height: 24 * rows.length + 45, marginLeft: Math.min(160, width * 0.35),
+      x: { label: "share of the importance", tickFormat: "%", ticks: width < 500 ? 4 : 8 }, y: { label: null, domain: rows.map((d) => d.name) },
+      marks: [Plot.barX(rows, { x: "share", y: "name", fill: "var(--accent)", tip: true }), Plot.ruleX([0])],
+    };
+  },
+  choice(width, { index }) {
+    const { name, rows } = DATA.choices[index];
+    const all = rows.flatMap((d) => [d.median, d.best]);
+    const low = Math.min(...all), high = Math.max(...all), room = 0.15 * (high - low) || 0.01;
+    return {
+      height: 170, title: name, x: { label: null, domain: rows.map((d) => d.value), tickRotate: rows.some((d) => d.value.length > 3) ? -35 : 0 },
+      y: { ...objective(), label: null, grid: true, domain: [low - room, high + room], ticks: 4 }, marginBottom: rows.some((d) => d.value.length > 3) ? 50 : 30, marginLeft: 55,
+      marks: [
+        Plot.barY(rows, { x: "value", y1: low - room, y2: "median", fill: "var(--accent)", fillOpacity: 0.5, title: (d) => `${name} = ${d.value}\n${d.trials} trials`, tip: true }),
+        Plot.dot(rows, { x: "value", y: "best", fill: "var(--second)", r: 3 }),
+      ],
+    };
+  },
+  errors(width) {
+    const errors = DATA.errors;
+    return {
+      height: Math.min(300, Math.max(220, width * 0.32)),
+      x: DATA.objective.share ? percent(DATA.error_label) : { label: DATA.error_label }, y: { label: "share of the trials", tickFormat: "%", grid: true, domain: [0, 1] },
+      marks: [Plot.lineY(errors, { x: "x", y: "y", curve: "step-after", stroke: "var(--accent)", strokeWidth: 2 }), Plot.ruleY([0])],
+    };
+  },
+  lanes(width) {
+    const rows = DATA.lanes, lanes = new Set(rows.map((d) => d.lane)).size;
+    const states = [...new Set(rows.map((d) => d.state))];
+    return {
+      height: 26 * lanes + 50, marginLeft: 45, x: { label: "seconds" }, y: { label: null, tickFormat: (d) => `${d}`, domain: [...new Set(rows.map((d) => d.lane))].sort((a, b) => a - b) }, ...legend(states),
+      marks: [Plot.barX(rows, { x1: "begin", x2: "end", y: "lane", fill: "state", insetRight: rows.length < 300 ? 0.5 : 0, title: "note", tip: true })],
+    };
+  },
+};
+
+function draw(box, name, options) {
+  const width = box.clientWidth;
+  if (!width || box.drawn === width) return;
+  box.drawn = width;
+  const style = { background: "transparent", fontSize: "12px", overflow: "visible" };
+  box.replaceChildren(Plot.plot({ width, style, marginLeft: 55, ...CHARTS[name](width, options) }));
+}
+
+function keep(box, name, options = {}) {
+  const again = () => draw(box, name, options);
+  new ResizeObserver(again).observe(box);
+  again();
+  return again;
+}
+
+document.querySelectorAll("[data-many=choices]").forEach((place) => {
+  DATA.choices.forEach((_, index) => {
+    const box = place.appendChild(Object.assign(document.createElement("div"), { className: "chart" }));
+    keep(box, "choice", { index });
+  });
+});
+document.querySelectorAll("[data-chart]").forEach((box) => {
+  const options = {}, again = keep(box, box.dataset.chart, options);
+  document.querySelectorAll(`[data-for=${box.dataset.chart}] button`).forEach((button) => {
+    button.onclick = () => {
+      options.x = button.dataset.x;
+      button.parentElement.querySelectorAll("button").forEach((b) => b.setAttribute("aria-pressed", b === button));
+      box.drawn = 0;
+      again();
+    };
+  });
+});
+
+// A click on a column's head sorts by it, numbers as numbers; a second one the other way.
+document.querySelectorAll("table.sortable").forEach((table) => {
+  const number = (text) => parseFloat(text.replace(/,/g, ""));
+  [...table.tHead.rows[0].cells].forEach((head, column) => {
+    head.onclick = () => {
+      const sign = (head.dataset.sign = -(head.dataset.sign || 1));
+      const key = (row) => row.cells[column].textContent;
+      const rows = [...table.tBodies[0].rows];
+      const numeric = rows.every((row) => key(row) === "" || !Number.isNaN(number(key(row))));
+      rows.sort((a, b) => sign * (numeric ? (number(key(b)) || 0) - (number(key(a)) || 0) : key(b).localeCompare(key(a))));
+      table.tBodies[0].append(...rows);
+    };
+  });
+});

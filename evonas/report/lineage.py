@@ -1,0 +1,59 @@
+"""A trial's family tree: whom it descends from, and what was changed on the way."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from evonas.architecture import Value
+from evonas.report import numbers
+from evonas.trial import Trial
+from evonas.trials import Trials
+
+_LARGEST = 40  # ancestors; the nearest are shown
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """One of the tree.
+
+    Attributes:
+        generation: 0 is the trial itself, 1 its parents, …
+        trial: The ancestor.
+        changes: How its first child of the tree differs from it, choice by choice.
+    """
+
+    generation: int
+    trial: Trial
+    changes: tuple[str, ...]
+
+
+def tree(trials: Trials, trial: Trial) -> list[Ancestor]:
+    """The trial and its ancestors, the nearest first; no more than forty."""
+    found = {trial.number: Ancestor(0, trial, ())}
+    waiting = deque([trial])
+    while waiting and len(found) < _LARGEST:
+        child = waiting.popleft()
+        for number in child.proposal.parents:
+            parent = trials.latest.get(number)
+            if parent is not None and number not in found and len(found) < _LARGEST:
+                generation = found[child.number].generation + 1
+                found[number] = Ancestor(generation, parent, changes(parent, child))
+                waiting.append(parent)
+    return list(found.values())
+
+
+def changes(parent: Trial, child: Trial) -> tuple[str, ...]:
+    """``NAME old → new`` for every choice in which the two differ."""
+    old, new = parent.architecture.choices, child.architecture.choices
+    return tuple(
+        f"{name} {_shown(old, name)} → {_shown(new, name)}"
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name) != new.get(name)
+    )
+
+
+def _shown(choices: Mapping[str, Value], name: str) -> str:
+    value = choices.get(name)
+    return "–" if value is None else numbers.choice(value)

@@ -1,0 +1,130 @@
+"""What the page's charts are drawn from: plain columns, few enough to be drawn at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from evonas.report import importance, numbers, timeline
+from evonas.trial import Objective, Trial, TrialState
+from evonas.trials import Trials
+
+_POINTS = 3000  # of a chart; more are a carpet, and slow
+_VALUES = 1500  # points of the charts of single choices
+_CHOICES = 8  # charts of single choices
+
+
+def progress(trials: Trials) -> dict[str, Any]:
+    """Every trial that ended, and the best so far: against trials, seconds and effort."""
+    objective, effort = trials.objectives[0], 0.0
+    rows: list[dict[str, Any]] = []
+    best: list[dict[str, Any]] = []
+    known = Trials(trials.objectives)
+    for place, trial in enumerate(trials.ended, start=1):
+        effort += trial.proposal.fidelity
+        known.add(trial)
+        at = {"trials": place, "seconds": round(trial.elapsed, 2), "effort": round(effort, 4)}
+        value = trial.metrics.get(objective.metric) if _whole(trial) else None
+        row = {**at, "n": trial.number, "value": value, "state": str(trial.state)}
+        rows.append({**row, "note": _note(trial, objective)})
+        leader = known.best
+        if leader is not None and leader is trial:
+            best.append({**at, "n": trial.number, "value": trial.metrics[objective.metric]})
+    if best and rows:
+        best.append({**rows[-1], "value": best[-1]["value"], "n": best[-1]["n"]})
+    leading = {point["n"] for point in best}
+    kept = [r for r in rows if r["n"] in leading]
+    others = importance.evenly([r for r in rows if r["n"] not in leading], _POINTS)
+    return {"rows": kept + others, "best": best, "all": len(rows)}
+
+
+def _whole(trial: Trial) -> bool:
+    return trial.state is TrialState.COMPLETE
+
+
+def _note(trial: Trial, objective: Objective) -> str:
+    """What hovering says."""
+    lines = [f"trial {trial.number}, {trial.state}"]
+    lines += [f"{numbers.label(k)} {numbers.metric(k, v)}" for k, v in trial.metrics.items()][:6]
+    if trial.error:
+        lines.append(trial.error.splitlines()[0][:80])
+    return "\n".join(lines)
+
+
+def against(trials: Trials, other: Objective) -> dict[str, Any] | None:
+    """Completed trials by the first objective and another, and the front of the two."""
+    first = trials.objectives[0]
+    complete = [t for t in trials.complete if other.metric in t.metrics]
+    if other.metric == first.metric or not complete:
+        return None
+    front = Trials((first, other), complete).front()
+    chosen = {trial.number for trial in front}
+    others = importance.evenly([t for t in complete if t.number not in chosen], _POINTS)
+    rows: list[dict[str, Any]] = [
+        {
+            "n": trial.number,
+            "x": trial.metrics[other.metric],
+            "y": trial.metrics[first.metric],
+            "front": trial.number in chosen,
+            "note": _note(trial, first),
+        }
+        for trial in [*others, *front]
+    ]
+    lowest = min(row["x"] for row in rows)
+    return {
+        "rows": rows,
+        "x": numbers.label(other.metric),
+        "log": lowest > 0 and max(row["x"] for row in rows) > 20 * lowest,
+        "better": other.direction,
+    }
+
+
+def choices(trials: Trials, shares: dict[str, float]) -> list[dict[str, Any]]:
+    """The most important choices: the objective of the trials by their values."""
+    objective = trials.objectives[0]
+    complete = importance.evenly(trials.complete, _VALUES)
+    shown = list(shares)[:_CHOICES] or importance.names(complete)[:_CHOICES]
+    rows = [(name, importance.by_value(objective, complete, name)) for name in shown]
+    return [{"name": name, "rows": values} for name, values in rows if len(values) > 1]
+
+
+def curves(finals: Sequence[Trial], metric: str) -> list[dict[str, Any]]:
+    """The metric, epoch by epoch, of every final training."""
+    return [
+        {
+            "training": f"trial {source}, seed {trial.proposal.repeat}",
+            "step": step,
+            "value": values[metric],
+        }
+        for trial in finals
+        for source in trial.proposal.parents[:1]
+        for step, values in trial.curve
+        if metric in values
+    ]
+
+
+def errors(trials: Trials) -> list[dict[str, Any]]:
+    """The empirical distribution of the objective: which share of the trials is at least so bad."""
+    objective = trials.objectives[0]
+    values = sorted(t.metrics[objective.metric] for t in trials.complete)
+    share = "accuracy" in objective.metric
+    worse = sorted(1 - v for v in values) if share else values
+    step = max(1, len(worse) // 400)
+    points = [{"x": v, "y": (i + 1) / len(worse)} for i, v in enumerate(worse)]
+    return [*points[:-1:step], *points[-1:]]
+
+
+def lanes(events: Sequence[Trial]) -> list[dict[str, Any]]:
+    """Who ran when; the latest, if there are too many."""
+    ended = [t for t in events if t.state is not TrialState.RUNNING][-_POINTS:]
+    return [
+        {
+            "lane": lane + 1,
+            "begin": round(begin, 2),
+            "end": round(end, 2),
+            "state": str(trial.state) if trial.proposal.stage == "search" else trial.proposal.stage,
+            "note": f"{trial.proposal.stage} trial {trial.number}, "
+            f"{trial.state}, {numbers.duration(trial.seconds)}",
+        }
+        for lane, begin, end, trial in timeline.lanes(ended)
+    ]
