@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _GAP = "\N{NO-BREAK SPACE}"
 _SHARES = ("accuracy", "f1", "top5", "top_5", "acceptance")
@@ -22,7 +23,7 @@ def label(name: str) -> str:
 
 def metric(name: str, value: float) -> str:
     """A metric's value with its unit, which its name tells."""
-    if any(share in name for share in _SHARES) and -1 <= value <= 1:
+    if is_share(name, [value]):
         return percent(value)
     if name in ("params", "flops"):
         return count(value)
@@ -33,6 +34,11 @@ def metric(name: str, value: float) -> str:
     if name == "peak_memory":
         return f"{short(value)}B"
     return plain(value)
+
+
+def is_share(name: str, values: Iterable[float]) -> bool:
+    """Whether a metric is a share of 1: by its name, unless a table of others gives per cent."""
+    return any(share in name for share in _SHARES) and all(-1 <= value <= 1 for value in values)
 
 
 def percent(share: float) -> str:

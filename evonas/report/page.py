@@ -43,19 +43,22 @@ def text(run: RunInfo, events: Sequence[Trial], report: Report) -> str:
     trials = Trials(run.objectives, events)
     finals = [t for t in Trials((), events, "final").ended if t.state is TrialState.COMPLETE]
     shown = {**_facts(run, report, trials, finals), **_failures(trials)}
+    objective = run.objectives[0]
+    values = [trial.metrics[objective.metric] for trial in trials.complete]
+    share, name = numbers.is_share(objective.metric, values), numbers.label(objective.metric)
     charts = {
         "progress": series.progress(trials) if trials.ended else None,
         "against": series.against(trials, _other(run.objectives)),
         "curves": series.curves(finals, _curve(run, finals)),
         "curve_label": numbers.label(_curve(run, finals)),
         "errors": series.errors(trials),
-        "error_label": _error(run.objectives[0]),
+        "error_label": "validation error" if share else name,
         "lanes": series.lanes(events),
         **_choices(trials),
         "objective": {
-            "label": numbers.label(run.objectives[0].metric),
-            "direction": run.objectives[0].direction,
-            "share": "accuracy" in run.objectives[0].metric,
+            "label": name,
+            "direction": objective.direction,
+            "share": share,
         },
     }
     return render(
@@ -64,7 +67,7 @@ def text(run: RunInfo, events: Sequence[Trial], report: Report) -> str:
         title=f"{run.name}: {shown['subtitle']}",
         run=run,
         report=report,
-        objective=numbers.label(run.objectives[0].metric),
+        objective=name,
         complete=numbers.count(len(trials.complete)),
         ended=trials.ended,
         against=charts["against"],
@@ -163,11 +166,6 @@ def _curve(run: RunInfo, finals: Sequence[Trial]) -> str:
     names = {name for trial in finals for _, values in trial.curve for name in values}
     wanted = (run.objectives[0].metric, "val_accuracy", "train_loss")
     return next((name for name in wanted if name in names), "")
-
-
-def _error(objective: Objective) -> str:
-    share = "accuracy" in objective.metric
-    return "validation error" if share else numbers.label(objective.metric)
 
 
 def _progress_caption(progress: Mapping[str, Any] | None) -> str:

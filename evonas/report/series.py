@@ -107,7 +107,7 @@ def errors(trials: Trials) -> list[dict[str, Any]]:
     """The empirical distribution of the objective: which share of the trials is at least so bad."""
     objective = trials.objectives[0]
     values = sorted(t.metrics[objective.metric] for t in trials.complete)
-    share = "accuracy" in objective.metric
+    share = numbers.is_share(objective.metric, values)
     worse = sorted(1 - v for v in values) if share else values
     step = max(1, len(worse) // 400)
     points = [{"x": v, "y": (i + 1) / len(worse)} for i, v in enumerate(worse)]
