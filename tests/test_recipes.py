@@ -95,7 +95,6 @@ def test_two_tiny_trials(
     assert "test_accuracy" in outcome.report.final
     for name in ("recipe.yaml", "history.jsonl", "environment.txt", "report.html"):
         assert (tmp_path / "run" / name).stat().st_size > 0
-    assert (tmp_path / "run" / "figures" / "progress.png").exists()
     trained = given.evaluation.name != "tabular"
     assert (tmp_path / "run" / "incumbent" / "network.pt2").exists() == trained
 

@@ -58,6 +58,13 @@ const CHARTS = {
       ],
     };
   },
+  volumes(width) {
+    return {
+      height: Math.min(300, Math.max(220, width * 0.32)),
+      x: { label: "ended trials" }, y: { label: "hypervolume", grid: true },
+      marks: [Plot.lineY(DATA.progress.volumes, { x: "trials", y: "value", curve: "step-after", stroke: "var(--second)", strokeWidth: 2, tip: true })],
+    };
+  },
   curves(width) {
     const trainings = new Set(DATA.curves.map((d) => d.training));
     return {

@@ -19,6 +19,7 @@ def progress(trials: Trials) -> dict[str, Any]:
     objective, effort = trials.objectives[0], 0.0
     rows: list[dict[str, Any]] = []
     best: list[dict[str, Any]] = []
+    volumes: list[dict[str, float]] = []
     known = Trials(trials.objectives)
     for place, trial in enumerate(trials.ended, start=1):
         effort += trial.proposal.fidelity
@@ -30,12 +31,14 @@ def progress(trials: Trials) -> dict[str, Any]:
         leader = known.best
         if leader is not None and leader is trial:
             best.append({**at, "n": trial.number, "value": trial.metrics[objective.metric]})
+        if known.hypervolume is not None:
+            volumes.append({"trials": place, "value": known.hypervolume})
     if best and rows:
         best.append({**rows[-1], "value": best[-1]["value"], "n": best[-1]["n"]})
     leading = {point["n"] for point in best}
     kept = [r for r in rows if r["n"] in leading]
     others = importance.evenly([r for r in rows if r["n"] not in leading], _POINTS)
-    return {"rows": kept + others, "best": best, "all": len(rows)}
+    return {"rows": kept + others, "best": best, "all": len(rows), "volumes": volumes}
 
 
 def _whole(trial: Trial) -> bool:
