@@ -18,6 +18,7 @@ from evonas.trial import Objective, Trial
 from evonas.trials import Trials
 
 _REPORT = "report.json"  # what of the report the other files do not say
+_DRAWS = 10  # Of fewer random draws a share says nothing.
 _TABLE = "table.csv"
 
 
@@ -39,7 +40,7 @@ def write(session: Session, run: RunInfo, status: str, reason: str, strategy: St
     said: dict[str, Any] = {
         "status": status,
         "reason": reason,
-        "acceptance": assembly.space.acceptance,
+        "draws": _draws(session),
         "remarks": list(findings.lines),
         "table": [dict(row) for row in findings.rows],
     }
@@ -65,7 +66,7 @@ def so_far(
     said: dict[str, Any] = {"status": "cut off", "reason": "evonas resume goes on with it"}
     if goes_on:
         said = {"status": "running", "reason": "this is how far it is"}
-    said |= {"acceptance": None, "remarks": (), "table": ()}
+    said |= {"draws": (0, 0), "remarks": (), "table": ()}
     return _report(folder, objectives, events, said)
 
 
@@ -73,6 +74,15 @@ def status(folder: Path) -> str | None:
     """How the last session ended; None if it never did."""
     path = folder / _REPORT
     return json.loads(path.read_text())["status"] if path.exists() else None
+
+
+def _draws(session: Session) -> tuple[int, int]:
+    """Random draws, and those within the limits, of all sessions that ended."""
+    limits = session.assembly.space.limits
+    drawn, accepted = (limits.drawn, limits.accepted) if limits else (0, 0)
+    path = session.folder / _REPORT
+    earlier = json.loads(path.read_text()).get("draws", (0, 0)) if path.exists() else (0, 0)
+    return earlier[0] + drawn, earlier[1] + accepted
 
 
 def _report(
@@ -86,7 +96,7 @@ def _report(
     concluded = final.stored(folder)
     if concluded is not None and said["status"] == "finished":
         best, final_metrics = trials.latest[concluded["trial"]], concluded["metrics"]
-    examined = audit.stored(folder)
+    examined, (drawn, accepted) = audit.stored(folder), said.get("draws", (0, 0))
     return Report(
         status=said["status"],
         reason=said["reason"],
@@ -95,7 +105,7 @@ def _report(
         incumbent=best,
         front=trials.front(),
         final=final_metrics,
-        acceptance=said["acceptance"],
+        acceptance=accepted / drawn if drawn >= _DRAWS else None,
         audit=examined.metrics if examined else {},
         verdict=examined.sentence if examined else "",
         hypervolume=trials.hypervolume,

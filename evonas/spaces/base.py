@@ -155,12 +155,6 @@ class SearchSpace(ABC):
         """The space without its limits."""
         return self.limits.space if self.limits else self
 
-    @property
-    def acceptance(self) -> float | None:
-        """Share of random draws that met the limits; None without limits, or before the first."""
-        limits = self.limits
-        return limits.accepted / limits.drawn if limits and limits.drawn else None
-
     def build_supernet(self, task: Task) -> Supernet:
         """Build the weights that all networks of the space share; a space need not offer it.
 

@@ -13,7 +13,7 @@ from evonas.recipe import reading
 from evonas.recipe.registry import Registry
 from evonas.runs.assemble import Assembly, assemble
 from evonas.runs.journal import read_journal
-from evonas.runs.run import start
+from evonas.runs.run import resume, start
 from evonas.trial import Limit, TrialState
 from evonas.trials import Trials
 
@@ -60,13 +60,31 @@ def test_a_cost_of_the_spaces_own_is_a_hard_limit(assembled: Assemble) -> None:
     assert assembly.space.limits is not None
     assert set(assembly.space.limits.bounds) == {"joules", "params"}
     assert all(int(assembly.space.sample(Random(n)).choices["c1"]) <= 8 for n in range(20))
-    assert assembly.space.acceptance is not None
+    assert assembly.space.limits.accepted == 20
 
 
 def test_a_metric_is_limited_where_it_is_measured(assembled: Assemble) -> None:
     assembly = assembled("plain_cnn", val_accuracy={"min": 0.5})
-    assert assembly.space.limits is assembly.space.acceptance is None
+    assert assembly.space.limits is None
     assert assembly.evaluator.context.limits == {"val_accuracy": Limit(min=0.5)}
+
+
+def test_the_share_of_accepted_draws_is_that_of_all_sessions(tmp_path: Path) -> None:
+    """Once a resumed run said 100 %: of the few that its last session had drawn."""
+    content = {
+        **{"name": "r", "dataset": "digits", "space": "plain_cnn", "strategy": "random"},
+        **{"constraints": {"params": {"max": 20_000}}, "tracking": "console"},
+        "evaluation": {"name": "zero_cost", "proxy": "params"},
+    }
+    shares = []
+    for folder, budgets in (("whole", [60]), ("parts", [30, 60])):
+        given = reading.validate({**content, "budget": {"trials": budgets[0]}}, "recipe")
+        outcome = start(given, Registry(), tmp_path / folder)
+        for budget in budgets[1:]:
+            outcome = resume(tmp_path / folder, [f"budget.trials={budget}"])
+        shares.append(outcome.report.acceptance)
+    assert shares[0] is not None
+    assert shares[0] == shares[1] < 0.8
 
 
 def test_what_neither_gives_is_refused(assembled: Assemble) -> None:

@@ -59,6 +59,8 @@ def points(space: SearchSpace, task: Task, rng: Random) -> list[Architecture]:
         PluginError: Whatever a plugin's space raises.
     """
     drawn = [space.sample(rng) for _ in range(_DRAWN)]
+    if space.limits is not None:  # the search's draws are counted, not these
+        space.limits.drawn = space.limits.accepted = 0
     ends = (extreme(space, end) for end in (0, -1))
     found = [point for point in (*drawn, *ends) if point is not None]
 
