@@ -74,7 +74,8 @@ def test_the_share_of_accepted_draws_is_that_of_all_sessions(tmp_path: Path) -> 
     content = {
         **{"name": "r", "dataset": "digits", "space": "plain_cnn", "strategy": "random"},
         **{"constraints": {"params": {"max": 20_000}}, "tracking": "console"},
-        "evaluation": {"name": "zero_cost", "proxy": "params"},
+        "evaluation": {"name": "zero_cost", "proxies": ["synflow"]},
+        "objectives": {"synflow": "max"},
     }
     shares = []
     for folder, budgets in (("whole", [60]), ("parts", [30, 60])):
