@@ -74,7 +74,11 @@ def test_the_share_of_accepted_draws_is_that_of_all_sessions(tmp_path: Path) -> 
     content = {
         **{"name": "r", "dataset": "digits", "space": "plain_cnn", "strategy": "random"},
         **{"constraints": {"params": {"max": 20_000}}, "tracking": "console"},
-        "evaluation": {"name": "zero_cost", "proxies": ["synflow"]},
+        "evaluation": {
+            "name": "zero_cost",
+            "proxies": ["synflow"],
+            "of": {"name": "train", "final_epochs": 1},
+        },
         "objectives": {"synflow": "max"},
     }
     shares = []
