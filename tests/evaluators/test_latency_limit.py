@@ -231,7 +231,7 @@ def test_a_run_with_a_limit_ends_with_a_front_within_it(strategy: dict[str, Any]
     assert (f"Pareto front of {len(front)} trials" in said) == (len(front) > 1)
     page = Path("run/report.html").read_text()
     assert ("The Pareto front" in page) == (len(front) > 1)
-    assert ('data-chart="volumes"' in page) == (len(complete) >= 10 and len(front) > 1)
+    assert ('data-chart="volumes"' in page) == (len(complete) >= 10)
 
 
 def test_one_objective_and_a_limit_go_together() -> None:
