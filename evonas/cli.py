@@ -110,13 +110,63 @@ def resume(run_dir: Path, overrides: tuple[str, ...]) -> None:
     _finish(*_watched("resume", run_dir, partial(runs.resume, run_dir, overrides)))
 
 
-def _watched(command: str, folder: Path | None, begin: Callable[..., Any]) -> tuple[Any, int]:
+@main.command()
+@click.argument("recipe", metavar="RECIPE|SWEEP_DIR", type=_PATH, shell_complete=_recipes)
+@_SET
+@click.option("--sweep-dir", type=_PATH, help="Default: a new one in mlruns.")
+@_PLUGINS
+def sweep(recipe: Path, overrides: tuple[str, ...], sweep_dir: Path | None, registry: Any) -> None:
+    """Run every combination of RECIPE's sweep, and compare; SWEEP_DIR: go on with one."""
+    from evonas.commands import comparing
+    from evonas.recipe import reading
+    from evonas.runs import sweep as sweeps
+
+    if sweeps.holds(recipe):
+        found = sweeps.read(recipe)
+    else:
+        given = reading.load(reading.find(recipe), overrides)
+        found = sweeps.begin(given, registry, sweep_dir)
+    begin = partial(sweeps.run, found, say=click.echo)
+    ended, _ = _watched("sweep", None, begin, found.folder)
+    failed = [label for label, status in ended.items() if status == "failed"]
+    if len(found.run_dirs()) > 1:
+        page = found.folder / "comparison.html"
+        for line in comparing.lines(comparing.compare([str(found.folder)], page)):
+            click.echo(line)
+        click.echo(f"comparison: {page}")
+    for label in failed:
+        click.echo(f"failed: {label}", err=True)
+    sys.exit(errors.TooManyFailures.exit_code if len(failed) == len(ended) else 0)
+
+
+@main.command()
+@click.argument("runs", metavar="RUN…", nargs=-1, required=True)
+@click.option("--output", type=_PATH, default=Path("comparison.html"), show_default=True)
+@click.option("--uri", help="MLflow store that knows the ids; default as for evonas ui.")
+@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
+def compare(runs: tuple[str, ...], output: Path, uri: str | None, as_json: bool) -> None:
+    """Compare runs: their folders, their ids in MLflow, or the folder of a sweep.
+
+    Runs that differ in their seed alone are a group. Writes a page, prints a table.
+    """
+    from evonas.commands import comparing
+
+    groups = comparing.compare(runs, output, uri)
+    for line in [comparing.as_json(groups)] if as_json else comparing.lines(groups):
+        click.echo(line)
+    click.echo(f"comparison: {output}", err=as_json)
+
+
+def _watched(
+    command: str, folder: Path | None, begin: Callable[..., Any], again: Path | None = None
+) -> tuple[Any, int]:
     """Begin, on the console and with the two signals watched.
 
     Args:
         command: What goes on after an interruption.
         folder: The run folder, if it is known before.
         begin: Given the trackers and whom to ask whether to stop.
+        again: What the command goes on with; default: the run folder.
 
     Returns:
         What came out, and the exit code of an interruption.
@@ -131,7 +181,9 @@ def _watched(command: str, folder: Path | None, begin: Callable[..., Any]) -> tu
         with interruption.watching():
             outcome = begin((console,), interruption)
     except (Stopped, KeyboardInterrupt):
-        click.echo(f"stopped; go on with: evonas {command} {console.run_dir or folder}", err=True)
+        click.echo(
+            f"stopped; go on with: evonas {command} {again or console.run_dir or folder}", err=True
+        )
         sys.exit(_code(interruption))
     finally:
         console.stop()

@@ -16,7 +16,7 @@ from torchvision import models
 
 from evonas.recipe import reading
 from evonas.recipe.registry import Registry
-from evonas.runs import run
+from evonas.runs import run, sweep
 from evonas.spaces.nasbench201 import NASBench201
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -31,7 +31,7 @@ TINY_OPTIONS = {
 def overrides(path: Path, images: Callable[..., Path], folder: Path) -> list[str]:
     """What makes a recipe tiny: its own components, on data made here."""
     given = reading.load(path)
-    sets = [*TINY]
+    sets = [*TINY, "sweep={}"]  # the sweep's members differ in what is made tiny here
     sets += [f"space.{k}={v}" for k, v in TINY_SPACES.get(given.space.name, {}).items()]
     if given.evaluation.name == "tabular":
         return [*TINY, f"evaluation.path={table(folder)}"]
@@ -80,6 +80,12 @@ def image_folder(folder: Path) -> Path:
 
 def test_there_is_a_recipe_for_every_space() -> None:
     assert {reading.load(path).space.name for path in RECIPES} == set(Registry().origins("space"))
+
+
+def test_the_members_of_sweeps_are_recipes() -> None:
+    swept = [given for path in RECIPES if (given := reading.load(path)).sweep]
+    assert {given.name for given in swept} == {"strategies", "spaces"}
+    assert [len(sweep.members(given)) for given in sorted(swept, key=lambda g: g.name)] == [3, 12]
 
 
 @pytest.mark.parametrize("strategy", ["own", "random"])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -181,6 +182,20 @@ class AuditSection(_Model):
     """Size of the sample, spread over the ranking; fewer than twelve say little."""
 
 
+def _distinct(values: Any) -> Any:
+    items = list(values.values()) if isinstance(values, Mapping) else values
+    if isinstance(items, list) and len({json.dumps(item) for item in items}) < len(items):
+        raise ValueError("one of its values is there twice")
+    return values
+
+
+# A list, or a mapping of labels to values where a value is too long to be called by itself.
+Values = Annotated[
+    Annotated[list[Any], Field(min_length=1)] | Annotated[dict[str, Any], Field(min_length=1)],
+    AfterValidator(_distinct),
+]
+
+
 def searched(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """An evaluation's options, and those of what it wraps, without what finals alone follow."""
     return {
@@ -225,6 +240,8 @@ class Recipe(_Model):
     """Where trials run."""
     tracking: TrackingSection = TrackingSection()
     """Who is told."""
+    sweep: dict[str, Values] = {}
+    """For ``evonas sweep``: keys of the recipe, each with its values; every combination is run."""
 
     @field_validator("name", mode="before")
     @classmethod
@@ -238,13 +255,14 @@ class Recipe(_Model):
 
     def dump(self) -> dict[str, Any]:
         """Plain data, as YAML and JSON can hold it."""
-        return self.model_dump(mode="json", exclude_none=True)
+        data = self.model_dump(mode="json", exclude_none=True)
+        return data if data["sweep"] else {k: v for k, v in data.items() if k != "sweep"}
 
     @property
     def digest(self) -> str:
         """Hash of what decides the search's results, and so of no name, budget or executor."""
         data = self.dump()
-        for section in ("name", "budget", "final", "audit", "executor", "tracking"):
+        for section in ("name", "budget", "final", "audit", "executor", "tracking", "sweep"):
             data.pop(section, None)
         data["evaluation"] = searched(data["evaluation"])
         if not self.start_from:

@@ -106,6 +106,52 @@ const CHARTS = {
       marks: [Plot.lineY(errors, { x: "x", y: "y", curve: "step-after", stroke: "var(--accent)", strokeWidth: 2 }), Plot.ruleY([0])],
     };
   },
+  scores(width) {
+    const { scores, groups } = DATA;
+    return {
+      height: 34 * groups.length + 50, marginLeft: Math.min(190, width * 0.4),
+      x: { ...objective(), label: DATA.score_label, grid: true, ticks: width < 500 ? 4 : 8 }, y: { label: null, domain: groups },
+      color: { domain: groups, scheme: "observable10" },
+      marks: [
+        Plot.dot(scores, { x: "value", y: "group", fill: "group", r: 4, fillOpacity: 0.8, title: (d) => `seed ${d.seed}: ${d.value}`, tip: true }),
+        Plot.tickX(scores, Plot.groupY({ x: "mean" }, { x: "value", y: "group", stroke: "group", strokeWidth: 2, inset: 4 })),
+      ],
+    };
+  },
+  best(width, { x = "trials" }) {
+    const rows = DATA.best[x];
+    const label = { trials: "ended trials", seconds: "seconds", effort: "effort, in full trials" }[x];
+    return {
+      height: Math.min(440, Math.max(280, width * 0.5)), x: { label }, y: { ...objective(), grid: true, domain: visible(rows.map((d) => d.mean)) }, clip: true,
+      color: { domain: DATA.groups, legend: true, scheme: "observable10" },
+      marks: [
+        Plot.areaY(rows, { x: "x", y1: "low", y2: "high", fill: "group", fillOpacity: 0.15, curve: "step-after", clip: true }),
+        Plot.lineY(rows, { x: "x", y: "mean", stroke: "group", strokeWidth: 2, curve: "step-after", tip: true, clip: true }),
+      ],
+    };
+  },
+  distributions(width) {
+    const rows = DATA.distributions;
+    return {
+      height: Math.min(380, Math.max(260, width * 0.4)),
+      x: DATA.objective.share ? percent(DATA.error_label) : { label: DATA.error_label }, y: { label: "share of the trials", tickFormat: "%", grid: true, domain: [0, 1] },
+      color: { domain: DATA.groups, legend: true, scheme: "observable10" },
+      marks: [
+        Plot.areaY(rows, { x: "x", y1: "low", y2: "high", fill: "group", fillOpacity: 0.15, curve: "step-after" }),
+        Plot.lineY(rows, { x: "x", y: "share", stroke: "group", strokeWidth: 2, curve: "step-after" }), Plot.ruleY([0]),
+      ],
+    };
+  },
+  quality(width) {
+    const rows = DATA.quality, low = Math.min(...rows.map((d) => d.x)), high = Math.max(...rows.map((d) => d.x));
+    const log = low > 0 && high > 20 * low;
+    return {
+      height: Math.min(420, Math.max(280, width * 0.45)),
+      x: { label: "parameters", type: log ? "log" : "linear", tickFormat: "~s", ticks: width < 500 ? 4 : undefined }, y: { ...objective(), grid: true, domain: visible(rows.map((d) => d.y)) },
+      color: { domain: DATA.groups, legend: true, scheme: "observable10" },
+      marks: [Plot.dot(rows, { x: "x", y: "y", stroke: "group", r: 2.5, strokeOpacity: 0.7, title: "note", tip: true, clip: true })],
+    };
+  },
   lanes(width) {
     const rows = DATA.lanes, lanes = new Set(rows.map((d) => d.lane)).size;
     const states = [...new Set(rows.map((d) => d.state))];

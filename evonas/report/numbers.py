@@ -36,6 +36,11 @@ def metric(name: str, value: float) -> str:
     return plain(value)
 
 
+def difference(name: str, value: float) -> str:
+    """Of two values of a metric: shares differ by points, of which 100 are all."""
+    return f"{100 * value:.2f}{_GAP}points" if is_share(name, [value]) else metric(name, value)
+
+
 def is_share(name: str, values: Iterable[float]) -> bool:
     """Whether a metric is a share of 1: by its name, unless a table of others gives per cent."""
     return any(share in name for share in _SHARES) and all(-1 <= value <= 1 for value in values)

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import yaml
 
 from evonas import __version__, files
-from evonas.errors import HistoryError, RunInUse, StorageError, TooManyFailures
+from evonas.errors import HistoryError, RecipeError, RunInUse, StorageError, TooManyFailures
 from evonas.recipe import reading
 from evonas.recipe.options import bind
 from evonas.recipe.registry import Registry
@@ -107,6 +107,7 @@ def start(
     run_dir: Path | None = None,
     listeners: Sequence[Tracker] = (),
     stopping: Callable[[], bool] = lambda: False,
+    sweep: str = "",
 ) -> Outcome:
     """Run a recipe.
 
@@ -116,10 +117,13 @@ def start(
         run_dir: The run folder; default: a new one under ``mlruns``.
         listeners: Trackers beside the recipe's own, such as the console.
         stopping: See ``search``.
+        sweep: Name of the sweep that the run belongs to.
 
     Raises:
         EvonasError: Before anything is written if the recipe, its data or plugins are at fault.
     """
+    if given.sweep:
+        raise RecipeError("the recipe has a sweep; run it with evonas sweep, or --set sweep={}")
     folder = run_dir or _fresh(given)
     assembly = assemble(given, registry, folder)
     taken, rungs = warm_start.events(assembly), sorted(assembly.strategy().fidelities)
@@ -137,6 +141,7 @@ def start(
                 "recipe": assembly.recipe.digest,
                 "data": assembly.fingerprint,
                 "fidelities": rungs,
+                "sweep": sweep,
                 # One number for the whole run: with another, sums of floats come out otherwise.
                 "threads": devices.fastest_threads(),
                 "plugins": [str(path.absolute()) for path in registry.plugins],
@@ -352,6 +357,7 @@ def info_of(
         source=header.get("source", {}),
         data=header["data"] or "",
         fidelities=tuple(header.get("fidelities", (1.0,))),
+        sweep=header.get("sweep", ""),
     )
 
 

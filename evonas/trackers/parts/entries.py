@@ -21,6 +21,7 @@ KIND = "evonas.kind"  # sweep, run or trial
 STAGE = "evonas.stage"
 TRIAL = "evonas.trial"  # a number within the stage
 RUN_DIR = "evonas.run_dir"
+SWEEP = "evonas.sweep"
 BEST, FRONT = "evonas.best", "evonas.front"
 NOTE = "mlflow.note.content"  # Markdown, shown as the description
 # A pruned trial is no fault and ends as planned; its tag says what it is.
@@ -64,6 +65,7 @@ def run_tags(run: RunInfo, name: str, more: Mapping[str, str]) -> dict[str, str]
         "mlflow.source.git.commit": run.source.get("commit"),
         KIND: "run",
         RUN_DIR: str(run.run_dir.absolute()),
+        SWEEP: run.sweep or None,
         **more,
     }
     return _short_tags(tags)
@@ -95,6 +97,11 @@ def trial_tags(trial: Trial, run: RunInfo, name: str, parent: str) -> dict[str, 
         NOTE: failed and _fenced(failed),
     }
     return _short_tags(tags)
+
+
+def having(tags: Mapping[str, str]) -> str:
+    """MLflow's filter for runs with these tags."""
+    return " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
 
 
 def _short_tags(tags: Mapping[str, Any]) -> dict[str, str]:

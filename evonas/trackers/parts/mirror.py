@@ -117,8 +117,7 @@ class Mirror:
 
     def _search(self, tags: Mapping[str, str]) -> list[Run]:
         """The runs of the experiment with these tags."""
-        same = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        return list(self._client.search_runs([self._state.experiment_id], same))
+        return list(self._client.search_runs([self._state.experiment_id], entries.having(tags)))
 
     def finish(self, report: Report) -> None:
         """Send the run's results, tags, files and network, and end it."""
@@ -194,6 +193,8 @@ class Mirror:
         run = next((r for r in same if r.data.tags.get(entries.RUN_DIR) == folder), None)
         if run is None:
             self._doubtful = 0
+            if self._run.sweep:
+                tags[entries.PARENT] = self._sweep(place, begin)
             run = self._client.create_run(place, begin, tags)
         # Of one that was found a budget, say, may have changed, which MLflow would refuse.
         params = entries.run_params(self._run)
@@ -202,6 +203,16 @@ class Mirror:
         self._state = State(store.public(uri), place, run.info.run_id, view=self._share_view(place))
         self._upload([path for path in self._files() if path.name in _EARLY])
         self._remember()
+
+    def _sweep(self, experiment_id: str, begin: int) -> str:
+        """The run that those of the sweep are nested in; the first of them makes it."""
+        name = self._run.sweep
+        tags = {entries.KIND: "sweep", entries.SWEEP: name}
+        found = self._client.search_runs([experiment_id], entries.having(tags))
+        tags |= {"mlflow.runName": name, "mlflow.user": self._run.source.get("user", "")}
+        made = found[0] if found else self._client.create_run(experiment_id, begin, tags)
+        self._client.set_terminated(made.info.run_id)  # it has nothing to do by itself
+        return str(made.info.run_id)
 
     def _log_dataset(self, run_id: str) -> None:
         """The images as MLflow's input of the run: its column and its filter know them by name."""

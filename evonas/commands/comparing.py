@@ -1,0 +1,161 @@
+"""``evonas compare``: runs side by side, in groups that differ in more than their seed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evonas import files
+from evonas.errors import RecipeError
+from evonas.recipe import reading
+from evonas.report import comparison, numbers, table
+from evonas.runs import summary, sweep
+from evonas.runs.journal import held, read_journal
+from evonas.runs.run import info_of
+from evonas.trackers.mlflow import MLflow
+
+# Sections that say how a run was carried out, and not what it was.
+_ASIDE = ("seed", "name", "tracking", "executor", "sweep", "audit")
+_OPTIONS = ("space", "strategy", "evaluation", "dataset", "pruning")
+
+
+def compare(references: Sequence[str], output: Path, uri: str | None = None) -> comparison.Groups:
+    """Write the page of several runs; returns them by group.
+
+    Args:
+        references: Run folders, folders of sweeps, or MLflow ids of runs.
+        output: The page.
+        uri: The MLflow store that knows the ids.
+
+    Raises:
+        RecipeError: If they are fewer than two, or no runs of the same data and objectives.
+        StorageError: If the disk does not take the page.
+    """
+    found = [_read(folder) for name in references for folder in _folders(name, uri)]
+    if len(found) < 2:
+        raise RecipeError("compare: name two runs or more, or a sweep of as many")
+    for run in found[1:]:
+        if run.info.data != found[0].info.data:
+            raise RecipeError(_unlike(found[0], run, "their data are not the same"))
+        if run.info.objectives != found[0].info.objectives:
+            raise RecipeError(_unlike(found[0], run, "their objectives are not the same"))
+    groups = grouped(found)
+    files.store(output, comparison.text(groups, _title(found)))
+    return groups
+
+
+def _unlike(first: comparison.Run, other: comparison.Run, why: str) -> str:
+    return f"compare: {first.info.run_dir} and {other.info.run_dir}: {why}"
+
+
+def _folders(name: str, uri: str | None) -> list[Path]:
+    folder = Path(name)
+    if sweep.holds(folder):
+        return sweep.read(folder).run_dirs()
+    if folder.is_dir():
+        return [folder]
+    logged = MLflow(uri).folder(name)
+    if logged is None:
+        raise RecipeError(f"compare: {name} is no run folder, and no run of the tracker")
+    return [logged]
+
+
+def _read(folder: Path) -> comparison.Run:
+    header, events = read_journal(folder)
+    info = info_of(folder, reading.load(folder / reading.FILE), header)
+    report = summary.read(folder, info.objectives, events) or summary.so_far(
+        folder, info.objectives, events, held(folder)
+    )
+    return comparison.Run(info, tuple(events), report)
+
+
+def grouped(found: Sequence[comparison.Run]) -> dict[str, list[comparison.Run]]:
+    """Runs that differ in their seed alone, by what is their own."""
+    flat = [dict(_flat(_content(run))) for run in found]
+    keys = list(dict.fromkeys(key for recipe in flat for key in recipe))
+    apart = [key for key in keys if len({repr(recipe.get(key)) for recipe in flat}) > 1]
+    # Another component brings other options: its name says it.
+    named = [s for s in _OPTIONS if f"{s}.name" in apart]
+    groups: dict[str, list[comparison.Run]] = {}
+    for recipe, run in zip(flat, found, strict=True):
+        shown = [
+            _label(key, recipe.get(key))
+            for key in apart
+            if key in recipe and not _told_by_name(key, recipe, flat, named)
+        ]
+        groups.setdefault(", ".join(shown) or run.info.name, []).append(run)
+    return groups
+
+
+def _told_by_name(
+    key: str, recipe: Mapping[str, Any], flat: Sequence[Mapping[str, Any]], named: Sequence[str]
+) -> bool:
+    """Whether all runs with this component have the same value of an option of it."""
+    section = key.partition(".")[0]
+    if section not in named or key == f"{section}.name":
+        return False
+    name = f"{section}.name"
+    alike = [other.get(key) for other in flat if other.get(name) == recipe.get(name)]
+    return len(set(map(repr, alike))) == 1
+
+
+def _label(key: str, value: Any) -> str:
+    short = key.removesuffix(".name").rpartition(".")[2]
+    return str(value) if key.endswith(".name") else f"{short} {value}"
+
+
+def _content(run: comparison.Run) -> dict[str, Any]:
+    return {k: v for k, v in run.info.recipe.items() if k not in _ASIDE}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _title(found: Sequence[comparison.Run]) -> str:
+    names = dict.fromkeys(run.info.name for run in found)
+    return f"{', '.join(names)}: {len(found)} runs compared"
+
+
+def lines(groups: comparison.Groups) -> list[str]:
+    """For the terminal: a row a group, and what the differences say."""
+    metric = comparison.compared(groups)
+    found = comparison.rows(groups, metric)
+    head = ["group", "runs", metric, "±", "best of search", "params", "seconds", "mean rank"]
+    cells = [head]
+    for row in found:
+        values = [
+            row[metric],
+            row["spread"],
+            row["best"],
+            row["params"],
+            row["seconds"],
+            row["rank"],
+        ]
+        digits = (4, 4, 4, 0, 0, 2)
+        shown = [
+            "" if math.isnan(v) else f"{v:,.{d}f}" for v, d in zip(values, digits, strict=True)
+        ]
+        cells.append([str(row["group"]), str(row["runs"]), *shown])
+    said = [
+        f"{first} against {other}: {numbers.difference(metric, d.mean)}, {d.sentence}"
+        for first, other, d in comparison.differences(groups, metric)
+    ]
+    return [*table.aligned(cells), *said]
+
+
+def as_json(groups: comparison.Groups) -> str:
+    """The same for programs: an object a group, absent figures null."""
+    found = comparison.rows(groups, comparison.compared(groups))
+    plain = [
+        {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+        for row in found
+    ]
+    return json.dumps(plain)

@@ -1,0 +1,260 @@
+"""One HTML page about several runs: curves over seeds, final scores, distributions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean, stdev
+from typing import Any
+
+from evonas.report import importance, numbers, statistics
+from evonas.report.page import render
+from evonas.trackers.base import Report, RunInfo
+from evonas.trial import Trial
+from evonas.trials import Trials
+
+_POINTS = 160  # of a curve
+_DOTS = 2000  # of quality against size
+
+
+@dataclass(frozen=True)
+class Run:
+    """One of the runs that are compared."""
+
+    info: RunInfo
+    events: tuple[Trial, ...]
+    report: Report
+
+    @property
+    def seed(self) -> int:
+        """Its seed, by which runs of two groups are paired."""
+        return int(self.info.recipe["seed"])
+
+    @cached_property
+    def trials(self) -> Trials:
+        """Of the search."""
+        return Trials(self.info.objectives, self.events)
+
+    def best_so_far(self, against: str) -> list[tuple[float, float]]:
+        """Steps of the best so far against ``trials``, ``seconds`` or ``effort``."""
+        known, effort = Trials(self.info.objectives), 0.0
+        curve: list[tuple[float, float]] = []
+        metric = self.info.objectives[0].metric
+        for place, trial in enumerate(self.trials.ended, start=1):
+            effort += trial.proposal.fidelity
+            known.add(trial)
+            at = {"trials": place, "seconds": trial.elapsed, "effort": effort}[against]
+            if known.best is not None:
+                curve.append((float(at), known.best.metrics[metric]))
+        return curve
+
+
+Groups = Mapping[str, Sequence[Run]]
+
+
+def rows(groups: Groups, metric: str) -> list[dict[str, Any]]:
+    """A row a group: its runs, their scores' mean and spread, what the winners cost, mean rank.
+
+    Args:
+        groups: Runs that differ in their seed alone, by what is their own.
+        metric: Of the final training that is compared, or the search's.
+    """
+    scores = {name: of_seeds(runs, metric) for name, runs in groups.items()}
+    ranks = statistics.mean_ranks({n: _signed(groups, n, v) for n, v in scores.items()})
+    found = []
+    for name, runs in groups.items():
+        values = list(scores[name].values())
+        found.append(
+            {
+                "group": name,
+                "runs": len(runs),
+                metric: fmean(values) if values else math.nan,
+                "spread": stdev(values) if len(values) > 1 else math.nan,
+                "best": _mean(_value(run, run.info.objectives[0].metric, True) for run in runs),
+                "params": _mean(_value(run, "params") for run in runs),
+                "seconds": _mean(run.report.seconds for run in runs),
+                "rank": ranks.get(name, math.nan),
+            }
+        )
+    return sorted(found, key=lambda row: (row["rank"], str(row["group"])))
+
+
+def compared(groups: Groups) -> str:
+    """What final scores are: test accuracy if all have it, else the first objective."""
+    reports = [run.report for runs in groups.values() for run in runs]
+    if all("test_accuracy" in report.final for report in reports):
+        return "test_accuracy"
+    return next(iter(groups.values()))[0].info.objectives[0].metric
+
+
+def of_seeds(runs: Sequence[Run], metric: str) -> dict[int, float]:
+    """The metric of each run by its seed."""
+    found = {run.seed: _value(run, metric) for run in runs}
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def _value(run: Run, metric: str, of_search: bool = False) -> float | None:
+    best = run.trials.best if of_search else run.report.incumbent
+    known = {**(best.metrics if best else {}), **({} if of_search else run.report.final)}
+    return known.get(metric)
+
+
+def _mean(values: Any) -> float:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else math.nan
+
+
+def _signed(groups: Groups, name: str, scores: Mapping[int, float]) -> dict[int, float]:
+    """Scores such that larger is better."""
+    objective = groups[name][0].info.objectives[0]
+    smaller = objective.direction == "min" and objective.metric in compared(groups)
+    return {seed: -value if smaller else value for seed, value in scores.items()}
+
+
+def differences(groups: Groups, metric: str) -> list[tuple[str, str, statistics.Difference]]:
+    """The best group against every other, seed by seed."""
+    ordered = [str(row["group"]) for row in rows(groups, metric)]
+    first, found = ordered[0], []
+    for other in ordered[1:]:
+        own, theirs = (of_seeds(groups[name], metric) for name in (first, other))
+        if (difference := statistics.paired(own, theirs)) is not None:
+            found.append((first, other, difference))
+    return found
+
+
+def text(groups: Groups, title: str) -> str:
+    """The page."""
+    metric = compared(groups)
+    first = next(iter(groups.values()))[0]
+    objective = first.info.objectives[0]
+    values = [t.metrics[objective.metric] for t in first.trials.complete]
+    share, name = numbers.is_share(objective.metric, values), numbers.label(objective.metric)
+    seeds = {run.seed for runs in groups.values() for run in runs}
+    samples = {n: _errors(runs, share) for n, runs in groups.items()}
+    samples = {n: sample for n, sample in samples.items() if len(sample) > 1}
+    charts = {
+        "groups": list(groups),
+        "best": {x: _curves(groups, x) for x in ("trials", "seconds", "effort")},
+        "scores": [
+            {"group": n, "seed": seed, "value": value}
+            for n, runs in groups.items()
+            for seed, value in of_seeds(runs, metric).items()
+        ],
+        "distributions": _distributions(samples),
+        "quality": _quality(groups),
+        "error_label": "validation error" if share else name,
+        "score_label": numbers.label(metric),
+        "objective": {"label": name, "direction": objective.direction, "share": share},
+    }
+    return render(
+        "comparison.html",
+        charts,
+        title=title,
+        subtitle=f"{len(groups)} groups of runs that differ in their seed alone; "
+        f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}; "
+        f"data {first.info.recipe.get('dataset', {}).get('name', 'of a table')}",
+        scores=_table(rows(groups, metric), metric),
+        metric=numbers.label(metric),
+        differences=[
+            (
+                f"{a} against {b}",
+                numbers.difference(metric, d.mean),
+                _interval(metric, d),
+                d.sentence,
+            )
+            for a, b, d in differences(groups, metric)
+        ],
+        band="extremes" if max(map(len, groups.values())) < 5 else "quartiles",
+        tests=_tests(samples),
+        has_quality=bool(charts["quality"]),
+        members=[
+            (n, run.seed, run.report.status, str(run.info.run_dir))
+            for n, runs in groups.items()
+            for run in runs
+        ],
+    )
+
+
+def _interval(metric: str, difference: statistics.Difference) -> str:
+    if math.isnan(difference.low):
+        return ""
+    ends = (difference.low, difference.high)
+    return " to ".join(numbers.difference(metric, end) for end in ends)
+
+
+def _table(found: Sequence[Mapping[str, Any]], metric: str) -> list[list[str]]:
+    def shown(name: str, value: float) -> str:
+        return "" if math.isnan(value) else numbers.metric(name, value)
+
+    head = ["group", "runs", numbers.label(metric), "spread", "best of the search"]
+    lines = [[*head, "parameters", "search", "mean rank"]]
+    for row in found:
+        cells = [shown(metric, row[metric]), shown(metric, row["spread"])]
+        cells += [shown("val_accuracy", row["best"]), shown("params", row["params"])]
+        cells += [shown("seconds", row["seconds"]), shown("rank", row["rank"])]
+        lines.append([str(row["group"]), str(row["runs"]), *cells])
+    return lines
+
+
+def _curves(groups: Groups, against: str) -> list[dict[str, Any]]:
+    """Mean and band over the seeds, on a grid that ends where the first run of a group does."""
+    found = []
+    for name, runs in groups.items():
+        curves = [curve for run in runs if (curve := run.best_so_far(against))]
+        if not curves:
+            continue
+        end = min(curve[-1][0] for curve in curves)
+        size = min(_POINTS, max(2, int(end))) if against == "trials" else _POINTS
+        grid = [end * (i + 1) / size for i in range(size)]
+        if against == "trials":
+            grid = sorted({float(round(x)) for x in grid})
+        values = statistics.band([statistics.steps(curve, grid) for curve in curves])
+        found += [
+            {"group": name, "x": x, "mean": point[0], "low": point[1], "high": point[2]}
+            for x, point in zip(grid, values, strict=True)
+            if point is not None
+        ]
+    return found
+
+
+def _errors(runs: Sequence[Run], share: bool) -> list[float]:
+    metric = runs[0].info.objectives[0].metric
+    found = [trial.metrics[metric] for run in runs for trial in run.trials.complete]
+    return [1 - value for value in found] if share else found
+
+
+def _distributions(samples: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+    grid = statistics.grid_of(list(samples.values())) if samples else []
+    return [
+        {"group": name, "x": x, "share": share, "low": low, "high": high}
+        for name, sample in samples.items()
+        for x, (share, low, high) in zip(grid, statistics.distribution(sample, grid), strict=True)
+    ]
+
+
+def _tests(samples: Mapping[str, Sequence[float]]) -> list[tuple[str, str, str, str]]:
+    names = sorted(samples, key=lambda name: float(fmean(samples[name])))
+    found = []
+    for other in names[1:]:
+        distance, p = statistics.apart(samples[names[0]], samples[other])
+        sizes = f"{len(samples[names[0]])} and {len(samples[other])}"
+        found.append((f"{names[0]} against {other}", sizes, f"{distance:.3f}", f"{p:.3g}"))
+    return found
+
+
+def _quality(groups: Groups) -> list[dict[str, Any]]:
+    found = [
+        {
+            "group": name,
+            "x": trial.metrics["params"],
+            "y": trial.metrics[run.info.objectives[0].metric],
+            "note": f"{name}, seed {run.seed}, trial {trial.number}",
+        }
+        for name, runs in groups.items()
+        for run in runs
+        for trial in run.trials.complete
+        if "params" in trial.metrics
+    ]
+    return importance.evenly(found, _DOTS)
