@@ -80,12 +80,28 @@ _SET = click.option(
 )
 
 
+def _telling(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of commands that run something: how they tell of it."""
+    quiet = click.option("--quiet", "told", flag_value="quiet", help="Only the outcome.")
+    lines = click.option(
+        "--json", "told", flag_value="json", help="An object a line; the last is the outcome."
+    )
+    return quiet(lines(command))
+
+
 @main.command()
 @click.argument("recipe", type=_PATH, shell_complete=_recipes)
 @_SET
 @click.option("--run-dir", type=_PATH, help="Default: a new one in mlruns.")
 @_PLUGINS
-def run(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, registry: Any) -> None:
+@_telling
+def run(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    run_dir: Path | None,
+    registry: Any,
+    told: str | None,
+) -> None:
     """Run RECIPE: search, train the winner, test it, log everything.
 
     RECIPE is a file, or the name of one that evonas comes with (evonas list recipes).
@@ -94,20 +110,23 @@ def run(recipe: Path, overrides: tuple[str, ...], run_dir: Path | None, registry
     from evonas.runs import run as runs
 
     given = reading.load(reading.find(recipe), overrides)
-    _finish(*_watched("resume", run_dir, partial(runs.start, given, registry, run_dir)))
+    begin = partial(runs.start, given, registry, run_dir)
+    _finish(*_watched("resume", run_dir, begin, told=told), told)
 
 
 @main.command()
 @click.argument("run_dir", type=_PATH)
 @_SET
-def resume(run_dir: Path, overrides: tuple[str, ...]) -> None:
+@_telling
+def resume(run_dir: Path, overrides: tuple[str, ...], told: str | None) -> None:
     """Go on with the run in RUN_DIR.
 
     --set may change budget, final, audit, executor, tracking and evaluation.final_epochs.
     """
     from evonas.runs import run as runs
 
-    _finish(*_watched("resume", run_dir, partial(runs.resume, run_dir, overrides)))
+    begin = partial(runs.resume, run_dir, overrides)
+    _finish(*_watched("resume", run_dir, begin, told=told), told)
 
 
 @main.command()
@@ -115,7 +134,14 @@ def resume(run_dir: Path, overrides: tuple[str, ...]) -> None:
 @_SET
 @click.option("--sweep-dir", type=_PATH, help="Default: a new one in mlruns.")
 @_PLUGINS
-def sweep(recipe: Path, overrides: tuple[str, ...], sweep_dir: Path | None, registry: Any) -> None:
+@_telling
+def sweep(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    sweep_dir: Path | None,
+    registry: Any,
+    told: str | None,
+) -> None:
     """Run every combination of RECIPE's sweep, and compare; SWEEP_DIR: go on with one."""
     from evonas.commands import comparing
     from evonas.recipe import reading
@@ -126,14 +152,15 @@ def sweep(recipe: Path, overrides: tuple[str, ...], sweep_dir: Path | None, regi
     else:
         given = reading.load(reading.find(recipe), overrides)
         found = sweeps.begin(given, registry, sweep_dir)
-    begin = partial(sweeps.run, found, say=click.echo)
-    ended, _ = _watched("sweep", None, begin, found.folder)
+    begin = partial(sweeps.run, found, say=partial(click.echo, err=told is not None))
+    ended, _ = _watched("sweep", None, begin, found.folder, told)
     failed = [label for label, status in ended.items() if status == "failed"]
     if len(found.run_dirs()) > 1:
         page = found.folder / "comparison.html"
-        for line in comparing.lines(comparing.compare([str(found.folder)], page)):
+        groups = comparing.compare([str(found.folder)], page)
+        for line in [comparing.as_json(groups)] if told == "json" else comparing.lines(groups):
             click.echo(line)
-        click.echo(f"comparison: {page}")
+        click.echo(f"comparison: {page}", err=told == "json")
     for label in failed:
         click.echo(f"failed: {label}", err=True)
     sys.exit(errors.TooManyFailures.exit_code if len(failed) == len(ended) else 0)
@@ -158,7 +185,11 @@ def compare(runs: tuple[str, ...], output: Path, uri: str | None, as_json: bool)
 
 
 def _watched(
-    command: str, folder: Path | None, begin: Callable[..., Any], again: Path | None = None
+    command: str,
+    folder: Path | None,
+    begin: Callable[..., Any],
+    again: Path | None = None,
+    told: str | None = None,
 ) -> tuple[Any, int]:
     """Begin, on the console and with the two signals watched.
 
@@ -167,6 +198,7 @@ def _watched(
         folder: The run folder, if it is known before.
         begin: Given the trackers and whom to ask whether to stop.
         again: What the command goes on with; default: the run folder.
+        told: "quiet", "json", or as people read it.
 
     Returns:
         What came out, and the exit code of an interruption.
@@ -174,8 +206,10 @@ def _watched(
     from evonas.runs.run import Interruption
     from evonas.runs.session import Stopped
     from evonas.trackers.console import Console
+    from evonas.trackers.parts.lines import Lines
 
-    console = Console()
+    said = {"json": click.echo, "quiet": lambda line: None}
+    console = Lines(said[told]) if told else Console()
     interruption = Interruption(console.interrupted)
     try:
         with interruption.watching():
@@ -194,9 +228,10 @@ def _code(interruption: Any) -> int:
     return 128 + (interruption.signal or signal.SIGINT)
 
 
-def _finish(outcome: Any, interrupted: int) -> None:
-    """Print what came out of a run, and exit with its code."""
-    _print_outcome(outcome)
+def _finish(outcome: Any, interrupted: int, told: str | None = None) -> None:
+    """Print what came out of a run, unless it was told as JSON, and exit with its code."""
+    if told != "json":
+        _print_outcome(outcome)
     if outcome.report.status == "interrupted":
         sys.exit(interrupted)
     good = outcome.report.status == "finished" and outcome.report.incumbent is not None
@@ -281,16 +316,18 @@ def write_report(run_dir: Path, opens: bool) -> None:
 @main.command("audit")
 @click.argument("run_dir", type=_PATH)
 @click.option("--trials", default=12, type=click.IntRange(min=4), help="Size of the sample.")
-def audit_run(run_dir: Path, trials: int) -> None:
+@_telling
+def audit_run(run_dir: Path, trials: int, told: str | None) -> None:
     """Train a sample of RUN_DIR's trials for good: can its ranking be trusted?"""
     from evonas.runs import audit
     from evonas.runs import run as runs
 
-    result, _ = _watched("audit", run_dir, partial(runs.examine, run_dir, trials))
+    result, _ = _watched("audit", run_dir, partial(runs.examine, run_dir, trials), told=told)
     if result is None:
         click.echo("nothing to audit: too few trainings succeeded, or no fuller training exists")
         sys.exit(errors.TooManyFailures.exit_code)
-    click.echo(audit.table(result))
+    if told != "json":
+        click.echo(audit.table(result))
 
 
 @main.command()

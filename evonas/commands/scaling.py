@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from evonas.runs.journal import Journal, read_journal
 from evonas.runs.run import registry_of
 from evonas.runs.session import Session
 from evonas.spaces.base import SearchSpace, Task
-from evonas.trackers.base import Report, RunInfo, Tracker
+from evonas.trackers.base import Report, RunInfo, Tracker, headline
 from evonas.training import devices
 from evonas.trial import Proposal, Trial, TrialState
 
@@ -287,6 +287,14 @@ class _Notes(Tracker):
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self._note = note
+
+    def step(self, trial: Trial, step: int, metrics: Mapping[str, float]) -> None:
+        shown = headline(metrics, ())
+        values = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
+        self._note(f"  step {step}: {values}")
+
+    def draws(self, drawn: int, accepted: int) -> None:
+        pass
 
     def note(self, message: str) -> None:
         self._note(message)

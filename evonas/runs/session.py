@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 from evonas.executors.base import Executor
 from evonas.runs.assemble import Assembly
@@ -14,8 +14,8 @@ from evonas.runs.journal import Journal
 from evonas.runs.search import Budget, End, Search, Watcher
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
-from evonas.trackers.base import Tracker, headline
-from evonas.trial import Objective, Proposal, Stage, Trial, TrialState
+from evonas.trackers.base import Tracker
+from evonas.trial import Proposal, Stage, Trial, TrialState
 from evonas.trials import Trials
 
 
@@ -82,9 +82,7 @@ class Session:
             plan = Plan(self.assembly.space, proposals)
             elapsed = max((event.elapsed for event in self.journal.events), default=0.0)
             executor = self.assembly.final_executor(len(missing) + len(known.running))
-            epochs = _epochs(self.assembly.recipe.evaluation.options)
-            narrator = _Narrator(self.note, self.assembly.objectives, epochs)
-            self._run(plan, executor, Budget(max_failures=None), narrator, stage, elapsed)
+            self._run(plan, executor, Budget(max_failures=None), None, stage, elapsed)
             known = self.trials(stage)
         by_key = {trial.proposal.key: trial for trial in known.latest.values()}
         results = [by_key[p.key] for p in proposals if p.key in by_key]
@@ -104,25 +102,24 @@ class Session:
     ) -> End:
         """One search, every event of which is recorded before the next step; see ``Search``."""
         seed, events = self.assembly.recipe.seed, tuple(self.journal.events)
+        followers = [tracker for tracker in self.trackers if isinstance(tracker, Follows)]
+        if followers:
+            watcher = _Steps(watcher, followers)
         with executor:
             search = Search(
                 strategy, executor, budget, seed, events, self.stopping, watcher, stage, elapsed
             )
             for event in search:
                 self.record(event)
+                if limits := self.assembly.space.limits:
+                    for follower in followers:
+                        follower.draws(limits.drawn, limits.accepted)
         return search.end
 
     def begin_again(self, trials: Sequence[Trial]) -> None:
         """Have trials that ended run once more, by their numbers, when ``train`` is called next."""
         for trial in trials:
             self.record(Trial(trial.number, trial.proposal, elapsed=trial.elapsed))
-
-
-def _epochs(evaluation: Mapping[str, Any]) -> int | None:
-    """How many epochs the options of an evaluation, or of one that it wraps, give to finals."""
-    inner = evaluation.get("of")
-    epochs: int | None = evaluation.get("final_epochs")
-    return _epochs(inner) if epochs is None and isinstance(inner, Mapping) else epochs
 
 
 class Plan(Strategy):
@@ -143,26 +140,30 @@ class Plan(Strategy):
         return next((p for p in self._proposals if p.key not in self.told.proposed), None)
 
 
-class _Narrator:
-    """Says what final trainings report; stops none."""
+@runtime_checkable
+class Follows(Protocol):
+    """A tracker that wants to know of trials while they run."""
 
-    def __init__(
-        self,
-        note: Callable[[str], None],
-        objectives: Sequence[Objective],
-        epochs: int | None,
-    ) -> None:
-        self._note, self._objectives = note, objectives
-        self._of = f" of {epochs}" if epochs else ""
-        self._running: dict[int, Proposal] = {}
+    def step(self, trial: Trial, step: int, metrics: Mapping[str, float]) -> None:
+        """A running trial reported this; from any thread, and it waits: return at once."""
+
+    def draws(self, drawn: int, accepted: int) -> None:
+        """So many random architectures were drawn, and so many of them met the limits."""
+
+
+class _Steps:
+    """Passes on what running trials report, and asks another watcher whether to stop them."""
+
+    def __init__(self, watcher: Watcher | None, followers: Sequence[Follows]) -> None:
+        self._watcher, self._followers = watcher, followers
+        self._running: dict[int, Trial] = {}
 
     def tell(self, trial: Trial) -> None:
-        self._running[trial.number] = trial.proposal
+        self._running[trial.number] = trial
+        if self._watcher is not None:
+            self._watcher.tell(trial)
 
     def should_stop(self, number: int, step: int, metrics: Mapping[str, float]) -> bool:
-        proposal = self._running[number]
-        shown = headline(metrics, self._objectives)
-        values = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
-        source = ", ".join(map(str, proposal.parents))
-        self._note(f"  trial {source}, seed {proposal.repeat}, step {step}{self._of}: {values}")
-        return False
+        for follower in self._followers:
+            follower.step(self._running[number], step, metrics)
+        return self._watcher is not None and self._watcher.should_stop(number, step, metrics)

@@ -10,6 +10,7 @@ the disk says: in the thread itself, by ``evonas resume`` or by ``evonas sync``.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -94,13 +95,16 @@ class MLflow(Tracker):
             now = time.monotonic()
             if now - said > _NEWS:
                 said = now
-                print(f"waiting for MLflow, which lacks {self._lack()}")
+                print(f"waiting for MLflow, which lacks {self._lack()}", file=sys.stderr)
             if now - max(start, self._progress) > (_GIVE_UP if self._failing else _STALLED):
                 self._abandon.set()
                 self._thread.join(1.0)
                 break
         if not self._complete or State.of(self._run.run_dir).refused:
-            print(f"MLflow lacks {self._lack()}: run `evonas sync {self._run.run_dir}`")
+            print(
+                f"MLflow lacks {self._lack()}: run `evonas sync {self._run.run_dir}`",
+                file=sys.stderr,
+            )
 
     def _lack(self) -> str:
         """What of the run is not in the store."""
@@ -176,5 +180,8 @@ class MLflow(Tracker):
     def _warn(self, error: Exception) -> None:
         if not self._failing:
             why = store.first_line(error)
-            print(f"MLflow at {store.public(self.uri)} does not answer ({why}); the search goes on")
+            print(
+                f"MLflow at {store.public(self.uri)} does not answer ({why}); the search goes on",
+                file=sys.stderr,
+            )
         self._failing = True

@@ -45,6 +45,13 @@ class Told(Tracker):
     def note(self, message: str) -> None:
         self._tell(message)
 
+    def step(self, trial: Trial, step: int, metrics: Mapping[str, float]) -> None:
+        (number,), seed = trial.proposal.parents, trial.proposal.repeat
+        self._tell(f"trial {number}, seed {seed}, step {step}: {dict(metrics)}")
+
+    def draws(self, drawn: int, accepted: int) -> None:
+        pass
+
     def close(self, report: Report) -> None:
         pass
 

@@ -27,7 +27,7 @@ def test_every_trial_is_trained_with_every_seed_once(tmp_path: Path) -> None:
         assert ended.state is TrialState.COMPLETE
         assert ended.number == number, "numbered within the stage"
         assert ended.curve == ((1, {"val_accuracy": 0.25}),)
-    assert "  trial 2, seed 0, step 1: val_accuracy 0.2500" in said
+    assert "trial 2, seed 0, step 1: {'val_accuracy': 0.25}" in said
     with session(tmp_path, writes(tmp_path)) as run:
         assert run.train(wanted) == first, "to the second that it took"
     assert len(trained(tmp_path)) == 4

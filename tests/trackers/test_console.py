@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console as Terminal
 
 from evonas.architecture import Architecture
 from evonas.trackers.base import Report, RunInfo
@@ -104,3 +107,116 @@ def test_when_the_time_is_over_it_says_what_still_runs(capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     assert "0:00" not in said
     assert "finishing 1" in said
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def console_of(clock: Clock, evaluation: dict[str, object] | None = None) -> Console:
+    console = Console()
+    console._clock = clock
+    recipe = {
+        "budget": {"trials": 4},
+        "evaluation": evaluation or {"name": "train", "epochs": 10, "final_epochs": 20},
+    }
+    console.start(RunInfo("r", Path("run"), recipe, OBJECTIVES, ENVIRONMENT, 0.0), [])
+    return console
+
+
+def test_what_runs_is_said_with_its_epoch(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    console = console_of(clock)
+    console.record(begun(0))
+    clock.now = 65.0
+    assert console._progress() == "1 running; trial 0 runs for 1:05"
+    console.step(begun(0), 4, {"acc": 0.25, "val_loss": 2.0})
+    assert console._progress().endswith("trial 0, step 4 of 10: acc 0.2500")
+    console.step(begun(9), 4, {"acc": 0.25})  # not heard of: its event comes first
+    console.stop()
+
+
+def test_time_left_is_reckoned_by_effort() -> None:
+    clock = Clock()
+    console = console_of(clock)
+    console.record(begun(0))
+    clock.now = 50.0
+    console.step(begun(0), 5, {"acc": 0.1})
+    assert console._left() == pytest.approx(350)  # 50 seconds for half a trial of four
+    clock.now = 100.0
+    console.record(replace(complete(0, 0.5), elapsed=100.0))
+    assert console._left() == pytest.approx(300)
+    low = replace(begun(1), proposal=replace(begun(1).proposal, fidelity=0.1))
+    console.record(low)
+    clock.now = 110.0
+    console.record(replace(low, state=TrialState.COMPLETE, metrics={"acc": 0.1, "params": 1.0}))
+    # 110 seconds for an effort of 1.1, and two trials of .55 to come
+    assert console._left() == pytest.approx(110)
+    console.stop()
+
+
+def test_a_long_silence_is_broken(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evonas.trackers.console._SILENCE", 0.1)
+    console = Console()
+    recipe = {"budget": {"trials": 4}, "evaluation": {}}
+    console.start(RunInfo("r", Path("run"), recipe, OBJECTIVES, ENVIRONMENT, 0.0), [])
+    console.record(begun(0))
+    said = ""
+    for _ in range(100):
+        time.sleep(0.05)
+        if "trial 0 runs for" in (said := said + capsys.readouterr().out):
+            break
+    console.stop()
+    assert "trial 0 runs for" in said
+
+
+def test_the_last_epoch_of_a_final_training_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    console = console_of(Clock())
+    final = begun(0, parents=(25,), stage="final")
+    console.record(final)
+    for step in range(1, 21):
+        console.step(final, step, {"acc": step / 20})
+    console.stop()
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "training trial 25 for good, seed 0",
+        "  trial 25, seed 0, step 20 of 20: acc 1.0000",
+    ]
+
+
+def test_a_table_on_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    console = console_of(clock, {"name": "reduced", "of": {"name": "train", "epochs": 10}})
+    console.record(begun(0))
+    console.record(begun(1))
+    console.draws(10, 3)
+    console.step(begun(1), 2, {"acc": 0.5})
+    clock.now = 61.0
+    screen = Terminal(
+        width=100, force_terminal=True, no_color=True, record=True, file=io.StringIO()
+    )
+    screen.print(console._table())
+    rows = [line.split() for line in screen.export_text().splitlines()]
+    assert rows[0] == ["trial", "0", "1:01"]
+    assert rows[1] == ["trial", "1", "epoch", "2", "of", "10", "acc", "0.5000", "1:01"]
+    console.record(complete(0, 0.25))
+    assert "30% of draws within the limits" in console._state()
+    console.stop()
+
+
+def test_one_console_tells_of_run_after_run(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    for name in ("one", "two"):
+        recipe = {"budget": {"trials": 40}}
+        console.start(RunInfo(name, Path(name), recipe, OBJECTIVES, ENVIRONMENT, 0.0), [])
+        for number in range(10):
+            console.record(complete(number, 0.5))
+        console.close(Report("finished", "done", {}, 1.0))
+    assert sum("10 trials done" in line for line in capsys.readouterr().out.splitlines()) == 2

@@ -289,7 +289,7 @@ def test_nobody_answers(uri: str, info: RunInfo, capsys: pytest.CaptureFixture[s
     start = time.monotonic()
     log(dead, info, [trial(0), trial(1)])
     assert time.monotonic() - start < 20
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "does not answer" in said
     assert "MLflow lacks 2 trials: run `evonas sync" in said
     with pytest.raises(PluginError, match=dead):
@@ -388,7 +388,7 @@ def test_a_refused_trial_does_not_block_the_next(
     (parent,), children = stored(uri)
     assert sorted(children) == [0, 1]
     assert parent.info.status == "FINISHED"
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "MLflow refuses trial-0000" in said
     assert "MLflow lacks 1 trials" in said
     assert MLflow(uri).sync(info, journal, REPORT) == 0
@@ -417,7 +417,7 @@ def test_a_file_that_is_no_database_does_not_stop_the_search(
     start = time.monotonic()
     log(f"sqlite:///{tmp_path}/notes.db", info, [trial(0)])
     assert time.monotonic() - start < 30
-    assert "file is not a database" in capsys.readouterr().out
+    assert "file is not a database" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("impatient")
@@ -432,7 +432,7 @@ def test_a_server_that_takes_the_call_and_says_nothing(
         assert time.monotonic() - start < 8
         tracker.close(REPORT)
         assert time.monotonic() - start < 40
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "MLflow lacks 1 trials" in said
     assert "secret" not in said
 

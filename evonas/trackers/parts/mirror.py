@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,7 +83,10 @@ class Mirror:
         except MlflowException as error:
             if error.error_code != store.REFUSED:
                 raise
-            print(f"MLflow refuses {entries.trial_name(trial)} ({store.first_line(error)})")
+            print(
+                f"MLflow refuses {entries.trial_name(trial)} ({store.first_line(error)})",
+                file=sys.stderr,
+            )
             self._state.refused.append(place)
             return False
 
