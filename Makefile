@@ -6,7 +6,7 @@ EXAMPLES := $(shell sed -n 's|.*`\([a-z]*/[a-z_0-9]*[.]py\)`.*|plugins/\1|p' plu
 SOURCES := evonas tests benchmarks $(EXAMPLES)
 READY := $(VENV)/.installed
 
-.PHONY: demo test slow clean
+.PHONY: demo test slow docs clean
 
 demo: $(READY)
 	$(VENV)/bin/evonas run recipes/digits_evo.yaml
@@ -19,6 +19,10 @@ test: $(READY)
 
 slow: $(READY)
 	$(VENV)/bin/pytest -m slow
+
+docs: $(READY)
+	$(VENV)/bin/pip install --quiet '.[docs]'
+	$(VENV)/bin/mkdocs build
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v <= (3, 13))' \

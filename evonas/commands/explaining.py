@@ -48,6 +48,20 @@ def recipe(section: str | None) -> list[str]:
     return lines
 
 
+def reference() -> str:
+    """All of it as the page ``docs/recipe.md``, which this module prints if it is run."""
+    parts = ["# Every key of a recipe", "Made by `python -m evonas.commands.explaining`."]
+    for section in Recipe.model_fields:
+        head, *lines = recipe(section)
+        told = "\n".join(line.removeprefix("  ") for line in lines)
+        parts += [f"## `{section}`", head.partition(": ")[2] or "…", f"```text\n{told}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
 def _models(annotation: object) -> list[type[BaseModel]]:
     candidates = (annotation, *get_args(annotation))
     return [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

@@ -414,7 +414,7 @@ def snippet(document: str, library: str) -> str:
 @pytest.mark.parametrize(
     ("document", "library", "form", "absent"),
     [
-        ("README.md", "torch.export", "pt2", ("evonas", "onnxruntime")),
+        ("docs/network.md", "torch.export", "pt2", ("evonas", "onnxruntime")),
         ("docs/network.md", "onnxruntime", "onnx", ("evonas", "torch")),
     ],
 )

@@ -1,0 +1,82 @@
+"""The manual: its links lead somewhere, its examples work, its reference is up to date."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from conftest import ROOT
+
+from evonas.cli import main
+from evonas.commands import explaining
+from evonas.recipe import reading
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+KINDS = {"spaces": "space", "strategies": "strategy", "evaluators": "evaluator"}
+KINDS |= {
+    "datasets": "dataset",
+    "pruning": "pruning",
+    "executors": "executor",
+    "trackers": "tracker",
+}
+
+
+def examples() -> dict[str, str]:
+    """Files of plugins that the manual shows, each under a heading with its path."""
+    text = (ROOT / "docs" / "plugins.md").read_text()
+    pattern = r"### [^\n]*`plugins/(\w+/\w+)\.py`\n+```python\n(.*?)```"
+    return dict(re.findall(pattern, text, re.DOTALL))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_recipes_that_are_named_are_there(page: Path) -> None:
+    for name in re.findall(
+        r"evonas (?:run|sweep) (?:recipes/)?([a-z]\w*)\b(?!\.)", page.read_text()
+    ):
+        assert name in reading.shipped() or name.isupper(), name
+
+
+def test_the_recipe_reference_is_up_to_date() -> None:
+    made = explaining.reference()
+    assert (ROOT / "docs" / "recipe.md").read_text() == made, "python -m evonas.commands.explaining"
+
+
+def test_every_kind_of_plugin_is_shown() -> None:
+    shown = {path.partition("/")[0] for path in examples()}
+    assert shown == KINDS.keys() - {"spaces"}  # which has a section of its own
+
+
+@pytest.mark.parametrize("path", examples())
+def test_the_examples_keep_their_contracts(path: str) -> None:
+    folder, _, name = path.partition("/")
+    file = Path("plugins", f"{path}.py")
+    file.parent.mkdir(parents=True)
+    file.write_text(examples()[path])
+    done = CliRunner().invoke(main, ["check", KINDS[folder], name])
+    assert done.exit_code == 0, done.output
+
+
+def test_the_example_of_a_space_works() -> None:
+    text = (ROOT / "docs" / "plugins.md").read_text()
+    code = re.findall(r"```python\n(.*?class MyNets.*?)```", text, re.DOTALL)[0]
+    file = Path("plugins/spaces/my_nets.py")
+    file.parent.mkdir(parents=True)
+    file.write_text(code)
+    done = CliRunner().invoke(main, ["check", "space", "my_nets", "--recipe", "digits_evo"])
+    assert done.exit_code == 0, done.output
+
+
+def test_the_readme_is_short_and_names_the_two_commands() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 150
+    assert {"make demo", "make test"} <= {line.partition("#")[0].strip() for line in lines}
