@@ -625,8 +625,6 @@ def ui(run_dir: Path | None, port: int, uri: str | None, opens: bool) -> None:
     """
     from evonas.commands import browsing
 
-    try:
-        code = browsing.browse(run_dir, uri, port, opens, click.echo)
-    except KeyboardInterrupt:
-        code = 128 + signal.SIGINT
-    sys.exit(code)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
+    sys.exit(browsing.browse(run_dir, uri, port, opens, click.echo))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from evonas.trackers.parts.state import State
 _HOST = "127.0.0.1"
 _PORT = 5000
 _SHOWN = 8  # experiments; the latest are what somebody wants to see
+_GRACE = 5.0  # seconds that it may take to leave
 _START = 120.0  # seconds that MLflow's server may take to answer: its first import is slow
 
 
@@ -103,8 +106,7 @@ def browse(
         return process.wait() if process is not None else 0
     finally:
         if process is not None:
-            process.terminate()
-            process.wait()
+            _end(process)
 
 
 def _experiments(where: str, server: str) -> list[tuple[str, str]]:
@@ -127,7 +129,16 @@ def _serve(where: str, port: int) -> subprocess.Popen[bytes]:
     quiet = ("--uvicorn-opts", "--log-level warning")
     command: Sequence[str] = (sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", where)
     # What it says of itself is no answer to the question: the links alone go to stdout.
-    return subprocess.Popen([*command, *place, *quiet], stdout=2)
+    return subprocess.Popen([*command, *place, *quiet], stdout=2, start_new_session=True)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End it, and the workers that it has started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE)
 
 
 def _wait(process: subprocess.Popen[bytes], server: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -84,5 +83,5 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     assert server.stdout is not None
     links = tuple(server.stdout.readline().partition(": ")[2].strip() for _ in range(2))
     yield Store(folder, f"http://127.0.0.1:{port}", links)
-    server.send_signal(signal.SIGINT)
+    server.terminate()
     server.wait()

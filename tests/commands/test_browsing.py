@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -102,8 +101,8 @@ def test_the_ui_and_a_server_of_ones_own() -> None:
         logged = evonas("ui", "run", "--uri", f"http://127.0.0.1:{port}")
         assert logged.output.splitlines()[0] == board.strip()
     finally:
-        server.send_signal(signal.SIGINT)
-    assert server.wait() == 130
+        server.terminate()
+    assert server.wait() == 143
     for _ in range(50):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
