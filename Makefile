@@ -21,7 +21,7 @@ slow: $(READY)
 	$(VENV)/bin/pytest -m slow
 
 docs: $(READY)
-	$(VENV)/bin/pip install --quiet '.[docs]'
+	$(VENV)/bin/pip install --quiet --editable '.[docs]'
 	$(VENV)/bin/mkdocs build
 
 $(READY): pyproject.toml

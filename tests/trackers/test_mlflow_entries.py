@@ -142,6 +142,25 @@ def test_the_leaderboard_is_a_tag_of_the_experiment(tmp_path: Path) -> None:
     assert (images.dataset.name, images.dataset.digest) == ("npz", "ab12")
 
 
+def test_the_best_and_the_front_are_tagged_and_no_longer_when_others_are(tmp_path: Path) -> None:
+    run = replace(RUN, run_dir=tmp_path, started=time.time())
+    tracker = MLflow(f"sqlite:///{tmp_path}/mlflow.db")
+    client = MlflowClient(tracker.uri)
+    events = [trial(0, 0.5), trial(1, 0.6)]
+    for more, best, front in (
+        ([], {1}, {0, 1}),
+        ([replace(trial(2, 0.7), metrics={"params": 1.0, "val_accuracy": 0.7})], {2}, set[int]()),
+    ):
+        events += more
+        trials = Trials(OBJECTIVES, events)
+        report = Report("finished", "done", trials.counts(), 1.0, trials.best, trials.front())
+        tracker.sync(run, events, report)
+        logged = client.search_runs([tracker.experiments()[0][0]])
+        for tag, numbers in (("evonas.best", best), ("evonas.front", front)):
+            tagged = {int(r.data.tags["evonas.trial"]) for r in logged if tag in r.data.tags}
+            assert tagged == numbers, tag
+
+
 def test_a_run_is_called_and_tagged_as_its_user_likes(tmp_path: Path) -> None:
     run = replace(RUN, run_dir=tmp_path, started=time.time())
     uri = f"sqlite:///{tmp_path}/mlflow.db"
