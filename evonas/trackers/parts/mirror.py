@@ -160,8 +160,12 @@ class Mirror:
                     self._client.set_tag(run.info.run_id, key, "true")
 
     def _files(self) -> list[Path]:
+        """What the store is given: not the trials' weights, nor itself if it is in the folder."""
+        aside = {"lock", FILE, "weights"}
+        if (path := store.file_of(self._target.uri)) and path.parent == self._run.run_dir:
+            aside |= {store.ARTIFACTS, *(file.name for file in path.parent.glob(f"{path.name}*"))}
         folder = sorted(self._run.run_dir.iterdir())
-        return [p for p in folder if p.name not in ("lock", FILE) and p.suffix != ".tmp"]
+        return [p for p in folder if p.name not in aside and p.suffix != ".tmp"]
 
     def _upload(self, paths: Sequence[Path]) -> None:
         for path in paths:

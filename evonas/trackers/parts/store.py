@@ -18,6 +18,7 @@ from evonas.errors import OptionError
 
 DEFAULT = "sqlite:///mlruns/mlflow.db"
 SQLITE = "sqlite:///"
+ARTIFACTS = "artifacts"  # the folder beside a SQLite store
 # What a store that is down, full, locked or of another version raises; requests' errors are
 # OSErrors, a missing database driver is an ImportError.
 ERRORS = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError)
@@ -75,7 +76,7 @@ def client_of(uri: str) -> MlflowClient:
 def experiment(client: MlflowClient, name: str, uri: str) -> str:
     """The id of an experiment, which is made if it is not there."""
     path = file_of(uri)
-    beside = path.with_name("artifacts").as_uri() if path else None
+    beside = path.with_name(ARTIFACTS).as_uri() if path else None
     try:
         return str(client.create_experiment(name, beside))
     except MlflowException as error:
