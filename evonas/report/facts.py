@@ -76,6 +76,8 @@ def header(run: RunInfo) -> list[tuple[str, str]]:
 def _component(recipe: Mapping[str, Any], section: str) -> str:
     options = dict(recipe.get(section) or {})
     name = str(options.pop("name", ""))
+    if section == "dataset" and not Path(str(options.get("path", ""))).exists():
+        options.pop("path", None)  # the default, of a source that reads nothing from there
     shown = [
         f"{k} {v['name'] if isinstance(v, Mapping) and 'name' in v else v}"
         for k, v in options.items()
