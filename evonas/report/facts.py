@@ -93,7 +93,8 @@ def tiles(run: RunInfo, report: Report) -> list[tuple[str, str]]:
     found = {**best.metrics, **report.final}
     rows = []
     if "test_accuracy" in found:
-        rows.append((numbers.percent(found["test_accuracy"]), f"test accuracy{_interval(run)}"))
+        tested = numbers.metric("test_accuracy", found["test_accuracy"])
+        rows.append((tested, f"test accuracy{_interval(run)}"))
     first = run.objectives[0].metric
     if first in found and first != "test_accuracy":
         when = "final training" if first in report.final else "search"
