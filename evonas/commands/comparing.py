@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def _read(folder: Path) -> comparison.Run:
 
 def grouped(found: Sequence[comparison.Run]) -> dict[str, list[comparison.Run]]:
     """Runs that differ in their seed alone, by what is their own."""
-    flat = [dict(_flat(_content(run))) for run in found]
+    flat = [dict(reading.flat(_content(run))) for run in found]
     keys = list(dict.fromkeys(key for recipe in flat for key in recipe))
     apart = [key for key in keys if len({repr(recipe.get(key)) for recipe in flat}) > 1]
     # Another component brings other options: its name says it.
@@ -109,14 +109,6 @@ def _label(key: str, value: Any) -> str:
 
 def _content(run: comparison.Run) -> dict[str, Any]:
     return {k: v for k, v in run.info.recipe.items() if k not in _ASIDE}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _title(found: Sequence[comparison.Run]) -> str:

@@ -76,6 +76,8 @@ def header(run: RunInfo) -> list[tuple[str, str]]:
 def _component(recipe: Mapping[str, Any], section: str) -> str:
     options = dict(recipe.get(section) or {})
     name = str(options.pop("name", ""))
+    if section == "dataset" and not Path(str(options.get("path", ""))).exists():
+        options.pop("path", None)  # the default, of a source that reads nothing from there
     shown = [
         f"{k} {v['name'] if isinstance(v, Mapping) and 'name' in v else v}"
         for k, v in options.items()
@@ -91,7 +93,8 @@ def tiles(run: RunInfo, report: Report) -> list[tuple[str, str]]:
     found = {**best.metrics, **report.final}
     rows = []
     if "test_accuracy" in found:
-        rows.append((numbers.percent(found["test_accuracy"]), f"test accuracy{_interval(run)}"))
+        tested = numbers.metric("test_accuracy", found["test_accuracy"])
+        rows.append((tested, f"test accuracy{_interval(run)}"))
     first = run.objectives[0].metric
     if first in found and first != "test_accuracy":
         when = "final training" if first in report.final else "search"

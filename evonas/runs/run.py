@@ -28,6 +28,7 @@ from evonas.runs.journal import JOURNAL, Journal, held, read_journal
 from evonas.runs.search import End
 from evonas.runs.session import Session, Stopped
 from evonas.trackers.base import Report, RunInfo, Tracker
+from evonas.trackers.console import Console
 from evonas.training import devices
 from evonas.trial import Objective, Trial
 
@@ -195,7 +196,8 @@ def _execute(
     resumed = any(trial.origin is None for trial in journal.events)
     info = info_of(folder, assembly.recipe, journal.header, assembly.devices, resumed)
     own = assembly.tracker()
-    trackers = (*listeners, *([] if type(own) in map(type, listeners) else [own]))
+    # Whoever listens speaks to the terminal already, or asked for silence there.
+    trackers = (*listeners, *([] if listeners and isinstance(own, Console) else [own]))
     for tracker in trackers:
         tracker.start(info, journal.events)
     session = Session(assembly, folder, journal, trackers, stopping)

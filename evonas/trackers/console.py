@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -80,7 +81,8 @@ class Console(Tracker):
             self._live.start()
         else:
             self._over = threading.Event()
-            threading.Thread(target=self._break_silence, args=(self._over,), daemon=True).start()
+            heard = (weakref.ref(self), self._over)  # of a run that crashed nobody closes it
+            threading.Thread(target=_break_silence, args=heard, daemon=True).start()
 
     def record(self, trial: Trial) -> None:
         """Count the trial; print it if it is the best or failed, or all if there is no screen.
@@ -160,11 +162,9 @@ class Console(Tracker):
         self._said = self._clock()
         self._terminal.print(line, markup=False)
 
-    def _break_silence(self, over: threading.Event) -> None:
-        """The thread: into a pipe, something at least every thirty seconds."""
-        while not over.wait(max(0.05, self._said + _SILENCE - self._clock())):
-            if self._clock() - self._said >= _SILENCE:
-                self._say(self._progress())
+    def _due(self) -> bool:
+        """Whether somebody who reads a pipe has waited long enough."""
+        return self._clock() - self._said >= _SILENCE
 
     def _progress(self) -> str:
         """What runs, in a line."""
@@ -270,6 +270,17 @@ class Console(Tracker):
     def _part(self, running: _Running) -> float:
         of = self._epochs(running.trial)
         return running.trial.proposal.fidelity * min(1.0, running.step / of) if of else 0.0
+
+
+def _break_silence(reference: weakref.ref[Console], over: threading.Event) -> None:
+    """The thread: into a pipe, something at least every thirty seconds."""
+    while not over.wait(min(1.0, _SILENCE)):
+        console = reference()
+        if console is None:
+            return
+        if console._due():
+            console._say(console._progress())
+        del console
 
 
 def _reason(trial: Trial) -> str:

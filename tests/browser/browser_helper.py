@@ -23,7 +23,8 @@ RUNS = {  # names of run folders, and what they set
     "evolution-0": ("seed=0", "final.top=2"),
     "two-workers": ("seed=1", "executor.name=processes", "executor.workers=2", "pruning=median"),
 }
-QUICK = ("budget.trials=8", "evaluation.epochs=2", "evaluation.final_epochs=2")
+TRIALS = 16
+QUICK = (f"budget.trials={TRIALS}", "evaluation.epochs=5", "evaluation.final_epochs=15")
 
 
 @pytest.fixture(scope="session")

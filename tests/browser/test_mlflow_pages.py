@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_helper import RUNS, Store
+from browser_helper import RUNS, TRIALS, Store
 
 pytest_plugins = ("browser_helper",)
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -72,7 +72,7 @@ def test_the_first_click_lands_on_a_leaderboard(page: Any, store: Store, picture
 
 def test_the_second_link_shows_the_trials_of_a_run(page: Any, store: Store) -> None:
     opened(page, store.links[1], "matching runs")
-    matching(page, 9)  # eight trials and a final training
+    matching(page, TRIALS + 1)  # and a final training
     for cross in ("Failed", "Killed"):
         assert page.get_by_label(cross).count() == 0
     page.get_by_text("trial-0000 · aging_evolution · seed 1").first.wait_for()
@@ -87,7 +87,7 @@ def test_best_so_far_never_falls_and_has_a_point_after_every_trial(
     assert len({name for _, name, *_ in lines}) == len(RUNS)
     for _, name, steps, values in lines:
         assert steps == sorted(set(steps)), name
-        assert steps[-1] == 8
+        assert steps[-1] == TRIALS
         assert all(a <= b for a, b in pairwise(values)), name
     page.screenshot(path=pictures / "comparison.png")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -105,8 +106,13 @@ def test_a_run_does_not_mix_fidelities(content: Callable[..., dict[str, Any]]) -
     examined = audit.stored(Path("run"))
     assert examined is not None
     assert len({done[row.trial].proposal.fidelity for row in examined.rows}) == 1
-    (line,) = (r for r in Path("run", "report.html").read_text().splitlines() if "fidelity" in r)
-    assert line.index("<td>1</td>") < line.index("<td>0.333</td>") < line.index("<td>0.111</td>")
+    tables = re.findall(r"<table.*?</table>", Path("run", "report.html").read_text(), re.DOTALL)
+    (leaders,) = (table for table in tables if "<th>fidelity</th>" in table)
+    column = re.findall(r"<th>(.*?)</th>", leaders).index("fidelity")
+    rows = [re.findall(r"<td>(.*?)</td>", row) for row in leaders.split("<tr>")[2:]]
+    fidelities = [float(row[column]) for row in rows]
+    assert fidelities == sorted(fidelities, reverse=True)
+    assert set(fidelities) == {1, 0.333, 0.111}
 
 
 def test_weights_stay_for_what_may_be_promoted(content: Callable[..., dict[str, Any]]) -> None:

@@ -7,11 +7,12 @@ a slash gets a section of its own; what is logged first is what its plots begin 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlflow.entities import Metric, Param
 
+from evonas.recipe import reading
 from evonas.trackers.base import Report, RunInfo
 from evonas.trial import Objective, Trial, TrialState
 from evonas.trials import Trials
@@ -115,7 +116,7 @@ def _fenced(text: str) -> str:
 
 def run_params(run: RunInfo) -> list[Param]:
     """The recipe, key by key."""
-    return entries(_flat(run.recipe))
+    return entries(reading.flat(run.recipe))
 
 
 def trial_params(trial: Trial) -> list[Param]:
@@ -199,11 +200,12 @@ def description(run: RunInfo, report: Report) -> str:
     parts = [f"**{report.status}**: {report.reason}."]
     best = report.incumbent
     if accuracy := report.final.get("test_accuracy"):
-        parts.append(f"Test accuracy **{accuracy:.2%}**, measured once, after the search.")
+        shown = f"{accuracy:.2%}" if accuracy <= 1 else f"{accuracy:.2f}"  # a table's, in per cent
+        parts.append(f"Test accuracy **{shown}**, measured once, after the search.")
     if best is not None:
-        shown = {**best.metrics, **report.final}
+        found = {**best.metrics, **report.final}
         parts.append(f"### The winner: trial {best.number}")
-        parts.append(_table(("metric", "value"), [(k, f"{v:,.6g}") for k, v in shown.items()]))
+        parts.append(_table(("metric", "value"), [(k, f"{v:,.6g}") for k, v in found.items()]))
         parts.append(_table(("choice", "value"), best.architecture.choices.items()))
     if len(report.front) > 1:
         names = [objective.metric for objective in run.objectives]
@@ -221,15 +223,6 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     lines.insert(1, ["---"] * len(lines[0]))
     cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Key paths and values of a nested mapping."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def entries(pairs: Iterable[tuple[str, Any]]) -> list[Param]:
