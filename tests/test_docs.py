@@ -8,12 +8,17 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from conftest import ROOT
+from test_layers import ORDER
 
 from evonas.cli import main
 from evonas.commands import explaining
 from evonas.recipe import reading
+from evonas.recipe.registry import Registry
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [*(ROOT / f for f in ("README.md", "CONTRIBUTING.md", "plugins/README.md"))]
+PAGES += sorted(DOCS.glob("*.md"))
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 KINDS = {"spaces": "space", "strategies": "strategy", "evaluators": "evaluator"}
 KINDS |= {
     "datasets": "dataset",
@@ -25,12 +30,12 @@ KINDS |= {
 
 def examples() -> dict[str, str]:
     """Files of plugins that the manual shows, each under a heading with its path."""
-    text = (ROOT / "docs" / "plugins.md").read_text()
+    text = (DOCS / "plugins.md").read_text()
     pattern = r"### [^\n]*`plugins/(\w+/\w+)\.py`\n+```python\n(.*?)```"
     return dict(re.findall(pattern, text, re.DOTALL))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_links_lead_somewhere(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
@@ -38,7 +43,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_recipes_that_are_named_are_there(page: Path) -> None:
     for name in re.findall(
         r"evonas (?:run|sweep) (?:recipes/)?([a-z]\w*)\b(?![./])", page.read_text()
@@ -48,7 +53,33 @@ def test_recipes_that_are_named_are_there(page: Path) -> None:
 
 def test_the_recipe_reference_is_up_to_date() -> None:
     made = explaining.reference()
-    assert (ROOT / "docs" / "recipe.md").read_text() == made, "python -m evonas.commands.explaining"
+    assert (DOCS / "recipe.md").read_text() == made, "python -m evonas.commands.explaining"
+
+
+def test_every_command_is_told_of() -> None:
+    told = set(re.findall(r"`evonas (\w+)", (DOCS / "cli.md").read_text()))
+    assert told == set(main.commands)
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text().partition("nav:")[2]
+    assert set(re.findall(r"\w+\.md", nav)) == {page.name for page in DOCS.glob("*.md")}
+
+
+@pytest.mark.parametrize(
+    ("page", "kind"),
+    [("strategies", "strategy"), ("evaluations", "evaluator"), ("spaces", "space")],
+)
+def test_every_component_is_told_of(page: str, kind: str) -> None:
+    text = (DOCS / f"{page}.md").read_text()
+    for name in Registry().origins(kind):
+        assert f"`{name}`" in text, name
+
+
+def test_the_rooms_are_in_their_order() -> None:
+    rows = re.findall(r"^\| (`[^|]*`) \|", (DOCS / "architecture.md").read_text(), re.MULTILINE)
+    rooms = [name.removesuffix(".py") for row in rows for name in re.findall(r"`([\w.]+)/?`", row)]
+    assert tuple(rooms) == ORDER
 
 
 def test_every_kind_of_plugin_is_shown() -> None:
@@ -67,7 +98,7 @@ def test_the_examples_keep_their_contracts(path: str) -> None:
 
 
 def test_the_example_of_a_space_works() -> None:
-    text = (ROOT / "docs" / "plugins.md").read_text()
+    text = (DOCS / "plugins.md").read_text()
     code = re.findall(r"```python\n(.*?class MyNets.*?)```", text, re.DOTALL)[0]
     file = Path("plugins/spaces/my_nets.py")
     file.parent.mkdir(parents=True)
