@@ -21,6 +21,9 @@ function visible(values) {
   return [low - room, high + room];
 }
 
+// Names beside a chart, cut to the room that they have.
+const fit = (room) => (name) => (6.8 * name.length > room ? `${name.slice(0, Math.max(3, Math.floor(room / 6.8) - 1))}…` : name);
+
 const CHARTS = {
   progress(width, { x = "trials" }) {
     const { rows, best } = DATA.progress;
@@ -35,7 +38,7 @@ const CHARTS = {
       x: { label, grid: false }, y: { ...objective(), grid: true, domain }, ...legend(states),
       marks: [
         Plot.dot(shown, { x, y: "value", r: 2.5, fill: "state", fillOpacity: 0.55, title: "note", tip: true }),
-        Plot.lineY(best, { x, y: "value", curve: DATA.objective.direction === "max" ? "step-after" : "step-after", stroke: "var(--second)", strokeWidth: 2 }),
+        Plot.lineY(best, { x, y: "value", curve: "step-after", stroke: "var(--second)", strokeWidth: 2 }),
         Plot.tickX(lost, { x, stroke: "state", strokeOpacity: 0.7, insetTop: Math.min(420, Math.max(260, width * 0.45)) - 75, title: "note" }),
       ],
     };
@@ -78,10 +81,10 @@ const CHARTS = {
     };
   },
   importance(width) {
-    const rows = DATA.importance;
+    const rows = DATA.importance, room = Math.min(160, width * 0.35);
     return {
-      height: 24 * rows.length + 45, marginLeft: Math.min(160, width * 0.35),
-      x: { label: "share of the importance", tickFormat: "%", ticks: width < 500 ? 4 : 8 }, y: { label: null, domain: rows.map((d) => d.name) },
+      height: 24 * rows.length + 45, marginLeft: room,
+      x: { label: "share of the importance", tickFormat: "%", ticks: width < 500 ? 4 : 8 }, y: { label: null, domain: rows.map((d) => d.name), tickFormat: fit(room - 12) },
       marks: [Plot.barX(rows, { x: "share", y: "name", fill: "var(--accent)", tip: true }), Plot.ruleX([0])],
     };
   },
@@ -107,10 +110,10 @@ const CHARTS = {
     };
   },
   scores(width) {
-    const { scores, groups } = DATA;
+    const { scores, groups } = DATA, room = Math.min(200, width * 0.4);
     return {
-      height: 34 * groups.length + 50, marginLeft: Math.min(190, width * 0.4),
-      x: { ...objective(), label: DATA.score_label, grid: true, ticks: width < 500 ? 4 : 8 }, y: { label: null, domain: groups },
+      height: 34 * groups.length + 50, marginLeft: room,
+      x: { ...objective(), label: DATA.score_label, grid: true, ticks: width < 500 ? 4 : 8 }, y: { label: null, domain: groups, tickFormat: fit(room - 12) },
       color: { domain: groups, scheme: "observable10" },
       marks: [
         Plot.dot(scores, { x: "value", y: "group", fill: "group", r: 4, fillOpacity: 0.8, title: (d) => `seed ${d.seed}: ${d.value}`, tip: true }),
