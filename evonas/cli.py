@@ -239,8 +239,8 @@ def _finish(outcome: Any, interrupted: int, told: str | None = None) -> None:
 
 
 def _print_outcome(outcome: Any) -> None:
-    from evonas.commands import browsing
     from evonas.report import table
+    from evonas.trackers.parts import state
 
     report, folder = outcome.report, outcome.run_dir
     counts = ", ".join(f"{count} {state}" for state, count in report.trials.items())
@@ -261,8 +261,11 @@ def _print_outcome(outcome: Any) -> None:
         click.echo(f"  the front's  {folder}/front/TRIAL   (a network and its card each)")
     if report.status == "interrupted":
         click.echo(f"  go on with   evonas resume {folder}")
-    for title, what in browsing.after(folder):
-        click.echo(f"  {title:<12} {what}")
+    if (folder / state.FILE).exists():
+        from evonas.commands import browsing
+
+        for title, what in browsing.after(folder):
+            click.echo(f"  {title:<12} {what}")
 
 
 def _print_incumbent(report: Any) -> None:
