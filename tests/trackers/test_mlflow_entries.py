@@ -89,7 +89,7 @@ def test_a_runs_curves() -> None:
     trials = Trials(OBJECTIVES, [trial(1, 0.8), trial(0, 0.7, TrialState.PRUNED)])
     assert entries.progress(trials) == {
         **{"best_val_accuracy": 0.8, "best_parameters": 1001.0},
-        **{"ended_trials": 2, "failed_trials": 0, "pruned_trials": 1},
+        **{"ended_trials": 2, "failed_trials": 0, "pruned_trials": 1, "effort": 2},
     }
     assert entries.progress(Trials(OBJECTIVES))["ended_trials"] == 0
 

@@ -165,7 +165,10 @@ def trial_metrics(
 
 
 def progress(trials: Trials) -> dict[str, float]:
-    """A run's curves after one more trial ended: the best so far, and how many ended how."""
+    """A run's curves after one more trial ended: the best so far, how many ended how, the effort.
+
+    ``effort`` is in full trials; a chart of MLflow's takes any metric as its axis.
+    """
     values: dict[str, float] = {}
     if best := trials.best:
         shown = {*(objective.metric for objective in trials.objectives), "params", "flops"}
@@ -174,6 +177,7 @@ def progress(trials: Trials) -> dict[str, float]:
         values["hypervolume"] = volume
     ended = [trial.state for trial in trials.ended]
     values["ended_trials"] = len(ended)
+    values["effort"] = sum(trial.proposal.fidelity for trial in trials.ended)
     for state in (TrialState.FAILED, TrialState.PRUNED):
         values[f"{state}_trials"] = ended.count(state)
     return values
