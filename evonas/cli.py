@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -208,13 +209,19 @@ def _watched(
     from evonas.trackers.console import Console
     from evonas.trackers.parts.lines import Lines
 
-    said = {"json": click.echo, "quiet": lambda line: None}
+    said: dict[str, Callable[[str], None]] = {
+        "json": partial(click.echo, file=sys.stdout),
+        "quiet": lambda line: None,
+    }
     console = Lines(said[told]) if told else Console()
     interruption = Interruption(console.interrupted)
+    # Anybody's code may print: where programs read, that is not for them.
+    aside = redirect_stdout(sys.stderr) if told == "json" else nullcontext()
     try:
-        with interruption.watching():
+        with interruption.watching(), aside:
             outcome = begin((console,), interruption)
     except (Stopped, KeyboardInterrupt):
+        console.stop()  # what is printed while the table is there is drawn over
         click.echo(
             f"stopped; go on with: evonas {command} {again or console.run_dir or folder}", err=True
         )
@@ -327,7 +334,8 @@ def audit_run(run_dir: Path, trials: int, told: str | None) -> None:
 
     result, _ = _watched("audit", run_dir, partial(runs.examine, run_dir, trials), told=told)
     if result is None:
-        click.echo("nothing to audit: too few trainings succeeded, or no fuller training exists")
+        reason = "too few trainings succeeded, or no fuller training exists"
+        click.echo(f"nothing to audit: {reason}", err=told == "json")
         sys.exit(errors.TooManyFailures.exit_code)
     if told != "json":
         click.echo(audit.table(result))

@@ -71,17 +71,22 @@ def run_trial(evaluator: Evaluator, trial: Trial, watch: Watch | None = None) ->
     Limits are held here, against the metrics of every trial of the search, whatever the evaluator:
     a broken one makes the trial PRUNED. Finals are not held to them: noise is measured anew.
     When ``watch`` says stop, the trial is PRUNED whatever the evaluator still does, with the
-    metrics that it reported last.
+    metrics that it reported last. What ``watch`` itself raises, as a closed pipe that it was to
+    tell, is no fault of the trial's, and raised again.
     """
     curve: list[tuple[int, Mapping[str, float]]] = []
     stopped = False
+    fault: BaseException | None = None
 
     def report(step: int, metrics: Mapping[str, float]) -> None:
-        nonlocal stopped
+        nonlocal stopped, fault
         if not stopped:
             point = int(step), _finite(metrics)
             curve.append(point)
-            stopped = watch is not None and watch(*point)
+            try:
+                stopped = watch is not None and watch(*point)
+            except (Exception, SystemExit) as error:
+                stopped, fault = True, error
         if stopped:
             raise _Stop
 
@@ -102,6 +107,8 @@ def run_trial(evaluator: Evaluator, trial: Trial, watch: Watch | None = None) ->
         ended = trial.failed(reason)
     else:
         ended = replace(trial, state=TrialState.COMPLETE, metrics=metrics)
+    if fault is not None:
+        raise fault
     if stopped:  # even if the evaluator caught _Stop, and returned or raised something else
         ended = replace(trial, state=TrialState.PRUNED, metrics=curve[-1][1])
     seconds = ended.metrics.get("seconds", time.perf_counter() - start)

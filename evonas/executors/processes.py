@@ -334,6 +334,7 @@ def _work(connection: Connection, placement: Placement, recipe: bytes) -> None:
 
 def _settle(placement: Placement) -> None:
     os.setpgid(0, 0)  # a group of its own, to be killed with all it started
+    os.dup2(2, 1)  # what anybody's code prints: the output is the parent's, which may be JSON
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # see _block_interrupts
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.environ.update(placement.env, OMP_NUM_THREADS=str(placement.threads))

@@ -284,11 +284,16 @@ def examine(
         ranking = session.trials().ranking()
         if len(ranking) < audit.LEAST:
             raise HistoryError(f"{run_dir}: {len(ranking)} completed trials are too few to audit")
+        info = info_of(run_dir, assembly.recipe, journal.header, assembly.devices)
+        for listener in listeners:
+            listener.start(info, journal.events)
         with devices.cpu_threads(journal.header.get("threads")):
             done = audit.audit(session, ranking, trials)
         report = summary.read(run_dir, assembly.objectives, journal.events)
+        if report is not None:
+            for listener in listeners:
+                listener.close(report)
         if done is not None and report is not None:
-            info = info_of(run_dir, assembly.recipe, journal.header, assembly.devices)
             page.write(info, journal.events, report)
             _send(run_dir, journal.header, journal.events)
         return done

@@ -1,13 +1,20 @@
-"""The terminal: a live table on a screen, plain lines into a file or pipe."""
+"""The terminal: a live table on a screen, plain lines into a file or pipe.
+
+Events come from the search's thread, steps from the threads that wait for workers; the table is
+drawn by a thread of rich's, and silences are broken by one of ours. There is no lock, which a
+signal's handler could find taken: whoever draws reads copies, of dictionaries and lists alone, and
+what takes several of them, such as the best trial, is put down by the search's thread.
+"""
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +29,13 @@ from evonas.trial import Trial, TrialState
 from evonas.trials import Trials
 
 _SILENCE = 30.0  # seconds without a line after which a pipe is told what goes on
-_ROWS = 12  # trials that the table shows; a screen is not higher
+_COUNTED = 5.0  # seconds between two lines that count the trials: some tables answer in no time
+_ROWS = 12  # trials that the table shows at most
+_BELOW = 4  # lines of a screen that are left for the state and for who reads along
 _REDRAWN = 2.0  # times a second
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Running:
     """A trial that runs, as far as it was heard of."""
 
@@ -40,8 +49,10 @@ class Console(Tracker):
     """What runs and how far it is, the best so far, how many ended how, the time left."""
 
     def __init__(self) -> None:
-        self._terminal = Terminal(highlight=False, soft_wrap=True)
-        self._shows = self._terminal.is_terminal
+        self._terminal = Terminal(highlight=False, soft_wrap=True, emoji=False)
+        # FORCE_COLOR has rich take a pipe for a screen, and a dumb terminal cannot draw again.
+        cursor = self._terminal.is_terminal and not self._terminal.is_dumb_terminal
+        self._shows = cursor and self._terminal.file.isatty()
         self._clock: Callable[[], float] = time.monotonic
         self._live: Live | None = None
         self._over = threading.Event()
@@ -58,9 +69,12 @@ class Console(Tracker):
         self._earlier, self._effort = len(self._trials.ended), 0.0
         self._start = self._said = self._heard = self._clock()
         self._elapsed = max((trial.elapsed for trial in events), default=0.0)
-        self._running: dict[tuple[str, int], _Running] = {}
+        # Trials that an earlier session began are run again without another event.
+        again = self._trials.running.values() if run and run.resumed else ()
+        self._running = {_key(trial): _Running(trial, self._start) for trial in again}
+        self._best = self._trials.best
+        self._counted = -_COUNTED
         self._drawn = self._accepted = 0
-        self._doing = ""  # what goes on while no trial runs
         self._stopping = False
 
     def start(self, run: RunInfo, events: Sequence[Trial]) -> None:
@@ -76,7 +90,11 @@ class Console(Tracker):
             self._say(f"resumed after {self._earlier} trials")
         if self._shows:
             self._live = Live(
-                get_renderable=self._table, console=self._terminal, refresh_per_second=_REDRAWN
+                get_renderable=self._table,
+                console=self._terminal,
+                refresh_per_second=_REDRAWN,
+                transient=True,  # at the end the outcome says it better
+                redirect_stderr=sys.stderr.isatty(),  # what goes to a file stays there
             )
             self._live.start()
         else:
@@ -89,27 +107,36 @@ class Console(Tracker):
 
         Of final trainings and the audit's, their beginning and their failure.
         """
-        key = trial.proposal.stage, trial.number
+        now = self._clock()
         if trial.state is TrialState.RUNNING:
-            self._running[key] = _Running(trial, self._clock())
+            if not self._running and len(self._trials.ended) == self._earlier:
+                self._start = now  # what was prepared before says nothing of the pace
+            self._running[_key(trial)] = _Running(trial, now)
         else:
-            self._running.pop(key, None)
+            self._running.pop(_key(trial), None)
         if trial.proposal.stage != "search":
             self._record_final(trial)
             return
-        self._elapsed, self._heard = trial.elapsed, self._clock()
+        self._elapsed, self._heard = trial.elapsed, now
         self._trials.add(trial)
         if trial.state is TrialState.RUNNING:
             return
         self._effort += trial.proposal.fidelity
+        self._best = self._trials.best
         if trial.state is TrialState.FAILED:
             self._say(f"trial {trial.number} failed: {_reason(trial)}")
-        elif self._trials.best is trial:
+        elif self._best is trial:
             metrics = headline(trial.metrics, self._trials.objectives)
             shown = ", ".join(f"{k} {v:,.6g}" for k, v in metrics.items())
             self._say(f"trial {trial.number} is the best so far: {shown}")
-        elif not self._shows and len(self._trials.ended) % 10 == 0:
-            self._say(f"{len(self._trials.ended)} trials done, {self._state()}")
+        elif self._counts_now(now):
+            self._counted = now
+            self._say(self._state())
+
+    def _counts_now(self, now: float) -> bool:
+        """Whether it is time for a line, in a pipe, that counts the trials."""
+        tenth = len(self._trials.ended) % 10 == 0
+        return tenth and not self._shows and now - self._counted >= _COUNTED
 
     def _record_final(self, trial: Trial) -> None:
         origin, audited = trial.proposal.parents[0], trial.proposal.stage == "audit"
@@ -125,10 +152,9 @@ class Console(Tracker):
 
         A final training's last step is always said.
         """
-        known = self._running.get((trial.proposal.stage, trial.number))
-        if known is None:
-            return
-        known.step, known.metrics = step, metrics
+        # One that an earlier session began may be heard of here first.
+        known = self._running.get(_key(trial)) or _Running(trial, self._clock())
+        self._running[_key(trial)] = known = replace(known, step=step, metrics=metrics)
         if trial.proposal.stage != "search" and not self._shows and step == self._epochs(trial):
             self._say(f"  {self._line(known)}")
 
@@ -154,7 +180,6 @@ class Console(Tracker):
         """Give the terminal back, however the run ended; may be called twice."""
         self._over.set()
         if self._live is not None:
-            self._live.update(Text(""))
             self._live.stop()
             self._live = None
 
@@ -168,22 +193,26 @@ class Console(Tracker):
 
     def _progress(self) -> str:
         """What runs, in a line."""
-        running = sorted(self._running.values(), key=lambda r: r.since)
+        running = sorted(list(self._running.values()), key=lambda r: r.since)
         lines = [self._line(each) for each in running[:3]]
-        more = f"; and {len(running) - 3} more" if len(running) > 3 else ""
-        return "; ".join([*filter(None, [self._state()]), *lines]) + more or "at work"
+        more = [f"and {len(running) - 3} more"] if len(running) > 3 else []
+        return "; ".join([*filter(None, [self._state()]), *lines, *more])
 
     def _line(self, running: _Running) -> str:
         """A running trial: how far it is, and what it reported last."""
-        trial, of = running.trial, self._epochs(running.trial)
-        name = f"trial {trial.number}"
-        if trial.proposal.stage != "search":
-            name = f"trial {trial.proposal.parents[0]}, seed {trial.proposal.repeat}"
+        name = _name(running.trial)
         if not running.step:
             return f"{name} runs for {_clocked(self._clock() - running.since)}"
         shown = headline(running.metrics, self._trials.objectives)
         values = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
-        return f"{name}, step {running.step}{f' of {of}' if of else ''}: {values}"
+        return f"{name}, {self._reached(running)}" + (f": {values}" if values else "")
+
+    def _reached(self, running: _Running) -> str:
+        """The last step, which of a training is an epoch."""
+        if not running.step:
+            return ""
+        of = self._epochs(running.trial)
+        return f"epoch {running.step} of {of}" if of else f"step {running.step}"
 
     def _epochs(self, trial: Trial) -> int | None:
         """How many steps the trial will report, if the evaluation is one that has epochs."""
@@ -200,19 +229,19 @@ class Console(Tracker):
     def _table(self) -> RenderableType:
         """A row for every trial that runs, and the state below."""
         table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-        name = self._trials.objectives[0].metric if self._trials.objectives else ""
-        running = sorted(self._running.items())
-        for (stage, number), each in running[:_ROWS]:
-            of = self._epochs(each.trial)
-            step = f"epoch {each.step}{f' of {of}' if of else ''}" if each.step else ""
+        first = self._trials.objectives[0].metric if self._trials.objectives else ""
+        running = sorted(list(self._running.items()))
+        rows = max(1, min(_ROWS, self._terminal.height - _BELOW))
+        for _, each in running[:rows]:
             shown = headline(each.metrics, self._trials.objectives)
-            metric = name if name in shown else next(iter(shown), "")
+            metric = first if first in shown else next(iter(shown), "")
             value = f"{metric} {shown[metric]:.4f}" if metric else ""
-            title = f"trial {number}" if stage == "search" else f"{stage} {number}"
-            table.add_row(title, step, value, _clocked(self._clock() - each.since))
-        if len(running) > _ROWS:
-            table.add_row(f"{len(running) - _ROWS} more")
-        return Group(table, Text(self._state()))
+            since = _clocked(self._clock() - each.since)
+            table.add_row(_name(each.trial), self._reached(each), value, since)
+        if len(running) > rows:
+            table.add_row(f"{len(running) - rows} more")
+        # The terminal wraps what is printed, but what is drawn again must be wrapped here.
+        return Group(table, Text(self._state(), no_wrap=False, overflow="fold"))
 
     def _last_words(self) -> str:
         count = len(self._running)
@@ -220,33 +249,44 @@ class Console(Tracker):
         return f"{what}; press Ctrl-C again to stop now"
 
     def _state(self) -> str:
-        """How far the search is, as it is now."""
+        """How far the run is, as it is now."""
         if self._stopping:
             return self._last_words()
-        if any(stage != "search" for stage, _ in self._running):
-            return "final trainings"
-        done = len(self._trials.ended)
-        parts = [f"{done} trials ended"] if self._shows else []
-        if not done:
-            return f"{len(self._running)} running" if self._running else ""
-        if best := self._trials.best:
+        stages = {stage for stage, _ in list(self._running)}
+        if later := stages - {"search"}:
+            return "auditing" if later == {"audit"} else "final trainings"
+        if not self._trials.ended:
+            idle = f"at work for {_clocked(self._clock() - self._start)}"
+            return f"{len(self._running)} running" if stages else idle
+        return ", ".join([*self._reckoned(), *self._counts()])
+
+    def _reckoned(self) -> list[str]:
+        """How many trials ended, the best of them, and how long the rest will take."""
+        done, best = len(self._trials.ended), self._best
+        parts = [f"{done} trial{'s' if done > 1 else ''} ended"]
+        if best is not None and self._trials.objectives:
             name = self._trials.objectives[0].metric
             parts.append(f"best {name} {best.metrics[name]:.4f} (trial {best.number})")
-        rate = (done - self._earlier) / max(1e-9, self._clock() - self._start)
         if done > self._earlier:
+            rate = (done - self._earlier) / max(1e-9, self._clock() - self._start)
             parts.append(f"{60 * rate:.1f} trials/min")
-        left = self._left()
-        if left is not None and left < 1:
-            parts.append(f"finishing {len(self._running)}")
-        elif left is not None:
+        left, running = self._left(), len(self._running)
+        if left is not None and left >= 1:
             parts.append(f"{_clocked(left)} left")
+        elif left is not None and running:
+            parts.append(f"finishing {running}")
+        return parts
+
+    def _counts(self) -> list[str]:
+        """The share of draws within the limits, and the trials that came to nothing."""
+        parts = []
         if self._drawn:
             parts.append(f"{self._accepted / self._drawn:.0%} of draws within the limits")
         states = [trial.state for trial in self._trials.ended]
         for state in (TrialState.FAILED, TrialState.PRUNED):
             if count := states.count(state):
                 parts.append(f"{count} {state}")
-        return ", ".join(parts)
+        return parts
 
     def _left(self) -> float | None:
         """Seconds: by the budget's minutes, and by the effort that its trials still are.
@@ -257,7 +297,7 @@ class Console(Tracker):
         now = self._clock()
         if "minutes" in self._budget:
             left.append(60 * self._budget["minutes"] - self._elapsed - (now - self._heard))
-        begun = self._effort + sum(map(self._part, self._running.values()))
+        begun = self._effort + sum(map(self._part, list(self._running.values())))
         if "trials" in self._budget and begun > 0:
             ended = self._trials.ended
             mean = sum(t.proposal.fidelity for t in ended) / len(ended) if ended else 1.0
@@ -281,6 +321,17 @@ def _break_silence(reference: weakref.ref[Console], over: threading.Event) -> No
         if console._due():
             console._say(console._progress())
         del console
+
+
+def _key(trial: Trial) -> tuple[str, int]:
+    return trial.proposal.stage, trial.number
+
+
+def _name(trial: Trial) -> str:
+    """As people know it: later stages train trials of the search."""
+    if trial.proposal.stage == "search":
+        return f"trial {trial.number}"
+    return f"trial {trial.proposal.parents[0]}, seed {trial.proposal.repeat}"
 
 
 def _reason(trial: Trial) -> str:

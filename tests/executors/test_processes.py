@@ -182,6 +182,21 @@ def test_a_watched_trial_is_stopped_whatever_its_evaluator_catches(kind, do):
     assert list(ended.curve) == seen, "nobody is asked about what the journal cannot hold"
 
 
+@pytest.mark.parametrize("fault", [BrokenPipeError, SystemExit])
+@pytest.mark.parametrize("kind", ["serial", "processes"])
+def test_what_a_watcher_raises_is_no_fault_of_the_trial(kind, fault):
+    def watch(step, metrics):
+        raise fault("who was to be told has gone")
+
+    make = {"serial": Serial, "processes": Processes}[kind]
+    executor = make(Stubborn, ("cpu",))
+    try:
+        with pytest.raises(fault):
+            executor.submit(trial(0, "return"), watch).result(SECONDS)
+    finally:
+        executor.close(kill=True)
+
+
 def test_a_pruned_trial_keeps_its_worker_and_the_next_need_not_be_watched():
     with processes(devices=("cuda:0",)) as executor:
         before = executor.submit(trial(0)).result(SECONDS)

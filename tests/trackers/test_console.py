@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -65,7 +67,7 @@ def test_a_resumed_run_goes_on_counting(capsys: pytest.CaptureFixture[str]) -> N
         [complete(n, 0.9) for n in range(8)] + [begun(8)],
     )
     assert lines[0] == "resumed after 8 trials"
-    assert lines[1].startswith("10 trials done, best acc 0.9000 (trial 0)")
+    assert lines[1].startswith("10 trials ended, best acc 0.9000 (trial 0)")
     assert len(lines) == 2
 
 
@@ -137,7 +139,7 @@ def test_what_runs_is_said_with_its_epoch(capsys: pytest.CaptureFixture[str]) ->
     clock.now = 65.0
     assert console._progress() == "1 running; trial 0 runs for 1:05"
     console.step(begun(0), 4, {"acc": 0.25, "val_loss": 2.0})
-    assert console._progress().endswith("trial 0, step 4 of 10: acc 0.2500")
+    assert console._progress().endswith("trial 0, epoch 4 of 10: acc 0.2500")
     console.step(begun(9), 4, {"acc": 0.25})  # not heard of: its event comes first
     console.stop()
 
@@ -187,7 +189,7 @@ def test_the_last_epoch_of_a_final_training_is_said(capsys: pytest.CaptureFixtur
     console.stop()
     assert capsys.readouterr().out.splitlines()[1:] == [
         "training trial 25 for good, seed 0",
-        "  trial 25, seed 0, step 20 of 20: acc 1.0000",
+        "  trial 25, seed 0, epoch 20 of 20: acc 1.0000",
     ]
 
 
@@ -219,4 +221,100 @@ def test_one_console_tells_of_run_after_run(capsys: pytest.CaptureFixture[str]) 
         for number in range(10):
             console.record(complete(number, 0.5))
         console.close(Report("finished", "done", {}, 1.0))
-    assert sum("10 trials done" in line for line in capsys.readouterr().out.splitlines()) == 2
+    assert sum("10 trials ended" in line for line in capsys.readouterr().out.splitlines()) == 2
+
+
+def test_a_resumed_run_shows_the_trials_that_it_runs_again() -> None:
+    console = Console()
+    recipe = {"budget": {"trials": 4}, "evaluation": {"name": "train", "epochs": 10}}
+    run = RunInfo("r", Path("run"), recipe, OBJECTIVES, ENVIRONMENT, 0.0, resumed=True)
+    console.start(run, [complete(0, 0.5), begun(1)])
+    assert "trial 1 runs for 0:00" in console._progress()
+    final = begun(0, parents=(25,), repeat=1, stage="final")
+    console.step(final, 3, {"acc": 0.5})  # its beginning was recorded by another session
+    assert "trial 25, seed 1, epoch 3 of 10: acc 0.5000" in console._progress()
+    console.stop()
+
+
+def test_a_narrow_low_screen_loses_nothing_of_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("LINES", "8")
+    console = console_of(Clock())
+    for number in range(64):
+        console.record(begun(number))
+    console.record(complete(0, 0.25))
+    screen = Terminal(width=40, record=True, file=io.StringIO(), soft_wrap=True)
+    screen.print(console._table())
+    lines = screen.export_text().splitlines()
+    assert "59 more" in lines[4]
+    assert " ".join(line.strip() for line in lines[5:]) == console._state()
+    console.stop()
+
+
+def test_what_was_prepared_before_is_no_part_of_the_pace() -> None:
+    clock = Clock()
+    console = console_of(clock)
+    clock.now = 600.0
+    assert console._progress() == "at work for 10:00"
+    console.record(begun(0))
+    clock.now = 610.0
+    console.record(complete(0, 0.5))
+    assert "6.0 trials/min, 0:30 left" in console._state()
+    assert "finishing" not in console._state()
+    console.stop()
+
+
+def test_fast_trials_are_not_counted_many_times_a_second(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clock = Clock()
+    console = console_of(clock)
+    for number in range(2000):
+        clock.now = number / 100
+        console.record(complete(number, 0.5))
+    console.stop()
+    assert sum("trials ended" in line for line in capsys.readouterr().out.splitlines()) == 4
+
+
+@pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_a_pipe_is_no_screen(
+    variable: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    console = console_of(Clock())
+    console.record(begun(0))
+    console.record(complete(0, 0.5))
+    console.stop()
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    assert "trial 0 is the best so far" in said
+
+
+def test_drawing_while_events_come_does_not_fail() -> None:
+    console = console_of(Clock())
+    faults: list[Exception] = []
+    over = threading.Event()
+
+    def draw() -> None:
+        while not over.is_set():
+            try:
+                console._table()
+                console._progress()
+            except Exception as fault:  # of any kind: the thread of the table would end by it
+                faults.append(fault)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        for number in range(500):
+            console.record(begun(number))
+            console.step(begun(number), 1, {"acc": 0.5})
+            console.record(complete(number, number / 1000))
+    finally:
+        over.set()
+        thread.join()
+        sys.setswitchinterval(before)
+        console.stop()
+    assert faults == []

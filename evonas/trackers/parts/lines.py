@@ -16,8 +16,8 @@ class Lines(Tracker):
 
     ``start``: name, run_dir, objectives, recipe, source. ``trial``: the journal's record of a trial
     that begins or ended, without its curve. ``step``: stage, trial, step and metrics of one that
-    runs. ``note``: message. ``end``: status, reason, trials by state, seconds, incumbent, final
-    metrics, front.
+    runs. ``note``: message. ``end``: status, reason, trials by state, seconds, incumbent, its
+    metrics, final metrics, front, acceptance, hypervolume, audit and verdict (see ``Report``).
 
     Args:
         say: Given the lines.
@@ -65,6 +65,10 @@ class Lines(Tracker):
             "metrics": dict(best.metrics) if best else {},
             "final": dict(report.final),
             "front": [trial.number for trial in report.front],
+            "acceptance": report.acceptance,
+            "hypervolume": report.hypervolume,
+            "audit": dict(report.audit),
+            "verdict": report.verdict,
         }
         self._say("end", said)
 
