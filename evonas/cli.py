@@ -250,7 +250,7 @@ def _print_outcome(outcome: Any) -> None:
     from evonas.trackers.parts import state
 
     report, folder = outcome.report, outcome.run_dir
-    counts = ", ".join(f"{count} {state}" for state, count in report.trials.items())
+    counts = ", ".join(f"{count} {state}" for state, count in report.trials.items()) or "no trials"
     click.echo(f"\n{report.status}: {report.reason} ({counts}; {report.seconds:.0f} s of search)")
     if report.acceptance is not None:
         click.echo(f"  accepted     {report.acceptance:.1%} of random architectures met the limits")
