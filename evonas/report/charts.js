@@ -7,7 +7,8 @@ const COLORS = {
 const legend = (states) => ({
   color: { domain: states, range: states.map((s) => COLORS[s]), legend: states.length > 1 },
 });
-const percent = (label) => ({ label, tickFormat: (v) => `${+(100 * v).toPrecision(4)} %` });
+const share = (v) => `${+(100 * v).toPrecision(4)}\u00a0%`;
+const percent = (label) => ({ label, tickFormat: share });
 const objective = () => (DATA.objective.share ? percent(DATA.objective.label) : { label: DATA.objective.label });
 
 // Accuracies of the first trials may be so bad that the rest would be one line at the top.
@@ -32,13 +33,13 @@ const CHARTS = {
     const domain = visible(ended.map((d) => d.value));
     const shown = domain ? ended.filter((d) => d.value >= domain[0] && d.value <= domain[1]) : ended;
     const states = ["complete", ...new Set(lost.map((d) => d.state))];
-    const label = { trials: "ended trials", seconds: "seconds", effort: "effort, in full trials" }[x];
+    const label = { trials: "ended trials", seconds: "seconds", effort: "effort, in full trials; one that was cut short counts as whole" }[x];
     return {
       height: Math.min(420, Math.max(260, width * 0.45)),
       x: { label, grid: false }, y: { ...objective(), grid: true, domain }, ...legend(states),
       marks: [
         Plot.dot(shown, { x, y: "value", r: 2.5, fill: "state", fillOpacity: 0.55, title: "note", tip: true }),
-        Plot.lineY(best, { x, y: "value", curve: "step-after", stroke: "var(--second)", strokeWidth: 2 }),
+        Plot.lineY(best, { x, y: "value", curve: "step-after", stroke: "var(--second)", strokeWidth: 2, clip: true }),
         Plot.tickX(lost, { x, stroke: "state", strokeOpacity: 0.7, insetTop: Math.min(420, Math.max(260, width * 0.45)) - 75, title: "note" }),
       ],
     };
@@ -84,19 +85,20 @@ const CHARTS = {
     const rows = DATA.importance, room = Math.min(160, width * 0.35);
     return {
       height: 24 * rows.length + 45, marginLeft: room,
-      x: { label: "share of the importance", tickFormat: "%", ticks: width < 500 ? 4 : 8 }, y: { label: null, domain: rows.map((d) => d.name), tickFormat: fit(room - 12) },
+      x: { label: "share of the importance", tickFormat: share, ticks: width < 500 ? 4 : 8 }, y: { label: null, domain: rows.map((d) => d.name), tickFormat: fit(room - 12) },
       marks: [Plot.barX(rows, { x: "share", y: "name", fill: "var(--accent)", tip: true }), Plot.ruleX([0])],
     };
   },
   choice(width, { index }) {
     const { name, rows } = DATA.choices[index];
-    const all = rows.flatMap((d) => [d.median, d.best]);
+    // One scale for all choices: what matters little shall look so.
+    const all = DATA.choices.flatMap((c) => c.rows).flatMap((d) => [d.median, d.best]);
     const low = Math.min(...all), high = Math.max(...all), room = 0.15 * (high - low) || 0.01;
     return {
       height: 170, title: name, x: { label: null, domain: rows.map((d) => d.value), tickRotate: rows.some((d) => d.value.length > 3) ? -35 : 0 },
       y: { ...objective(), label: null, grid: true, domain: [low - room, high + room], ticks: 4 }, marginBottom: rows.some((d) => d.value.length > 3) ? 50 : 30, marginLeft: 55,
       marks: [
-        Plot.barY(rows, { x: "value", y1: low - room, y2: "median", fill: "var(--accent)", fillOpacity: 0.5, title: (d) => `${name} = ${d.value}\n${d.trials} trials`, tip: true }),
+        Plot.dot(rows, { x: "value", y: "median", fill: "var(--accent)", r: 5, title: (d) => `${name} = ${d.value}\n${d.trials} trials`, tip: true }),
         Plot.dot(rows, { x: "value", y: "best", fill: "var(--second)", r: 3 }),
       ],
     };
@@ -105,7 +107,7 @@ const CHARTS = {
     const errors = DATA.errors;
     return {
       height: Math.min(300, Math.max(220, width * 0.32)),
-      x: DATA.objective.share ? percent(DATA.error_label) : { label: DATA.error_label }, y: { label: "share of the trials", tickFormat: "%", grid: true, domain: [0, 1] },
+      x: DATA.objective.share ? percent(DATA.error_label) : { label: DATA.error_label }, y: { label: "share of the trials", tickFormat: share, grid: true, domain: [0, 1] },
       marks: [Plot.lineY(errors, { x: "x", y: "y", curve: "step-after", stroke: "var(--accent)", strokeWidth: 2 }), Plot.ruleY([0])],
     };
   },
@@ -137,7 +139,7 @@ const CHARTS = {
     const rows = DATA.distributions;
     return {
       height: Math.min(380, Math.max(260, width * 0.4)),
-      x: DATA.objective.share ? percent(DATA.error_label) : { label: DATA.error_label }, y: { label: "share of the trials", tickFormat: "%", grid: true, domain: [0, 1] },
+      x: DATA.objective.share ? percent(DATA.error_label) : { label: DATA.error_label }, y: { label: "share of the trials", tickFormat: share, grid: true, domain: [0, 1] },
       color: { domain: DATA.groups, legend: true, scheme: "observable10" },
       marks: [
         Plot.areaY(rows, { x: "x", y1: "low", y2: "high", fill: "group", fillOpacity: 0.15, curve: "step-after" }),
@@ -160,7 +162,7 @@ const CHARTS = {
     const states = [...new Set(rows.map((d) => d.state))];
     return {
       height: 26 * lanes + 50, marginLeft: 45, x: { label: "seconds" }, y: { label: null, tickFormat: (d) => `${d}`, domain: [...new Set(rows.map((d) => d.lane))].sort((a, b) => a - b) }, ...legend(states),
-      marks: [Plot.barX(rows, { x1: "begin", x2: "end", y: "lane", fill: "state", insetRight: rows.length < 300 ? 0.5 : 0, title: "note", tip: true })],
+      marks: [Plot.barX(rows, { x1: "begin", x2: "end", y: "lane", fill: "state", title: "note", tip: true })],
     };
   },
 };
@@ -170,7 +172,7 @@ function draw(box, name, options) {
   if (!width || box.drawn === width) return;
   box.drawn = width;
   const style = { background: "transparent", fontSize: "12px", overflow: "visible" };
-  box.replaceChildren(Plot.plot({ width, style, marginLeft: 55, ...CHARTS[name](width, options) }));
+  box.replaceChildren(Plot.plot({ width, style, marginLeft: 55, marginBottom: 42, ...CHARTS[name](width, options) }));
 }
 
 function keep(box, name, options = {}) {
@@ -200,7 +202,12 @@ document.querySelectorAll("[data-chart]").forEach((box) => {
 
 // A click on a column's head sorts by it, numbers as numbers; a second one the other way.
 document.querySelectorAll("table.sortable").forEach((table) => {
-  const number = (text) => parseFloat(text.replace(/,/g, ""));
+  // "1 min 5 s" is 65, "1.28 kB" 1,280: figures with their units, added up.
+  const UNITS = { d: 86400, h: 3600, min: 60, ms: 1e-3, k: 1e3, kB: 1e3, M: 1e6, MB: 1e6, G: 1e9, GB: 1e9 };
+  const number = (text) => {
+    const parts = [...text.replace(/,/g, "").split("±")[0].matchAll(/(-?[\d.]+)\s*([a-zA-Z]*)/g)];
+    return /^\s*-?\d/.test(text) ? parts.reduce((sum, [, value, unit]) => sum + value * (UNITS[unit] ?? 1), 0) : NaN;
+  };
   [...table.tHead.rows[0].cells].forEach((head, column) => {
     head.onclick = () => {
       const sign = (head.dataset.sign = -(head.dataset.sign || 1));

@@ -18,6 +18,7 @@ from evonas.trials import Trials
 _NETWORK = "incumbent"
 _TILES = ("params", "flops", "latency", "peak_memory")
 _SPREAD = "_std"  # what a standard deviation's name ends with
+_SAME = 1e-6
 _NUMBERS = 12  # numbers of failed trials that are named
 
 
@@ -34,10 +35,11 @@ def _named(run: RunInfo, section: str) -> str:
 def sentence(report: Report) -> str:
     """How it ended, and what ran."""
     counts = ", ".join(f"{count:,} {state}" for state, count in report.trials.items())
-    said = f"{report.status.capitalize()}: {report.reason}. {counts or 'No trial'}"
+    reason = report.reason.removeprefix(f"{report.status}; ")
+    said = f"{report.status.capitalize()}: {reason}. {counts or 'No trial'}"
     said += f"; {numbers.duration(report.seconds)} of search."
     if report.acceptance is not None:
-        said += f" {numbers.percent(report.acceptance)} of random architectures met the limits."
+        said += f" {report.acceptance:.1%} of random architectures met the limits."
     return said
 
 
@@ -75,14 +77,20 @@ def header(run: RunInfo) -> list[tuple[str, str]]:
 
 def _component(recipe: Mapping[str, Any], section: str) -> str:
     options = dict(recipe.get(section) or {})
-    name = str(options.pop("name", ""))
     if section == "dataset" and not Path(str(options.get("path", ""))).exists():
         options.pop("path", None)  # the default, of a source that reads nothing from there
+    return _told(options)
+
+
+def _told(options: Mapping[str, Any]) -> str:
+    """A component with its options, and those of what it wraps."""
     shown = [
-        f"{k} {v['name'] if isinstance(v, Mapping) and 'name' in v else v}"
-        for k, v in options.items()
+        f"{name} {_told(value) if isinstance(value, Mapping) else value}"
+        for name, value in options.items()
+        if name != "name"
     ]
-    return f"{name} ({', '.join(shown)})" if shown else name
+    name = str(options.get("name", ""))
+    return f"{name} ({', '.join(shown)})" if name and shown else name or ", ".join(shown)
 
 
 def tiles(run: RunInfo, report: Report) -> list[tuple[str, str]]:
@@ -94,7 +102,7 @@ def tiles(run: RunInfo, report: Report) -> list[tuple[str, str]]:
     rows = []
     if "test_accuracy" in found:
         tested = numbers.metric("test_accuracy", found["test_accuracy"])
-        rows.append((tested, f"test accuracy{_interval(run)}"))
+        rows.append((tested, f"test accuracy{_interval(run, found['test_accuracy'])}"))
     first = run.objectives[0].metric
     if first in found and first != "test_accuracy":
         when = "final training" if first in report.final else "search"
@@ -104,16 +112,27 @@ def tiles(run: RunInfo, report: Report) -> list[tuple[str, str]]:
             value = found[name]
             short = f"{numbers.short(value).strip()}" if name in ("params", "flops") else ""
             rows.append((short or numbers.metric(name, value), numbers.label(name)))
-    return [*rows, (numbers.count(sum(report.trials.values())), "trials")]
+    ended = sum(count for state, count in report.trials.items() if state != "running")
+    return [*rows, (numbers.count(ended), "trials that ended")]
 
 
-def _interval(run: RunInfo) -> str:
+def best_title(report: Report) -> str:
+    """What the best trial is called."""
+    if report.final:
+        return "winner"
+    return "best of the search" if report.status == "finished" else "best so far"
+
+
+def _interval(run: RunInfo, mean: float) -> str:
     """Of the kept network, on the images that it was tested on."""
     test = _read(run.run_dir / _NETWORK / "test.json")
     if "interval" not in test:
         return ""
     low, high = (numbers.percent(bound) for bound in test["interval"])
-    return f"; 95\N{NO-BREAK SPACE}% interval {low} to {high}, {test['images']:,} images"
+    kept = ""
+    if abs(test["accuracy"] - mean) > _SAME:
+        kept = f", mean of the trainings; {numbers.percent(test['accuracy'])} of the one kept"
+    return f"{kept}; 95\N{NO-BREAK SPACE}% interval {low} to {high}, {test['images']:,} images"
 
 
 def network(run_dir: Path, report: Report) -> list[dict[str, str]]:
@@ -140,15 +159,18 @@ def choices(trial: Trial) -> list[tuple[str, str]]:
     return [(name, numbers.choice(v)) for name, v in trial.architecture.choices.items()]
 
 
-def metrics(report: Report) -> list[tuple[str, str, str]]:
-    """The winner's, of the search and of the final training beside each other."""
+def metrics(report: Report) -> list[tuple[str, ...]]:
+    """A header, and the winner's metrics, of the search and the final training if there is one."""
     search = dict(report.incumbent.metrics) if report.incumbent else {}
     names = dict.fromkeys([*search, *report.final])
-    return [
-        (numbers.label(name), _with_spread(name, search), _with_spread(name, report.final))
+    head, sources = ("metric", "of the search", "of the final training"), (search, report.final)
+    shown = 2 if report.final else 1
+    rows = [
+        (numbers.label(name), *(_with_spread(name, found) for found in sources[:shown]))
         for name in names
         if not name.endswith(_SPREAD)
     ]
+    return [head[: shown + 1], *rows]
 
 
 def _with_spread(name: str, found: Mapping[str, float]) -> str:
@@ -170,7 +192,7 @@ def finalists(trials: Trials, finals: Sequence[Trial]) -> list[list[str]]:
     objective = trials.objectives[0].metric
     shown = [n for n in headline(finals[0].metrics, trials.objectives) if n != "seconds"]
     rows = [["trial", "seeds", "in the search", *map(numbers.label, shown)]]
-    for number, own in runs.items():
+    for number, own in sorted(runs.items(), key=lambda item: -_score(trials, item[1])):
         search = trials.latest[number].metrics.get(objective)
         cells = [
             _mean(name, [run.metrics[name] for run in own if name in run.metrics]) for name in shown
@@ -178,6 +200,13 @@ def finalists(trials: Trials, finals: Sequence[Trial]) -> list[list[str]]:
         before = "" if search is None else numbers.metric(objective, search)
         rows.append([str(number), str(len(own)), before, *cells])
     return rows
+
+
+def _score(trials: Trials, finals: Sequence[Trial]) -> float:
+    """What final trainings of one trial are ordered by."""
+    objective = trials.objectives[0]
+    known = [f.metrics for f in finals if objective.metric in f.metrics]
+    return fmean(map(objective.key, known)) if known else 0.0
 
 
 def _mean(name: str, values: Sequence[float]) -> str:
@@ -219,16 +248,20 @@ def leaders(trials: Trials, finals: Sequence[Trial], most: int) -> list[list[str
     shown = list(headline(best[0].metrics, trials.objectives))
     names = importance.names(best)
     rungs = len({trial.proposal.fidelity for trial in best}) > 1
-    trained = {final.proposal.parents[0]: final for final in finals}
     objective = trials.objectives[0].metric
+    trained: dict[int, list[float]] = {}
+    for final in finals:
+        if objective in final.metrics:
+            known = trained.setdefault(final.proposal.parents[0], [])
+            known.append(final.metrics[objective])
     head = ["trial", *map(numbers.label, shown)]
     head += [f"final {numbers.label(objective)}"] if trained else []
     rows = [[*head, *(["fidelity"] if rungs else []), *names]]
     for trial in best:
         cells = [numbers.metric(n, trial.metrics[n]) if n in trial.metrics else "" for n in shown]
         if trained:
-            final = trained[trial.number].metrics if trial.number in trained else {}
-            cells.append(numbers.metric(objective, final[objective]) if objective in final else "")
+            values = trained.get(trial.number)
+            cells.append(numbers.metric(objective, fmean(values)) if values else "")
         cells += [numbers.plain(trial.proposal.fidelity)] if rungs else []
         own = trial.architecture.choices
         cells += [numbers.choice(own[name]) if name in own else "–" for name in names]

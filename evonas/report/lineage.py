@@ -11,7 +11,7 @@ from evonas.report import numbers
 from evonas.trial import Trial
 from evonas.trials import Trials
 
-_LARGEST = 40  # ancestors; the nearest are shown
+LARGEST = 40  # ancestors; the nearest are shown
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ def tree(trials: Trials, trial: Trial) -> list[Ancestor]:
     """The trial and its ancestors, the nearest first; no more than forty."""
     found = {trial.number: Ancestor(0, trial, ())}
     waiting = deque([trial])
-    while waiting and len(found) < _LARGEST:
+    while waiting and len(found) < LARGEST:
         child = waiting.popleft()
         for number in child.proposal.parents:
             parent = trials.latest.get(number)
-            if parent is not None and number not in found and len(found) < _LARGEST:
+            if parent is not None and number not in found and len(found) < LARGEST:
                 generation = found[child.number].generation + 1
                 found[number] = Ancestor(generation, parent, changes(parent, child))
                 waiting.append(parent)

@@ -23,6 +23,7 @@ from evonas.trial import Objective, Trial, TrialState
 from evonas.trials import Trials
 
 _LEADERS = 30  # rows of the leaderboard
+_MANY = 20  # values of which the worst tenth is not drawn, as in charts.js
 _ROOM = Path(__file__).parent
 _PAGES = jinja2.Environment(loader=jinja2.PackageLoader("evonas", "report"), autoescape=True)
 
@@ -68,11 +69,11 @@ def text(run: RunInfo, events: Sequence[Trial], report: Report) -> str:
         run=run,
         report=report,
         objective=name,
-        complete=numbers.count(len(trials.complete)),
+        ranked=numbers.count(len(trials.ranking())),
         ended=trials.ended,
         against=charts["against"],
         against_caption=_against_caption(report, charts["against"]),
-        progress_caption=_progress_caption(charts["progress"]),
+        progress_caption=_progress_caption(charts["progress"], len(trials.complete)),
         has_curves=bool(charts["curves"]),
         has_choices=bool(charts["choices"]),
         has_importance=bool(charts["importance"]),
@@ -113,12 +114,14 @@ def _facts(run: RunInfo, report: Report, trials: Trials, finals: Sequence[Trial]
         "facts": facts.header(run),
         "tiles": facts.tiles(run, report),
         "blocks": network,
+        "best_title": facts.best_title(report),
+        "family_cut": len(rows) >= lineage.LARGEST,
         "winner_choices": facts.choices(best) if best else [],
         "winner_metrics": facts.metrics(report),
         "finalists": facts.finalists(trials, finals),
         "front": facts.front(run.objectives, report.front),
         "family": facts.family(rows, run.objectives[0]) if len(rows) > 1 else [],
-        "audit": [(numbers.label(k), numbers.plain(v)) for k, v in report.audit.items()],
+        "audit": [(numbers.label(k), numbers.metric(k, v)) for k, v in report.audit.items()],
         "leaders": facts.leaders(trials, finals, _LEADERS),
         "rebuild": f"evonas export {run.run_dir} --trial NUMBER",
     }
@@ -143,7 +146,7 @@ def _choices(trials: Trials) -> dict[str, Any]:
         )
     else:
         sentence = (
-            f"A forest fitted to the choices explains {numbers.percent(found.explained)} of the "
+            f"A forest fitted to the choices explains {found.explained:.0%} of the "
             "variance of trials that it did not see; a choice's share is how much of that is lost "
             "when it is shuffled. What a search never varied it cannot know."
         )
@@ -168,21 +171,25 @@ def _curve(run: RunInfo, finals: Sequence[Trial]) -> str:
     return next((name for name in wanted if name in names), "")
 
 
-def _progress_caption(progress: Mapping[str, Any] | None) -> str:
+def _progress_caption(progress: Mapping[str, Any] | None, complete: int) -> str:
     if progress is None:
         return ""
     drawn, ended = len(progress["rows"]), progress["all"]
     thin = f" {drawn:,} of {ended:,} are drawn." if drawn < ended else ""
-    return (
-        "Dots: completed trials; of many the worst tenth is left out. Line: the best so far. "
-        f"Ticks below: trials that were pruned or failed.{thin} Hover for what a dot is."
-    )
+    dots = f"Dots: completed trials{_left_out(complete)}. Line: the best so far."
+    lost = any(row["value"] is None for row in progress["rows"])
+    ticks = " Ticks below: trials that were pruned or failed." if lost else ""
+    return f"{dots}{ticks}{thin} Hover for what a dot is."
+
+
+def _left_out(complete: int) -> str:
+    """What ``visible`` in ``charts.js`` does."""
+    return ", but for the worst tenth" if complete >= _MANY else ""
 
 
 def _against_caption(report: Report, against: Mapping[str, Any] | None) -> str:
     if against is None:
         return ""
     what = "the Pareto front" if len(report.front) > 1 else "the best for each size"
-    return (
-        f"Dots: completed trials. Steps: {what}, which holds from each of its points to the next."
-    )
+    dots = f"Dots: completed trials{_left_out(len(against['rows']))}."
+    return f"{dots} Steps: {what}, which holds from each of its points to the next."

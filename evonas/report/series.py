@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from evonas.report import importance, numbers, timeline
@@ -11,6 +12,7 @@ from evonas.trials import Trials
 
 _POINTS = 3000  # of a chart; more are a carpet, and slow
 _VALUES = 1500  # points of the charts of single choices
+_THIN = 0.001  # of the run's length: bars that short are not seen
 _CHOICES = 8  # charts of single choices
 
 
@@ -120,6 +122,10 @@ def errors(trials: Trials) -> list[dict[str, Any]]:
 def lanes(events: Sequence[Trial]) -> list[dict[str, Any]]:
     """Who ran when; the latest, if there are too many."""
     ended = [t for t in events if t.state is not TrialState.RUNNING][-_POINTS:]
+    spans = [end - begin for _, begin, end, _ in timeline.lanes(ended)]
+    last = max((t.elapsed for t in ended), default=0.0)
+    if not spans or median(spans) < _THIN * last:
+        return []
     return [
         {
             "lane": lane + 1,

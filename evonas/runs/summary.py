@@ -63,7 +63,10 @@ def so_far(
     folder: Path, objectives: Sequence[Objective], events: Sequence[Trial], goes_on: bool
 ) -> Report:
     """What is known of a run that goes on, or was cut off: what its journal says."""
-    said: dict[str, Any] = {"status": "cut off", "reason": "evonas resume goes on with it"}
+    said: dict[str, Any] = {
+        "status": "cut off",
+        "reason": "it ended before its time; evonas resume goes on with it",
+    }
     if goes_on:
         said = {"status": "running", "reason": "this is how far it is"}
     said |= {"draws": (0, 0), "remarks": (), "table": ()}

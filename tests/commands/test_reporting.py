@@ -48,7 +48,7 @@ def test_a_run_that_was_cut_off(finished: Path) -> None:
     assert evonas("report", str(finished)).exit_code == 0
     (finished / "report.json").write_bytes(said)
     page = (finished / "report.html").read_text()
-    assert "Cut off: evonas resume goes on with it" in page
+    assert "Cut off: it ended before its time; evonas resume goes on with it" in page
     assert "The best so far: trial" in page
 
 

@@ -59,6 +59,21 @@ def test_the_headline_is_the_test_accuracy_with_its_interval(tmp_path: Path) -> 
     assert "1,234" in found.text
 
 
+def test_an_interval_is_of_the_network_that_was_kept(tmp_path: Path) -> None:
+    (tmp_path / "incumbent").mkdir()
+    test = {"interval": [0.88, 0.94], "images": 360, "accuracy": 0.915}
+    (tmp_path / "incumbent" / "test.json").write_text(json.dumps(test))
+    events = history(12)
+    found = written(tmp_path, events, report_of(events, final={"test_accuracy": 0.925}))
+    assert "test accuracy, mean of the trainings; 91.50 % of the one kept; 95 %" in found.text
+
+
+def test_trials_too_short_to_be_seen_have_no_lanes(tmp_path: Path) -> None:
+    events = [replace(trial, seconds=1e-4) for trial in history(12)]
+    found = written(tmp_path, events, report_of(events))
+    assert "Who ran when" not in found.headings
+
+
 def test_best_so_far_never_falls_in_the_order_of_ending(tmp_path: Path) -> None:
     events = sorted(history(40), key=lambda trial: trial.number ^ 1)
     data = written(tmp_path, events, report_of(events)).data["progress"]
@@ -113,6 +128,7 @@ def test_finalists_are_a_table_and_their_curves_are_drawn(tmp_path: Path) -> Non
         events.append(final)
     found = written(tmp_path, events, report_of(events, final={"val_accuracy": 0.75}))
     assert "75.00 % ± 7.07 %" in found.text
+    assert found.text.count("75.00 %") == 4  # tile, metrics, finalists, leaderboard: means
     assert {row["training"] for row in found.data["curves"]} == {
         "trial 3, seed 0",
         "trial 3, seed 1",
