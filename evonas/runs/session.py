@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from evonas.executors.base import Executor
 from evonas.runs.assemble import Assembly
+from evonas.runs.draws import Draws
 from evonas.runs.journal import Journal
 from evonas.runs.search import Budget, End, Search, Watcher
 from evonas.spaces.base import SearchSpace
@@ -105,15 +106,17 @@ class Session:
         followers = [tracker for tracker in self.trackers if isinstance(tracker, Follows)]
         if followers:
             watcher = _Steps(watcher, followers)
+        limits = self.assembly.space.limits
+        draws = Draws(self.folder, limits) if limits and stage == "search" else None
         with executor:
             search = Search(
                 strategy, executor, budget, seed, events, self.stopping, watcher, stage, elapsed
             )
             for event in search:
                 self.record(event)
-                if limits := self.assembly.space.limits:
-                    for follower in followers:
-                        follower.draws(limits.drawn, limits.accepted)
+                total = draws.total() if draws else (0, 0)
+                for follower in followers if draws else ():
+                    follower.draws(*total)
         return search.end
 
     def begin_again(self, trials: Sequence[Trial]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from evonas import files
 from evonas.report import page
 from evonas.report.table import comma_separated
-from evonas.runs import audit, final
+from evonas.runs import audit, draws, final
 from evonas.runs.session import Session
 from evonas.strategies.base import Strategy
 from evonas.trackers.base import Report, RunInfo
@@ -40,7 +40,7 @@ def write(session: Session, run: RunInfo, status: str, reason: str, strategy: St
     said: dict[str, Any] = {
         "status": status,
         "reason": reason,
-        "draws": _draws(session),
+        "draws": draws.read(folder),
         "remarks": list(findings.lines),
         "table": [dict(row) for row in findings.rows],
     }
@@ -77,15 +77,6 @@ def status(folder: Path) -> str | None:
     """How the last session ended; None if it never did."""
     path = folder / _REPORT
     return json.loads(path.read_text())["status"] if path.exists() else None
-
-
-def _draws(session: Session) -> tuple[int, int]:
-    """Random draws, and those within the limits, of all sessions that ended."""
-    limits = session.assembly.space.limits
-    drawn, accepted = (limits.drawn, limits.accepted) if limits else (0, 0)
-    path = session.folder / _REPORT
-    earlier = json.loads(path.read_text()).get("draws", (0, 0)) if path.exists() else (0, 0)
-    return earlier[0] + drawn, earlier[1] + accepted
 
 
 def _report(

@@ -77,14 +77,16 @@ def test_the_share_of_accepted_draws_is_that_of_all_sessions(tmp_path: Path) -> 
         "evaluation": {"name": "train", "epochs": 1, "final_epochs": 1},
     }
     shares = []
-    for folder, budgets in (("whole", [30]), ("parts", [15, 30])):
+    for folder, budgets in (("whole", [30]), ("parts", [15, 30]), ("killed", [15, 30])):
         given = reading.validate({**content, "budget": {"trials": budgets[0]}}, "recipe")
         outcome = start(given, Registry(), tmp_path / folder)
+        if folder == "killed":  # what kill -9 leaves: no report, and all else
+            (tmp_path / folder / "report.json").unlink()
         for budget in budgets[1:]:
             outcome = resume(tmp_path / folder, [f"budget.trials={budget}"])
         shares.append(outcome.report.acceptance)
     assert shares[0] is not None
-    assert shares[0] == shares[1] < 0.8
+    assert shares[0] == shares[1] == shares[2] < 0.8
 
 
 def test_what_neither_gives_is_refused(assembled: Assemble) -> None:
