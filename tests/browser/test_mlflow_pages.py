@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import pytest
 from browser_helper import RUNS, TRIALS, Store
@@ -114,3 +115,15 @@ def test_the_report_opens_among_the_artifacts(page: Any, store: Store) -> None:
     frame = page.frame_locator("iframe").first
     frame.locator("h1").wait_for(timeout=60_000)
     assert "digits_evo" in frame.locator("h1").inner_text()
+
+
+def test_mlflow_compares_runs_side_by_side(page: Any, store: Store) -> None:
+    """Its own page of comparison: runs are told apart by their names."""
+    runs = json.dumps([run_id(store, name) for name in ("random-0", "evolution-0")])
+    query = urlencode({"runs": runs, "experiments": json.dumps(["1"])}, quote_via=quote)
+    opened(page, f"{store.server}/#/compare-runs?{query}", "Comparing 2 Runs")
+    shown = page.locator("body").inner_text()
+    assert "digits_evo · random · seed 0" in shown
+    assert "digits_evo · aging_evolution · seed 0" in shown
+    assert "strategy.name" in shown
+    assert "architecture" not in shown  # a hash is no axis
