@@ -9,7 +9,7 @@ from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any
 
-from evonas.report import importance, numbers, statistics
+from evonas.report import importance, numbers, series, statistics
 from evonas.report.page import render
 from evonas.trackers.base import Report, RunInfo
 from evonas.trial import Trial
@@ -37,18 +37,15 @@ class Run:
         """Of the search."""
         return Trials(self.info.objectives, self.events)
 
-    def best_so_far(self, against: str) -> list[tuple[float, float]]:
-        """Steps of the best so far against ``trials``, ``seconds`` or ``effort``."""
-        known, effort = Trials(self.info.objectives), 0.0
-        curve: list[tuple[float, float]] = []
+    @cached_property
+    def best_so_far(self) -> list[tuple[dict[str, float], float]]:
+        """Steps of the best so far: where they stand on each axis, and the objective."""
         metric = self.info.objectives[0].metric
-        for place, trial in enumerate(self.trials.ended, start=1):
-            effort += trial.proposal.fidelity
-            known.add(trial)
-            at = {"trials": place, "seconds": trial.elapsed, "effort": effort}[against]
-            if known.best is not None:
-                curve.append((float(at), known.best.metrics[metric]))
-        return curve
+        return [
+            (axes, known.best.metrics[metric])
+            for _, axes, known in series.replayed(self.trials)
+            if known.best is not None
+        ]
 
 
 Groups = Mapping[str, Sequence[Run]]
@@ -62,7 +59,7 @@ def rows(groups: Groups, metric: str) -> list[dict[str, Any]]:
         metric: Of the final training that is compared, or the search's.
     """
     scores = {name: of_seeds(runs, metric) for name, runs in groups.items()}
-    ranks = statistics.mean_ranks({n: _signed(groups, n, v) for n, v in scores.items()})
+    ranks = statistics.mean_ranks(_signed(groups, metric, scores))
     found = []
     for name, runs in groups.items():
         values = list(scores[name].values())
@@ -106,11 +103,16 @@ def _mean(values: Any) -> float:
     return fmean(known) if known else math.nan
 
 
-def _signed(groups: Groups, name: str, scores: Mapping[int, float]) -> dict[int, float]:
+def _signed(
+    groups: Groups, metric: str, scores: Mapping[str, Mapping[int, float]]
+) -> dict[str, dict[int, float]]:
     """Scores such that larger is better."""
-    objective = groups[name][0].info.objectives[0]
-    smaller = objective.direction == "min" and objective.metric in compared(groups)
-    return {seed: -value if smaller else value for seed, value in scores.items()}
+    objective = next(iter(groups.values()))[0].info.objectives[0]
+    sign = -1 if objective.direction == "min" and objective.metric == metric else 1
+    return {
+        name: {seed: sign * value for seed, value in values.items()}
+        for name, values in scores.items()
+    }
 
 
 def differences(groups: Groups, metric: str) -> list[tuple[str, str, statistics.Difference]]:
@@ -202,7 +204,11 @@ def _curves(groups: Groups, against: str) -> list[dict[str, Any]]:
     """Mean and band over the seeds, on a grid that ends where the first run of a group does."""
     found = []
     for name, runs in groups.items():
-        curves = [curve for run in runs if (curve := run.best_so_far(against))]
+        curves = [
+            [(axes[against], value) for axes, value in run.best_so_far]
+            for run in runs
+            if run.best_so_far
+        ]
         if not curves:
             continue
         end = min(curve[-1][0] for curve in curves)

@@ -110,7 +110,7 @@ def tiles(run: RunInfo, report: Report) -> list[tuple[str, str]]:
     for name in _TILES:
         if name in found and name != first:
             value = found[name]
-            short = f"{numbers.short(value).strip()}" if name in ("params", "flops") else ""
+            short = numbers.short(value).strip() if name in ("params", "flops") else ""
             rows.append((short or numbers.metric(name, value), numbers.label(name)))
     ended = sum(count for state, count in report.trials.items() if state != "running")
     return [*rows, (numbers.count(ended), "trials that ended")]
@@ -184,9 +184,7 @@ def _with_spread(name: str, found: Mapping[str, float]) -> str:
 
 def finalists(trials: Trials, finals: Sequence[Trial]) -> list[list[str]]:
     """A header, and a line for every trial that was trained in full: its means over the seeds."""
-    runs: dict[int, list[Trial]] = {}
-    for final in finals:
-        runs.setdefault(final.proposal.parents[0], []).append(final)
+    runs = _by_trial(finals)
     if not runs:
         return []
     objective = trials.objectives[0].metric
@@ -200,6 +198,14 @@ def finalists(trials: Trials, finals: Sequence[Trial]) -> list[list[str]]:
         before = "" if search is None else numbers.metric(objective, search)
         rows.append([str(number), str(len(own)), before, *cells])
     return rows
+
+
+def _by_trial(finals: Sequence[Trial]) -> dict[int, list[Trial]]:
+    """Final trainings by the number of the trial that they train."""
+    runs: dict[int, list[Trial]] = {}
+    for final in finals:
+        runs.setdefault(final.proposal.parents[0], []).append(final)
+    return runs
 
 
 def _score(trials: Trials, finals: Sequence[Trial]) -> float:
@@ -249,19 +255,16 @@ def leaders(trials: Trials, finals: Sequence[Trial], most: int) -> list[list[str
     names = importance.names(best)
     rungs = len({trial.proposal.fidelity for trial in best}) > 1
     objective = trials.objectives[0].metric
-    trained: dict[int, list[float]] = {}
-    for final in finals:
-        if objective in final.metrics:
-            known = trained.setdefault(final.proposal.parents[0], [])
-            known.append(final.metrics[objective])
+    known = _by_trial([final for final in finals if objective in final.metrics])
+    trained = {n: fmean(f.metrics[objective] for f in own) for n, own in known.items()}
     head = ["trial", *map(numbers.label, shown)]
     head += [f"final {numbers.label(objective)}"] if trained else []
     rows = [[*head, *(["fidelity"] if rungs else []), *names]]
     for trial in best:
         cells = [numbers.metric(n, trial.metrics[n]) if n in trial.metrics else "" for n in shown]
         if trained:
-            values = trained.get(trial.number)
-            cells.append(numbers.metric(objective, fmean(values)) if values else "")
+            mean = trained.get(trial.number)
+            cells.append("" if mean is None else numbers.metric(objective, mean))
         cells += [numbers.plain(trial.proposal.fidelity)] if rungs else []
         own = trial.architecture.choices
         cells += [numbers.choice(own[name]) if name in own else "–" for name in names]

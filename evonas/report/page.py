@@ -24,6 +24,7 @@ from evonas.trials import Trials
 
 _LEADERS = 30  # rows of the leaderboard
 _MANY = 20  # values of which the worst tenth is not drawn, as in charts.js
+_LITTLE = 0.1  # R²: a model that explains less says nothing of the choices
 _ROOM = Path(__file__).parent
 _PAGES = jinja2.Environment(loader=jinja2.PackageLoader("evonas", "report"), autoescape=True)
 
@@ -47,20 +48,17 @@ def text(run: RunInfo, events: Sequence[Trial], report: Report) -> str:
     objective = run.objectives[0]
     values = [trial.metrics[objective.metric] for trial in trials.complete]
     share, name = numbers.is_share(objective.metric, values), numbers.label(objective.metric)
+    curve = _curve(run, finals)
     charts = {
         "progress": series.progress(trials) if trials.ended else None,
         "against": series.against(trials, _other(run.objectives)),
-        "curves": series.curves(finals, _curve(run, finals)),
-        "curve_label": numbers.label(_curve(run, finals)),
+        "curves": series.curves(finals, curve),
+        "curve_label": numbers.label(curve),
         "errors": series.errors(trials),
         "error_label": "validation error" if share else name,
         "lanes": series.lanes(events),
         **_choices(trials),
-        "objective": {
-            "label": name,
-            "direction": objective.direction,
-            "share": share,
-        },
+        "objective": {"label": name, "direction": objective.direction, "share": share},
     }
     return render(
         "page.html",
@@ -135,23 +133,23 @@ def _failures(trials: Trials) -> dict[str, Any]:
 def _choices(trials: Trials) -> dict[str, Any]:
     """Charts of the choices, and what may be said of them."""
     found = importance.importance(trials.objectives[0], trials.complete)
+    shares: dict[str, float] = {}
     if found is None:
         sentence = (
             f"Of fewer than {importance.LEAST} completed trials nothing is said of importance."
         )
-    elif found.explained < 0.1:
+    elif found.explained < _LITTLE:
         sentence = (
             "A forest fitted to the choices says almost nothing about trials that it did not see: "
             "no importance is shown, and differences below may be chance."
         )
     else:
+        shares = found.shares
         sentence = (
             f"A forest fitted to the choices explains {found.explained:.0%} of the "
             "variance of trials that it did not see; a choice's share is how much of that is lost "
             "when it is shuffled. What a search never varied it cannot know."
         )
-    told = found is not None and found.explained >= 0.1
-    shares = found.shares if found is not None and told else {}
     return {
         "importance": [{"name": n, "share": s} for n, s in list(shares.items())[:12]],
         "importance_sentence": sentence,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
 
@@ -16,35 +16,40 @@ _THIN = 0.001  # of the run's length: bars that short are not seen
 _CHOICES = 8  # charts of single choices
 
 
-def progress(trials: Trials) -> dict[str, Any]:
-    """Every trial that ended, and the best so far: against trials, seconds and effort."""
-    objective, effort = trials.objectives[0], 0.0
-    rows: list[dict[str, Any]] = []
-    best: list[dict[str, Any]] = []
-    volumes: list[dict[str, float]] = []
-    known = Trials(trials.objectives)
+def replayed(trials: Trials) -> Iterator[tuple[Trial, dict[str, float], Trials]]:
+    """Every trial in the order of ending, where it stands on each axis, and what is known then.
+
+    The axes are ``trials``, ``seconds`` and ``effort``, in full trials.
+    """
+    known, effort = Trials(trials.objectives), 0.0
     for place, trial in enumerate(trials.ended, start=1):
         effort += trial.proposal.fidelity
         known.add(trial)
-        at = {"trials": place, "seconds": round(trial.elapsed, 2), "effort": round(effort, 4)}
-        value = trial.metrics.get(objective.metric) if _whole(trial) else None
+        yield trial, {"trials": place, "seconds": trial.elapsed, "effort": effort}, known
+
+
+def progress(trials: Trials) -> dict[str, Any]:
+    """Every trial that ended, and the best so far: against trials, seconds and effort."""
+    objective = trials.objectives[0]
+    rows: list[dict[str, Any]] = []
+    best: list[dict[str, Any]] = []
+    volumes: list[dict[str, float]] = []
+    for trial, axes, known in replayed(trials):
+        at = {**axes, "seconds": round(axes["seconds"], 2), "effort": round(axes["effort"], 4)}
+        whole = trial.state is TrialState.COMPLETE
+        value = trial.metrics.get(objective.metric) if whole else None
         row = {**at, "n": trial.number, "value": value, "state": str(trial.state)}
         rows.append({**row, "note": _note(trial, objective)})
-        leader = known.best
-        if leader is not None and leader is trial:
+        if known.best is trial:
             best.append({**at, "n": trial.number, "value": trial.metrics[objective.metric]})
         if known.hypervolume is not None:
-            volumes.append({"trials": place, "value": known.hypervolume})
+            volumes.append({"trials": axes["trials"], "value": known.hypervolume})
     if best and rows:
         best.append({**rows[-1], "value": best[-1]["value"], "n": best[-1]["n"]})
     leading = {point["n"] for point in best}
     kept = [r for r in rows if r["n"] in leading]
     others = importance.evenly([r for r in rows if r["n"] not in leading], _POINTS)
     return {"rows": kept + others, "best": best, "all": len(rows), "volumes": volumes}
-
-
-def _whole(trial: Trial) -> bool:
-    return trial.state is TrialState.COMPLETE
 
 
 def _note(trial: Trial, objective: Objective) -> str:
@@ -122,9 +127,9 @@ def errors(trials: Trials) -> list[dict[str, Any]]:
 def lanes(events: Sequence[Trial]) -> list[dict[str, Any]]:
     """Who ran when; the latest, if there are too many."""
     ended = [t for t in events if t.state is not TrialState.RUNNING][-_POINTS:]
-    spans = [end - begin for _, begin, end, _ in timeline.lanes(ended)]
+    placed = timeline.lanes(ended)
     last = max((t.elapsed for t in ended), default=0.0)
-    if not spans or median(spans) < _THIN * last:
+    if not placed or median(end - begin for _, begin, end, _ in placed) < _THIN * last:
         return []
     return [
         {
@@ -135,5 +140,5 @@ def lanes(events: Sequence[Trial]) -> list[dict[str, Any]]:
             "note": f"{trial.proposal.stage} trial {trial.number}, "
             f"{trial.state}, {numbers.duration(trial.seconds)}",
         }
-        for lane, begin, end, trial in timeline.lanes(ended)
+        for lane, begin, end, trial in placed
     ]

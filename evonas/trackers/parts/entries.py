@@ -175,11 +175,10 @@ def progress(trials: Trials) -> dict[str, float]:
         values = {f"best_{metric_name(k)}": v for k, v in best.metrics.items() if k in shown}
     if (volume := trials.hypervolume) is not None:
         values["hypervolume"] = volume
-    ended = [trial.state for trial in trials.ended]
-    values["ended_trials"] = len(ended)
+    ended, pruned = len(trials.ended), len(trials.pruned)
+    failed = ended - pruned - len(trials.complete)
+    values |= {"ended_trials": ended, "failed_trials": failed, "pruned_trials": pruned}
     values["effort"] = sum(trial.proposal.fidelity for trial in trials.ended)
-    for state in (TrialState.FAILED, TrialState.PRUNED):
-        values[f"{state}_trials"] = ended.count(state)
     return values
 
 
