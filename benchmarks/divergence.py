@@ -23,7 +23,7 @@ from random import Random
 import click
 import torch
 
-from evonas.commands import catalogue
+from evonas.commands import showing
 from evonas.datasets.base import load
 from evonas.evaluators.base import Context
 from evonas.evaluators.train import Train
@@ -68,7 +68,7 @@ def main(
     print(f"{'space':<16} {'way':<14} networks  again  diverged  accuracy")
     rows: list[dict[str, object]] = []
     for name in only or sorted(registry.origins("space")):
-        space = catalogue.make_space(registry, name)
+        space = showing.make_space(registry, name)
         if "flops" not in space.counted:
             continue
         limited = space.limited({"flops": Limit(max=flops)}, data.task)
