@@ -25,12 +25,13 @@ class Work:
     """How much has been trained in a world, and what one full training is.
 
     Counted on the host, in pixels: images times height times width, each as often as it was learnt
-    from. How wide and deep a network is does not count.
+    from. How wide and deep a network is does not count. Whoever trains adds to ``pixels``; who
+    trains finals raises ``full`` when it is made.
 
     Attributes:
         pixels: Learnt from so far, by whatever trained, what diverged or was cut off included.
         full: Of one full training of the recipe, that is of a final one on all training images; 0
-            if nothing here trains by ``Train``.
+            if nobody here counts.
     """
 
     pixels: int = 0
