@@ -116,6 +116,9 @@ class Trial:
         error: Why it failed: one line, then the traceback.
         elapsed: Seconds of search, over all sessions, when the event happened.
         origin: Where it was taken from, if another run made it: ``RUN#number``.
+        effort: What was trained in it, in full trainings of the recipe: epochs times images times
+            pixels. Where nobody counts (tables, evaluators of plugins that train in their own way,
+            a worker that died) it is the fidelity. 0 while RUNNING.
     """
 
     number: int
@@ -127,6 +130,7 @@ class Trial:
     error: str | None = None
     elapsed: float = 0.0
     origin: str | None = None
+    effort: float = 0.0
 
     @property
     def architecture(self) -> Architecture:
@@ -141,8 +145,10 @@ class Trial:
         return self.proposal.fidelity, *keys(objectives, self.metrics)
 
     def failed(self, error: str, seconds: float = 0.0) -> Trial:
-        """This trial, ended by ``error``."""
-        return replace(self, state=TrialState.FAILED, error=error, seconds=seconds, metrics={})
+        """This trial, ended by ``error``; what it trained is not known."""
+        effort = self.proposal.fidelity
+        state = TrialState.FAILED
+        return replace(self, state=state, error=error, seconds=seconds, effort=effort, metrics={})
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``json.dumps``."""
@@ -152,7 +158,10 @@ class Trial:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Trial:
-        """Read what ``to_json`` wrote."""
-        read: dict[str, Any] = {"proposal": Proposal.from_json(data["proposal"])}
-        read |= {"state": TrialState(data["state"]), "curve": tuple(map(tuple, data["curve"]))}
+        """Read what ``to_json`` wrote; journals of before have no effort but the fidelity."""
+        proposal, state = Proposal.from_json(data["proposal"]), TrialState(data["state"])
+        read: dict[str, Any] = {"proposal": proposal, "state": state}
+        read["curve"] = tuple(map(tuple, data["curve"]))
+        if "effort" not in data and state is not TrialState.RUNNING:
+            read["effort"] = proposal.fidelity
         return Trial(**{**data, **read})

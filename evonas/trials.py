@@ -43,6 +43,7 @@ class Trials:
         complete: Those of completed trials among them.
         pruned: Those of pruned trials among them.
         proposed: Keys of all proposals (``Proposal.key``).
+        effort: Of the trials that have ended, in full trainings; not of those of other runs.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Trials:
         self.complete: list[Trial] = []
         self.pruned: list[Trial] = []
         self.proposed: set[tuple[str, float, int]] = set()
+        self.effort = 0.0
         self._ranked: list[tuple[_Point, int, Trial]] = []  # rank, the best first, and number
         self._fullest: dict[str, Trial] = {}  # by the architecture's id
         self._volume, self._measured = Hypervolume(self.objectives), 0  # of so many of ``complete``
@@ -79,6 +81,7 @@ class Trials:
             return
         self.running.pop(trial.number, None)
         self.ended.append(trial)
+        self.effort += _own_effort(trial)
         if trial.state is TrialState.COMPLETE:
             self._add_complete(trial)
         elif trial.state is TrialState.PRUNED:
@@ -97,6 +100,7 @@ class Trials:
             self._fullest[trial.architecture.id] = trial
 
     def _forget(self, number: int) -> None:
+        self.effort -= sum(_own_effort(trial) for trial in self.ended if trial.number == number)
         for trials in (self.ended, self.complete, self.pruned):
             trials[:] = [trial for trial in trials if trial.number != number]
         self._ranked = [entry for entry in self._ranked if entry[1] != number]
@@ -160,6 +164,10 @@ class Trials:
     def counts(self) -> Counter[str]:
         """Number of trials by state."""
         return Counter(str(trial.state) for trial in self.latest.values())
+
+
+def _own_effort(trial: Trial) -> float:
+    return trial.effort if trial.origin is None else 0.0
 
 
 def volume(front: Sequence[_Point], corner: Sequence[float]) -> float:

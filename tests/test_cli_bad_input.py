@@ -149,7 +149,21 @@ def evolution(population: int, tournament: int) -> str:
         (["budget.trials=0"], "budget.trials"),
         (["budget.trials=-3"], "budget.trials"),
         (["budget={minutes: 0}"], "budget.minutes"),
-        (["budget.trials=null"], "budget: give trials, minutes or both"),
+        (["budget={effort: 0}"], "budget.effort: Input should be greater than 0"),
+        (
+            ["budget={effort: 2}", "evaluation={name: supernet, of: train}"],
+            "budget.effort: with evaluation 'supernet' trials train nothing, so that effort alone "
+            "would never end the run; give trials or minutes as well",
+        ),
+        (
+            [
+                *("budget={effort: 2}", "evaluation={name: latency, of: train}"),
+                "constraints.latency.max=5",
+            ],
+            "budget.effort: a trial beyond constraints.latency trains nothing, so that effort "
+            "alone would never end the run; give trials or minutes as well",
+        ),
+        (["budget.trials=null"], "budget: give trials, minutes or effort, or several"),
         (["constraints.params={min: 5, max: 3}"], "min 5 is greater than max 3"),
         (
             ["constraints.parms.max=5"],

@@ -27,6 +27,18 @@ def some(count: int, seed: int = 0, scale: float = 1.0) -> list[Trial]:
     ]
 
 
+def test_effort_is_that_of_the_runs_own_trials() -> None:
+    half = replace(ended(0, accuracy=0.5), effort=0.5)
+    taken = replace(half, number=1, origin="other#3")
+    failed = replace(half, number=2).failed("out of memory")
+    trials = Trials(TWO[:1], [taken, half, failed])
+    assert trials.effort == 1.5
+    trials.add(replace(half, state=TrialState.RUNNING, effort=0.0))  # it is run again
+    assert trials.effort == 1
+    trials.add(half)
+    assert trials.effort == 1.5
+
+
 @pytest.mark.parametrize(
     ("front", "expected"),
     [

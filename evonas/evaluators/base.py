@@ -20,6 +20,24 @@ if TYPE_CHECKING:
 Ability = TypeVar("Ability")
 
 
+@dataclass
+class Work:
+    """How much has been trained in a world, and what one full training is.
+
+    Counted on the host, in pixels: images times height times width, each as often as it was learnt
+    from. How wide and deep a network is does not count. Whoever trains adds to ``pixels``; who
+    trains finals raises ``full`` when it is made.
+
+    Attributes:
+        pixels: Learnt from so far, by whatever trained, what diverged or was cut off included.
+        full: Of one full training of the recipe, that is of a final one on all training images; 0
+            if nobody here counts.
+    """
+
+    pixels: int = 0
+    full: int = 0
+
+
 @dataclass(frozen=True)
 class Context:
     """The world that an evaluator works in. Wrappers build their inner evaluator in a changed one.
@@ -38,6 +56,7 @@ class Context:
         limits: The recipe's. They are held against every trial's metrics without an evaluator's
             doing; one that knows a metric before it trains may spare the training by ``hold``.
         flip: Whether the test split is scored on images and their mirror images together.
+        work: What was trained so far; one for this world and all that wrappers make of it.
     """
 
     space: SearchSpace
@@ -49,6 +68,7 @@ class Context:
     share: float = 1.0
     limits: Mapping[str, Limit] = field(default_factory=dict)
     flip: bool = False
+    work: Work = field(default_factory=Work)
 
     def data_for(self, name: str) -> Data:
         """The data, for an evaluator of this name that cannot do without.

@@ -106,6 +106,9 @@ class Train(Evaluator):
         self._init = None if init is None else transfer.read(init)
         self._freeze = freeze
         self._final_epochs = final_epochs or epochs
+        self._pixels = self._data.train.pixels
+        # A wrapper may make another one of these with smaller data: the recipe's are the largest.
+        context.work.full = max(context.work.full, self._final_epochs * self._pixels)
         self._settings = Settings(
             epochs=epochs,
             batch_size=batch_size,
@@ -186,11 +189,16 @@ class Train(Evaluator):
                 stop = max(1, round(left * self.context.share))
 
             def report_total(step: int, metrics: Mapping[str, float]) -> None:
+                self.context.work.pixels += self._pixels  # first, for the report may end the trial
                 report(step + epochs - left, metrics)
 
             (train, val), normalize = self._on_device.splits, self._on_device.normalize
             settings = replace(settings, epochs=left)
-            scores = fit(network, train, val, normalize, settings, seed, report_total, stop)
+            try:
+                scores = fit(network, train, val, normalize, settings, seed, report_total, stop)
+            except Diverged:
+                self.context.work.pixels += self._pixels  # an epoch that is not reported
+                raise
         if reuse is not None and search:
             reuse.end(network, trial, epochs - left + stop)
         elif reuse is not None and proposal.stage == "final":  # the winner may be among them

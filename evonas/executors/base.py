@@ -72,7 +72,8 @@ def run_trial(evaluator: Evaluator, trial: Trial, watch: Watch | None = None) ->
     a broken one makes the trial PRUNED. Finals are not held to them: noise is measured anew.
     When ``watch`` says stop, the trial is PRUNED whatever the evaluator still does, with the
     metrics that it reported last. What ``watch`` itself raises, as a closed pipe that it was to
-    tell, is no fault of the trial's, and raised again.
+    tell, is no fault of the trial's, and raised again. Its effort is what was trained meanwhile,
+    however it ended.
     """
     curve: list[tuple[int, Mapping[str, float]]] = []
     stopped = False
@@ -90,7 +91,8 @@ def run_trial(evaluator: Evaluator, trial: Trial, watch: Watch | None = None) ->
         if stopped:
             raise _Stop
 
-    start = time.perf_counter()
+    start, work = time.perf_counter(), evaluator.context.work
+    before = work.pixels
     try:
         result = evaluator.evaluate(trial, report)
         searched = trial.proposal.stage == "search"
@@ -112,7 +114,9 @@ def run_trial(evaluator: Evaluator, trial: Trial, watch: Watch | None = None) ->
     if stopped:  # even if the evaluator caught _Stop, and returned or raised something else
         ended = replace(trial, state=TrialState.PRUNED, metrics=curve[-1][1])
     seconds = ended.metrics.get("seconds", time.perf_counter() - start)
-    return replace(ended, curve=tuple(curve), seconds=seconds)
+    learnt = work.pixels - before
+    effort = learnt / work.full if work.full else trial.proposal.fidelity
+    return replace(ended, curve=tuple(curve), seconds=seconds, effort=effort)
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:

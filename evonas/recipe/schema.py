@@ -152,13 +152,15 @@ class BudgetSection(_Model):
     """Trials of the search, failed and pruned ones among them."""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """Minutes of search and final trainings: what these will take is kept, as trials tell."""
+    effort: Annotated[float, Field(gt=0)] | None = None
+    """What trials may train, in full trainings of the recipe: epochs times images times pixels."""
     max_failures: Annotated[int, Field(ge=1)] = 10
     """So many failed trials in a row end the run."""
 
     @model_validator(mode="after")
     def _some(self) -> BudgetSection:
-        if self.trials is None and self.minutes is None:
-            raise ValueError("give trials, minutes or both")
+        if self.trials is None and self.minutes is None and self.effort is None:
+            raise ValueError("give trials, minutes or effort, or several")
         return self
 
 
@@ -229,7 +231,7 @@ class Recipe(_Model):
     pruning: Component | None = None
     """Which trials are stopped early: a pruning rule; default: none."""
     budget: BudgetSection
-    """When the search ends: trials, minutes or both."""
+    """When the search ends: trials, minutes or effort, or several."""
     start_from: list[str] = []
     """Run folders, or MLflow ids of runs, whose trials are the first of this run."""
     final: FinalSection = FinalSection()

@@ -33,7 +33,7 @@ const CHARTS = {
     const domain = visible(ended.map((d) => d.value));
     const shown = domain ? ended.filter((d) => d.value >= domain[0] && d.value <= domain[1]) : ended;
     const states = ["complete", ...new Set(lost.map((d) => d.state))];
-    const label = { trials: "ended trials", seconds: "seconds", effort: "effort, in full trials; one that was cut short counts as whole" }[x];
+    const label = { trials: "ended trials", seconds: "seconds", effort: "effort, in full trainings" }[x];
     return {
       height: Math.min(420, Math.max(260, width * 0.45)),
       x: { label, grid: false }, y: { ...objective(), grid: true, domain }, ...legend(states),
@@ -125,7 +125,7 @@ const CHARTS = {
   },
   best(width, { x = "trials" }) {
     const rows = DATA.best[x];
-    const label = { trials: "ended trials", seconds: "seconds", effort: "effort, in full trials" }[x];
+    const label = { trials: "ended trials", seconds: "seconds", effort: "effort, in full trainings" }[x];
     return {
       height: Math.min(440, Math.max(280, width * 0.5)), x: { label }, y: { ...objective(), grid: true, domain: visible(rows.map((d) => d.mean)) }, clip: true,
       color: { domain: DATA.groups, legend: true, scheme: "observable10" },

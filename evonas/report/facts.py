@@ -51,7 +51,10 @@ def header(run: RunInfo) -> list[tuple[str, str]]:
         for name, bounds in recipe.get("constraints", {}).items()
         for way, value in bounds.items()
     ]
-    budget = [f"{v:g} {k.replace('_', ' ')}" for k, v in recipe.get("budget", {}).items()]
+    units = {"effort": "full trainings"}
+    budget = [
+        f"{v:g} {units.get(k, k.replace('_', ' '))}" for k, v in recipe.get("budget", {}).items()
+    ]
     where = [machine.get("devices"), machine.get("platform"), f"{machine.get('cpus')} CPUs"]
     versions = [f"{n} {machine[n]}" for n in ("evonas", "python", "torch") if n in machine]
     rows = [

@@ -19,13 +19,12 @@ _CHOICES = 8  # charts of single choices
 def replayed(trials: Trials) -> Iterator[tuple[Trial, dict[str, float], Trials]]:
     """Every trial in the order of ending, where it stands on each axis, and what is known then.
 
-    The axes are ``trials``, ``seconds`` and ``effort``, in full trials.
+    The axes are ``trials``, ``seconds`` and ``effort``, in full trainings.
     """
-    known, effort = Trials(trials.objectives), 0.0
+    known = Trials(trials.objectives)
     for place, trial in enumerate(trials.ended, start=1):
-        effort += trial.proposal.fidelity
         known.add(trial)
-        yield trial, {"trials": place, "seconds": trial.elapsed, "effort": effort}, known
+        yield trial, {"trials": place, "seconds": trial.elapsed, "effort": known.effort}, known
 
 
 def progress(trials: Trials) -> dict[str, Any]:

@@ -428,9 +428,30 @@ def _limits(resolved: Recipe) -> dict[str, Limit]:
 
 def _budget(resolved: Recipe, evaluator: Evaluator, workers: int) -> Budget:
     section, final, audit = resolved.budget, resolved.final, resolved.audit
+    _check_end(resolved, evaluator)
+    budget = Budget(section.trials, None, section.effort, section.max_failures)
     if section.minutes is None:
-        return Budget(section.trials, None, section.max_failures)
+        return budget
     seconds = 60 * section.minutes
     trainings = final.top * final.seeds + (audit.trials if audit else 0)
-    reserve = Reserve(seconds, evaluator, trainings, workers)
-    return Budget(section.trials, seconds, section.max_failures, reserve)
+    return replace(budget, seconds=seconds, reserve=Reserve(seconds, evaluator, trainings, workers))
+
+
+def _check_end(resolved: Recipe, evaluator: Evaluator) -> None:
+    """Refuse a budget of effort alone where it may never be spent.
+
+    Raises:
+        RecipeError: If no trial trains, or a limit is held before a trial trains.
+    """
+    section, name = resolved.budget, resolved.evaluation.name
+    if section.effort is None or section.trials is not None or section.minutes is not None:
+        return
+    advice = "so that effort alone would never end the run; give trials or minutes as well"
+    if not evaluator.context.work.full:  # every trial counts as its fidelity
+        return
+    if "training" not in evaluator.takes:
+        raise RecipeError(f"budget.effort: with evaluation {name!r} trials train nothing, {advice}")
+    if "latency" in resolved.constraints:
+        raise RecipeError(
+            f"budget.effort: a trial beyond constraints.latency trains nothing, {advice}"
+        )

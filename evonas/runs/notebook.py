@@ -73,8 +73,8 @@ class Run:
         """The trials of the search, a row each, by number.
 
         Columns: ``state``; every metric by its name; every choice as ``choice_NAME``; ``seconds``;
-        ``elapsed``, seconds of search when it ended; ``fidelity``; ``parents``; ``architecture``,
-        its id; ``error``, the first line.
+        ``effort``, in full trainings; ``elapsed``, seconds of search when it ended; ``fidelity``;
+        ``parents``; ``architecture``, its id; ``error``, the first line.
         """
         import pandas
 
@@ -241,6 +241,7 @@ def _row(trial: Trial) -> dict[str, Any]:
         **trial.metrics,
         **{f"choice_{name}": value for name, value in trial.architecture.choices.items()},
         "seconds": trial.seconds,
+        "effort": trial.effort,
         "elapsed": trial.elapsed,
         "fidelity": trial.proposal.fidelity,
         "parents": trial.proposal.parents,

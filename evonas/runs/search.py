@@ -18,6 +18,7 @@ from evonas.trial import Stage, Trial, TrialState
 from evonas.trials import Trials
 
 _POLL = 0.2  # seconds between looks at ``stopping`` while trials run
+_ROUNDING = 1e-9  # Ten times a tenth of a training is one, whatever the sum of floats says.
 
 
 @dataclass(frozen=True)
@@ -27,19 +28,24 @@ class Budget:
     Attributes:
         trials: Number of trials, failed and pruned ones included, those of other runs not.
         seconds: Seconds over all sessions; running trials are finished.
+        effort: Full trainings that trials may be worth, by ``Trials.effort``; running trials are
+            finished.
         max_failures: Give up after so many failures in a row; None: never.
         reserve: Seconds of them to keep, by what is known of the trials.
     """
 
     trials: int | None = None
     seconds: float | None = None
+    effort: float | None = None
     max_failures: int | None = 10
     reserve: Callable[[Trials], float] = lambda trials: 0.0
 
     def spent(self, number: int, elapsed: float, known: Trials) -> bool:
         """Whether no further trial may start, after so many and so many seconds."""
-        return (self.trials is not None and number >= self.trials) or (
-            self.seconds is not None and elapsed + self.reserve(known) >= self.seconds
+        return (
+            (self.trials is not None and number >= self.trials)
+            or (self.effort is not None and known.effort >= self.effort - _ROUNDING)
+            or (self.seconds is not None and elapsed + self.reserve(known) >= self.seconds)
         )
 
 

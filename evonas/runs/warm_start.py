@@ -61,6 +61,7 @@ def events(assembly: Assembly) -> list[Trial]:
                     metrics=trial.metrics,
                     curve=trial.curve,
                     seconds=trial.seconds,
+                    effort=trial.effort,
                 ),
             ]
     return told

@@ -66,7 +66,8 @@ class Console(Tracker):
         self._budget: Mapping[str, Any] = recipe.get("budget", {})
         self._evaluation: Mapping[str, Any] = recipe.get("evaluation", {})
         self._taken = sum(trial.origin is not None for trial in self._trials.latest.values())
-        self._earlier, self._effort = len(self._trials.ended), 0.0
+        self._earlier, self._fidelities = len(self._trials.ended), 0.0
+        self._effort_before = self._trials.effort
         self._start = self._said = self._heard = self._clock()
         self._elapsed = max((trial.elapsed for trial in events), default=0.0)
         # Trials that an earlier session began are run again without another event.
@@ -118,10 +119,11 @@ class Console(Tracker):
             self._record_final(trial)
             return
         self._elapsed, self._heard = trial.elapsed, now
+        if trial.state is not TrialState.RUNNING:  # before their effort, which is divided by them
+            self._fidelities += trial.proposal.fidelity
         self._trials.add(trial)
         if trial.state is TrialState.RUNNING:
             return
-        self._effort += trial.proposal.fidelity
         self._best = self._trials.best
         if trial.state is TrialState.FAILED:
             self._say(f"trial {trial.number} failed: {_reason(trial)}")
@@ -270,6 +272,8 @@ class Console(Tracker):
         if done > self._earlier:
             rate = (done - self._earlier) / max(1e-9, self._clock() - self._start)
             parts.append(f"{60 * rate:.1f} trials/min")
+        if "effort" in self._budget:
+            parts.append(f"effort {self._trials.effort:.1f} of {self._budget['effort']:g}")
         left, running = self._left(), len(self._running)
         if left is not None and left >= 1:
             parts.append(f"{_clocked(left)} left")
@@ -289,21 +293,27 @@ class Console(Tracker):
         return parts
 
     def _left(self) -> float | None:
-        """Seconds: by the budget's minutes, and by the effort that its trials still are.
+        """Seconds: by the budget's minutes, its effort, and the fidelities of its other trials.
 
-        What running trials have reported counts in part, so that the first trial tells already.
+        What running trials have reported counts in part, so that the first trial tells already;
+        but what effort a fidelity is, only trials that ended tell.
         """
         left = []
         now = self._clock()
         if "minutes" in self._budget:
             left.append(60 * self._budget["minutes"] - self._elapsed - (now - self._heard))
-        begun = self._effort + sum(map(self._part, list(self._running.values())))
+        partly = sum(map(self._part, list(self._running.values())))
+        begun = self._fidelities + partly
+        spent = self._trials.effort - self._effort_before
+        if "effort" in self._budget and spent > 0:
+            part = partly * spent / self._fidelities
+            wanted = self._budget["effort"] - self._trials.effort
+            left.append((wanted - part) * (now - self._start) / (spent + part))
         if "trials" in self._budget and begun > 0:
             ended = self._trials.ended
             mean = sum(t.proposal.fidelity for t in ended) / len(ended) if ended else 1.0
             session = len(ended) - self._earlier
             wanted = (self._budget["trials"] + self._taken - self._earlier - session) * mean
-            partly = begun - self._effort
             left.append(max(0.0, wanted - partly) * (now - self._start) / begun)
         return max(0.0, min(left)) if left else None
 

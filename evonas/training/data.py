@@ -56,6 +56,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def pixels(self) -> int:
+        """Of all images: what an epoch learns from."""
+        return math.prod(self.images.shape[:3])
+
     def to(self, device: str) -> Split:
         """A copy on the device; without the images if they would take half of its free memory.
 

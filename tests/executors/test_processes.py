@@ -43,6 +43,7 @@ def test_results_come_back_and_the_worker_is_kept():
         metrics=first.metrics,
         curve=((1, {"loss": 0.5}),),
         seconds=first.seconds,
+        effort=1.0,
     )
     assert first.metrics["pid"] == second.metrics["pid"] != os.getpid()
     assert gone([int(first.metrics["pid"])], 0)
@@ -215,6 +216,7 @@ def test_a_worker_that_dies_while_watched_leaves_its_curve():
     assert dead.state is TrialState.FAILED
     assert dead.error == "worker died: killed by SIGKILL (out of memory?)"
     assert [step for step, _ in dead.curve] == [1, 2, 3]
+    assert dead.effort == 1, "what it trained nobody knows: its fidelity"
     assert following.state is TrialState.PRUNED
 
 

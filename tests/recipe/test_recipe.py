@@ -145,7 +145,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> Non
         ({"constraints": {"params": {}}}, "constraints.params: give min, max or both"),
         ({"constraints": {"params": {"min": 5, "max": 3}}}, "min 5 is greater than max 3"),
         ({"constraints": {"params": {"max": 0}}}, "constraints.params.max"),
-        ({"budget": {}}, "budget: give trials, minutes or both"),
+        ({"budget": {}}, "budget: give trials, minutes or effort, or several"),
         ({"budget": {"trials": 0}}, "budget.trials"),
         ({"budget": {"minutes": 0}}, "budget.minutes"),
         ({"budget": {"minutes": float("nan")}}, "budget.minutes"),

@@ -51,10 +51,9 @@ def history(count: int, seed: int = 0) -> list[Trial]:
         accuracy = 0.5 + 0.1 * choices["matters"] + 0.01 * rng.random()
         metrics = {"val_accuracy": accuracy, "params": 1000.0 * choices["matters"] + number}
         trial = Trial(number, proposal, TrialState.COMPLETE, metrics, ((1, metrics),), 2.0)
-        trial = replace(trial, elapsed=2.0 * number + 2)
         if number % 5 == 4:
             trial = trial.failed(f"ValueError: </script> {number % 10}\nTraceback of {number}", 2.0)
-        ended.append(trial)
+        ended.append(replace(trial, elapsed=2.0 * number + 2, effort=0.25))
     return ended
 
 

@@ -82,7 +82,7 @@ def test_best_so_far_never_falls_in_the_order_of_ending(tmp_path: Path) -> None:
     assert [row["trials"] for row in data["best"]] == sorted(r["trials"] for r in data["best"])
     assert len(data["rows"]) == data["all"] == 40
     assert sum(row["state"] == "failed" for row in data["rows"]) == 8
-    assert data["best"][-1]["effort"] == 40
+    assert data["best"][-1]["effort"] == 10
 
 
 def test_only_a_front_of_several_objectives_is_called_one(tmp_path: Path) -> None:

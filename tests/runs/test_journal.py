@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,16 @@ def test_round_trip(tmp_path: Path) -> None:
         assert again.events == events
         again.append(trial(9, a=1.0))
     assert len(read_journal(tmp_path)[1]) == 6
+
+
+def test_journals_of_before_have_the_fidelity_for_the_effort() -> None:
+    ended = replace(trial(0, a=1.0), effort=0.125)
+    assert Trial.from_json(ended.to_json()) == ended
+    for state, effort in ((TrialState.RUNNING, 0.0), (TrialState.FAILED, 0.5)):
+        proposal = replace(ended.proposal, fidelity=0.5)
+        old = replace(ended, state=state, proposal=proposal).to_json()
+        del old["effort"]
+        assert Trial.from_json(old).effort == effort
 
 
 def test_every_torn_tail_is_dropped(tmp_path: Path) -> None:

@@ -107,6 +107,17 @@ def test_time_is_a_budget_over_all_sessions() -> None:
     assert run(RandomSearch(Bits(), OBJECTIVES), Budget(seconds=0.05), events) == []
 
 
+def test_effort_is_a_budget_over_all_sessions() -> None:
+    events = run(RandomSearch(Bits(), OBJECTIVES), Budget(effort=5))
+    assert len(events) == 2 * 5, "where nobody counts what is trained, a trial is its fidelity"
+    assert run(RandomSearch(Bits(), OBJECTIVES), Budget(effort=5), events) == []
+    tenths = [replace(event, effort=event.effort / 10) for event in events]
+    more = run(RandomSearch(Bits(), OBJECTIVES), Budget(effort=2.5), tenths)
+    assert len(more) == 2 * 2
+    ten = [*tenths, *(replace(event, number=event.number + 5) for event in tenths)]
+    assert run(RandomSearch(Bits(), OBJECTIVES), Budget(effort=1), ten) == [], "rounded"
+
+
 @pytest.mark.parametrize(
     ("result", "reason"),
     [

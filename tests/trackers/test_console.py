@@ -121,11 +121,13 @@ class Clock:
         return self.now
 
 
-def console_of(clock: Clock, evaluation: dict[str, object] | None = None) -> Console:
+def console_of(
+    clock: Clock, evaluation: dict[str, object] | None = None, **budget: float
+) -> Console:
     console = Console()
     console._clock = clock
     recipe = {
-        "budget": {"trials": 4},
+        "budget": budget or {"trials": 4},
         "evaluation": evaluation or {"name": "train", "epochs": 10, "final_epochs": 20},
     }
     console.start(RunInfo("r", Path("run"), recipe, OBJECTIVES, ENVIRONMENT, 0.0), [])
@@ -248,6 +250,24 @@ def test_a_narrow_low_screen_loses_nothing_of_the_state(monkeypatch: pytest.Monk
     lines = screen.export_text().splitlines()
     assert "59 more" in lines[4]
     assert " ".join(line.strip() for line in lines[5:]) == console._state()
+    console.stop()
+
+
+def test_a_budget_of_effort_tells_how_much_is_spent_and_left() -> None:
+    clock = Clock()
+    console = console_of(clock, effort=2.0)
+    console.record(begun(0))
+    clock.now = 50.0
+    console.step(begun(0), 5, {"acc": 0.1})
+    assert console._left() is None, "what effort a trial is nobody knows yet"
+    clock.now = 100.0
+    console.record(replace(complete(0, 0.5), effort=0.5))
+    assert console._left() == pytest.approx(300)
+    assert "effort 0.5 of 2, 5:00 left" in console._state()
+    console.record(begun(1))
+    clock.now = 150.0
+    console.step(begun(1), 5, {"acc": 0.1})
+    assert console._left() == pytest.approx(250)  # 150 seconds for 0.75 of 2
     console.stop()
 
 

@@ -38,7 +38,7 @@ def trial(number: int, accuracy: float, state: TrialState = TrialState.COMPLETE)
     proposal = Proposal(Architecture("mbconv", {"a|b": number}), parents=(0,) * number)
     curve = tuple((step, {"val_accuracy": accuracy * step / 2, "loss": 1.0}) for step in (1, 2))
     metrics = {"params": 1000.0 + number, "val_accuracy": accuracy}
-    return Trial(number, proposal, state, metrics, curve, 2.0)
+    return Trial(number, proposal, state, metrics, curve, 2.0, effort=0.25)
 
 
 def test_runs_of_one_recipe_can_be_told_apart() -> None:
@@ -65,7 +65,7 @@ def test_the_objectives_come_first_and_single_numbers_stand_at_step_0() -> None:
     points = entries.trial_metrics(trial(1, 0.8), OBJECTIVES, 1000, 4000)
     assert [(p.key, p.step) for p in points] == [
         *(("val_accuracy", 1), ("val_accuracy", 2), ("val_accuracy", 2), ("parameters", 0)),
-        *(("loss", 1), ("loss", 2), ("seconds", 0)),
+        *(("loss", 1), ("loss", 2), ("seconds", 0), ("effort", 0)),
     ]
     assert [p.value for p in points[:3]] == [0.4, 0.8, 0.8]
     assert all(1000 < p.timestamp <= 4000 for p in points)
@@ -75,7 +75,7 @@ def test_the_objectives_come_first_and_single_numbers_stand_at_step_0() -> None:
 def test_what_was_cut_short_is_no_result(state: TrialState) -> None:
     points = entries.trial_metrics(trial(1, 0.8, state), OBJECTIVES, 0, 10)
     assert {p.key for p in points} == {
-        *("unfinished/val_accuracy", "unfinished/loss", "parameters", "seconds")
+        *("unfinished/val_accuracy", "unfinished/loss", "parameters", "seconds", "effort")
     }
 
 
@@ -89,7 +89,7 @@ def test_a_runs_curves() -> None:
     trials = Trials(OBJECTIVES, [trial(1, 0.8), trial(0, 0.7, TrialState.PRUNED)])
     assert entries.progress(trials) == {
         **{"best_val_accuracy": 0.8, "best_parameters": 1001.0},
-        **{"ended_trials": 2, "failed_trials": 0, "pruned_trials": 1, "effort": 2},
+        **{"ended_trials": 2, "failed_trials": 0, "pruned_trials": 1, "effort": 0.5},
     }
     assert entries.progress(Trials(OBJECTIVES))["ended_trials"] == 0
 

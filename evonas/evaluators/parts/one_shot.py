@@ -51,8 +51,9 @@ class SharedWeights(Wrapper, Generic[Training]):
     """Score architectures with the weights of a supernet; finals are trained as ``of`` does.
 
     The weights are trained once, or loaded from the run folder; a training that was cut off goes on
-    after its last whole epoch. The fidelity of a trial has no effect. Subclasses say what is
-    trained (``_begin``), how (``_step``), and to users what the arguments are.
+    after its last whole epoch. It is the effort of the trial that had it done; the others have
+    none. The fidelity of a trial has no effect. Subclasses say what is trained (``_begin``), how
+    (``_step``), and to users what the arguments are.
     """
 
     def __init__(
@@ -152,6 +153,7 @@ class SharedWeights(Wrapper, Generic[Training]):
             for step, (images, labels) in enumerate(batches):
                 progress = (epoch * steps + step) / (self._epochs * steps)
                 total += self._step(training, images, labels, progress, f"{epoch}/{step}")
+        self.context.work.pixels += self._data.train.pixels
         mean_loss = total.item() / steps
         if not math.isfinite(mean_loss):
             raise Diverged(f"the {name_of(self)}'s loss is {mean_loss} after epoch {epoch + 1}")

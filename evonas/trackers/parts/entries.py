@@ -150,9 +150,10 @@ def trial_metrics(
     points = [
         (name, value, at, step) for step, at, values in rows for name, value in values.items()
     ]
+    spent = {"seconds": trial.seconds, "effort": trial.effort}
     points += [
         (name, value, end, last if name in reported else 0)
-        for name, value in {**trial.metrics, "seconds": trial.seconds}.items()
+        for name, value in {**trial.metrics, **spent}.items()
     ]
     wanted = [objective.metric for objective in objectives]
     order = {name: i for i, name in enumerate(wanted)}
@@ -167,7 +168,7 @@ def trial_metrics(
 def progress(trials: Trials) -> dict[str, float]:
     """A run's curves after one more trial ended: the best so far, how many ended how, the effort.
 
-    ``effort`` is in full trials; a chart of MLflow's takes any metric as its axis.
+    ``effort`` is in full trainings; a chart of MLflow's takes any metric as its axis.
     """
     values: dict[str, float] = {}
     if best := trials.best:
@@ -178,7 +179,7 @@ def progress(trials: Trials) -> dict[str, float]:
     ended, pruned = len(trials.ended), len(trials.pruned)
     failed = ended - pruned - len(trials.complete)
     values |= {"ended_trials": ended, "failed_trials": failed, "pruned_trials": pruned}
-    values["effort"] = sum(trial.proposal.fidelity for trial in trials.ended)
+    values["effort"] = trials.effort
     return values
 
 
