@@ -193,6 +193,8 @@ def table(
     baseline = resampled(scores[BASELINE], accuracy)
     rows = {}
     for name, values in scores.items():
+        if len(np.unique(values)) == 1:
+            continue  # it ranks nothing
         bootstrap = resampled(values, accuracy)
         low, high = np.percentile(bootstrap, (2.5, 97.5))
         rows[name] = {

@@ -200,6 +200,12 @@ def test_without_data_it_is_refused() -> None:
         ZeroCost(context(data=None), Untrained)
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_what_a_proxy_is_worth_beside_the_parameters_stands_with_it(name: str) -> None:
+    assert "Beside the number of parameters: " in (PROXIES[name].__doc__ or "")
+    assert name in (ZeroCost.__doc__ or "").partition("Args:")[0]  # what `evonas show` prints
+
+
 def test_a_recipe_finds_it_and_an_unknown_proxy_is_refused() -> None:
     assert tuple(PROXIES) == ALL
     found = Registry().find("evaluator", "zero_cost")
