@@ -5,8 +5,8 @@
 
 Two subspaces of 192 networks each, trained on 5,000 images of CIFAR-10 at half the resolution:
 for 3 epochs and for 12, which are two schedules of the learning rate, with the defaults of
-``train``. Rows are appended to a CSV of ``benchmarks/tables`` as they come; what is there already is
-not trained again. ``multi_fidelity`` and ``zero_cost`` read the tables.
+``train``. Rows are appended to a CSV of ``benchmarks/tables`` as they come; what is there already
+is not trained again. ``multi_fidelity`` and ``zero_cost`` read the tables.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from evonas.recipe.schema import DatasetSection
 from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.mbconv import MBConv
 from evonas.spaces.plain_cnn import PlainCNN
+from evonas.training.data import Data
 from evonas.trial import Proposal, Trial, TrialState
 
 TABLES = Path(__file__).parent / "tables"
@@ -94,16 +95,20 @@ def read(name: str) -> dict[str, dict[str, float]]:
         }
 
 
+def data(cifar10: Path) -> Data:
+    """The images that the networks are trained on."""
+    whole = load(DatasetSection(name="npz", path=cifar10, validation=0.05))
+    return whole.subset(IMAGES / len(whole.train), 0).resized(SIZE)
+
+
 @click.command(help=__doc__.partition("\n")[0])
 @click.option("--cifar10", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--space", "name", type=click.Choice(list(SPACES)), required=True)
 def main(cifar10: Path, name: str) -> None:
     torch.set_num_threads(1)
-    data = load(DatasetSection(name="npz", path=cifar10, validation=0.05))
-    data = data.subset(IMAGES / len(data.train), 0).resized(SIZE)
-    space = SPACES[name]()
+    space, images = SPACES[name](), data(cifar10)
     evaluators = {
-        label: Train(Context(space, data, "cpu", 0), epochs=epochs, batch_size=64)
+        label: Train(Context(space, images, "cpu", 0), epochs=epochs, batch_size=64)
         for label, epochs in (("short", SHORT), ("full", FULL))
     }
     path = TABLES / f"{name}.csv"

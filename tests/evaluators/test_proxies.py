@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from random import Random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,8 +16,11 @@ from evonas.evaluators.parts.proxies import (
     grad_norm,
     jacob_cov,
     naswot,
+    norms,
     snip,
+    swap,
     synflow,
+    zico,
 )
 from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.mbconv import MBConv
@@ -115,11 +119,114 @@ def test_naswot(inplace: bool) -> None:
     assert naswot(twice, images, FIRST) == pytest.approx(math.log(6 * 6 - 2 * 2))
 
 
+def test_zico() -> None:
+    # One weight of 0: both classes have probability 1/2, so the gradient at an image x of the
+    # first class is -x/2 in the first row of weights and x/2 in the second.
+    small, labels = linear([[0.0], [0.0]]), torch.tensor([0, 0])
+    # Means over the halves: (1 + 3) / 4 = 1; deviations |1 - 3| / 4 = 1/2; both rows: 2 + 2.
+    assert zico(small, torch.tensor([[1.0], [3.0]]), labels) == pytest.approx(math.log(4))
+    # The deviation is that of the gradient with its sign: |1 + 3| / 4 = 1.
+    assert zico(small, torch.tensor([[1.0], [-3.0]]), labels) == pytest.approx(math.log(2))
+
+
+def test_zico_sums_the_logarithms_of_the_layers_and_leaves_out_what_does_not_vary() -> None:
+    first, last = linear([[1.0, 1.0]], [[1.0], [-1.0]])
+    # The second input is always 0, so its weight has no gradient; the hidden number is the first.
+    images = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
+    wrong = [1 / (1 + math.e ** (2 * x)) for x in (1, 3)]  # probability of the second class
+    hidden = [-2 * p * x for p, x in zip(wrong, (1, 3), strict=True)]  # of the first weight
+    rows = [p * x for p, x in zip(wrong, (1, 3), strict=True)]  # of both of the last, but for sign
+    ratios = [sum(map(abs, g)) / abs(g[0] - g[1]) for g in (hidden, rows)]
+    expected = math.log(ratios[0]) + math.log(2 * ratios[1])
+    value = zico(nn.Sequential(first, last), images, torch.tensor([0, 0]))
+    assert value == pytest.approx(expected, rel=1e-5)
+
+
+def test_zico_takes_the_halves_of_the_batch_as_batches() -> None:
+    images, labels = batch(6)
+    made = network(SPACES[0])
+    gradients = []
+    for half in (slice(0, 3), slice(3, 6)):
+        made.zero_grad()
+        nn.functional.cross_entropy(made(images[half]), labels[half]).backward()
+        kinds = (nn.Conv2d, nn.Linear)
+        layers = [m.weight.grad for m in made.modules() if isinstance(m, kinds)]
+        gradients.append([g.double().numpy().copy() for g in layers if g is not None])
+    expected = 0.0
+    for one, other in zip(*gradients, strict=True):
+        deviation = np.std([one, other], axis=0)
+        varies = deviation > 0
+        expected += np.log((np.abs([one, other]).mean(0)[varies] / deviation[varies]).sum())
+    assert zico(made, images, labels) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_swap(inplace: bool) -> None:
+    images = torch.tensor([[1.0, -1.0, 2.0, 0.0], [3.0, 1.0, -1.0, -5.0]])
+    once = nn.Sequential(nn.ReLU(inplace))
+    assert swap(once, images, FIRST) == 4  # on and on, off and on, on and off, off and off
+    assert swap(once, images[:, :3], FIRST) == 3
+    assert swap(once, images[:, :1].repeat(1, 9), FIRST) == 1
+    shifted = nn.Sequential(nn.ReLU(inplace), nn.Threshold(0.0, -1.0), nn.ReLU6(inplace))
+    assert swap(shifted, images, FIRST) == 4, "the second layer has no new pattern"
+
+
+@pytest.mark.parametrize("size", [2, 64, 65, 130])
+def test_swap_tells_patterns_apart_by_every_image(size: int) -> None:
+    # Unit i is on for image i alone, and the last two units for none.
+    images = torch.cat([torch.eye(size), torch.zeros(size, 2)], dim=1)
+    assert swap(nn.Sequential(nn.ReLU()), images, FIRST) == size + 1
+
+
+def test_norms() -> None:
+    convolution = nn.Conv2d(1, 2, 1, bias=False)
+    convolution.weight = nn.Parameter(torch.tensor([3.0, -4.0]).view(2, 1, 1, 1))
+    twice = nn.Sequential(convolution, nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(4, 3))
+    images = torch.tensor([[[[1.0, 2.0]]], [[[-1.0, -2.0]]]])
+    # The second channel is the first one, but for its scale, which normalisation undoes: rank 1.
+    assert norms(twice, images, FIRST) == pytest.approx(1 * 7 / 5, rel=1e-4)
+
+
+def test_norms_sums_ranks_and_spreads_apart() -> None:
+    images, labels = batch()
+    made = network(MBConv(1, 8)).train()
+    outputs, spreads = [], []
+    for module in made.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(lambda m, given, output: outputs.append(output))
+        if isinstance(module, nn.Conv2d):
+            w = module.weight.detach().numpy().ravel()
+            spreads.append(np.linalg.norm(w, 1) / np.linalg.norm(w, 2))
+    with torch.no_grad():
+        made(images)
+    ranks = []
+    for output in outputs:
+        singular = np.linalg.svd(
+            output.transpose(0, 1).flatten(1).double().numpy(), compute_uv=False
+        )
+        ranks.append((singular**2).sum() / singular[0] ** 2)
+    value = norms(network(MBConv(1, 8)), images, labels)
+    assert value == pytest.approx(sum(ranks) * sum(spreads), rel=1e-4)
+
+
+def test_norms_of_layer_normalisation_and_of_zeros() -> None:
+    one = nn.Conv1d(1, 1, 1, bias=False)
+    nn.init.constant_(one.weight, 1.0)
+    images = torch.tensor([[[1.0, -1.0, 0.0]], [[1.0, 1.0, -2.0]]])  # of orthogonal rows
+    expected = torch.linalg.svdvals(nn.functional.layer_norm(images, (3,))[:, 0]) ** 2
+    value = norms(nn.Sequential(one, nn.LayerNorm(3)), images, FIRST)
+    assert value == pytest.approx(float(expected.sum() / expected[0]), rel=1e-4)
+    nn.init.zeros_(one.weight)
+    silent = nn.Sequential(nn.BatchNorm1d(1), one, nn.BatchNorm1d(1), nn.Conv1d(1, 1, 1))
+    assert norms(silent, images, FIRST) == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("name", PROXIES)
 def test_a_network_that_works_in_place_does_not_change_the_images(name: str) -> None:
-    images, labels = torch.randn(4, 8, generator=torch.Generator().manual_seed(0)), torch.arange(4)
-    given = images.clone()
-    made = nn.Sequential(nn.ReLU(inplace=True), *linear([[0.5] * 8] * 4))
+    images = torch.randn(4, 1, 2, 4, generator=torch.Generator().manual_seed(0))
+    labels, given = torch.arange(4), images.clone()
+    layers = (nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1), nn.Flatten(), *linear([[0.5] * 8] * 4))
+    made = nn.Sequential(nn.ReLU(inplace=True), *layers)
     assert math.isfinite(PROXIES[name](made, given, labels))
     assert torch.equal(given, images)
 
@@ -158,6 +265,7 @@ def test_a_cell_that_lets_nothing_through() -> None:
         ("synflow", "the flow through the network is 0"),
         ("jacob_cov", "an image has no gradient"),
         ("naswot", "do not tell the images of the batch apart"),
+        ("zico", "no gradient differs between the halves"),
     ):
         with pytest.raises(Undefined, match=f"{name}: .*{reason}"):
             PROXIES[name](made, *given)
@@ -172,6 +280,14 @@ def test_a_cell_that_lets_nothing_through() -> None:
         ("snip", linear([[math.nan]]), "snip: nan is not a finite number"),
         ("grad_norm", linear([[math.inf], [0.0]]), "grad_norm: nan is not"),
         ("naswot", nn.Sequential(nn.GELU()), r"calls no nn\.ReLU or nn\.ReLU6 module"),
+        ("swap", nn.Sequential(nn.GELU()), r"calls no nn\.ReLU or nn\.ReLU6 module"),
+        ("zico", HalfSquare(), "no convolution and no linear layer"),
+        ("zico", linear([[1.0], [1.0]]), "no gradient differs between the halves of the batch"),
+        ("zico", linear([[math.nan], [1.0]]), "zico: nan is not a finite number"),
+        ("norms", linear([[1.0], [1.0]]), "no normalisation layer or no convolution"),
+        ("norms", nn.Sequential(nn.LayerNorm(1)), "no normalisation layer or no convolution"),
+        ("norms", nn.Sequential(nn.Conv1d(2, 2, 1)), "no normalisation layer or no convolution"),
+        ("norms", nn.Sequential(*linear([[math.nan]]), nn.LayerNorm(1)), "output is not finite"),
     ],
 )
 def test_no_value_is_said_in_words(name: str, made: nn.Module, reason: str) -> None:
