@@ -35,6 +35,7 @@ TINY_SPACES: dict[str, dict[str, int]] = {
     "mbconv": {"max_depth": 2, "max_width": 16},
     "nasbench201": {"channels": 4, "cells": 1},
     "resnet": {"max_depth": 2, "max_width": 32},
+    "cifar_resnet": {"max_depth": 3, "max_width": 32},
     "mobilenet": {"max_depth": 2, "max_width": 32},
     "sequential": {"max_layers": 4, "max_width": 32},
     "backbone": {"max_resolution": 32},

@@ -31,7 +31,9 @@ class ResNet(LayeredSpace):
     are the published networks, exact to torchvision's and timm's parameters, and four for images
     of some 40 pixels: ``small_resnet50`` has no pooling in its stem, ``receptive_v1`` also has the
     stride of the fourth stage, ``receptive_v2`` that of the third, replaced by a max-pooling before
-    it, and ``receptive_v4`` also a stem of stride 1.
+    it, and ``receptive_v4`` also a stem of stride 1. ``resnet10_xxxs`` … ``resnet10_s`` are the
+    students for CIFAR-100 of Kag et al., Scaffolding a student to instill knowledge, ICLR 2023
+    (DiSK). Those of three stages are in ``cifar_resnet``.
 
     Args:
         max_depth: Most blocks of a stage.
@@ -107,6 +109,13 @@ def _point(depths: tuple[int, int, int, int], **others: Value) -> dict[str, Valu
     return choices | dict.fromkeys(("down2", "down3", "down4"), "stride") | others
 
 
+def _disk(*widths: int) -> dict[str, Value]:
+    """One of DiSK's networks for 32×32 pixels, with one basic block a stage."""
+    choices = _point((1, 1, 1, 1), block="basic", stem=widths[0], stem_pool=False)
+    choices |= {"stem_kernel": 3, "stem_stride": 1}
+    return choices | {f"width{i}": width for i, width in enumerate(widths, start=1)}
+
+
 _18, _34, _50 = (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 6, 3)
 _101, _152 = (3, 4, 23, 3), (3, 8, 36, 3)
 _SMALL = _point(_50, stem_pool=False)
@@ -127,6 +136,10 @@ POINTS = {
     "seresnet101": _point(_101, se=True),
     "seresnet152": _point(_152, se=True),
     "seresnext50_32x4d": _point(_50, widening=2, cardinality=32, se=True),
+    "resnet10_xxxs": _disk(4, 8, 8, 16),
+    "resnet10_xxs": _disk(8, 8, 16, 16),
+    "resnet10_xs": _disk(8, 16, 16, 32),
+    "resnet10_s": _disk(8, 16, 32, 64),
     "small_resnet50": _SMALL,
     "receptive_v1": _SMALL | {"down4": "pool"},
     "receptive_v2": _SMALL | {"down4": "pool", "down3": "pool"},

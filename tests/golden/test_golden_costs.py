@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -17,6 +18,7 @@ from evonas.spaces.nasbench201 import EDGES, NASBench201
 
 COSTS = json.loads((Path(__file__).parent / "costs.json").read_text())
 POINTS, CELLS, PUBLISHED = COSTS["points"], COSTS["nasbench201"], COSTS["published"]
+SMALL_IMAGES = COSTS["small_images"]
 IMAGENET = Task(channels=3, height=224, width=224, classes=1000)
 TASK = Task(channels=3, height=32, width=32, classes=100)
 # The table's multiply-adds are those of a head of 10 classes, whatever the data set.
@@ -55,6 +57,17 @@ def test_named_points_cost_what_is_published(reference: str) -> None:
     assert counted["params"] == published["params"]
     if "giga_macs" in published:
         assert counted["flops"] / 2e9 == pytest.approx(published["giga_macs"], abs=6e-4)
+
+
+@pytest.mark.parametrize("reference", SMALL_IMAGES)
+def test_networks_for_small_images_cost_what_is_published(reference: str) -> None:
+    """With the classes of the data set that they are known by, at 32×32 pixels."""
+    space_name, point = reference.split("/")
+    space, published = Registry().find("space", space_name)(), SMALL_IMAGES[reference]
+    counted = space.costs(space.point(point), replace(TASK, classes=published["classes"]))
+    assert counted["params"] == published["params"]
+    if "mega_macs" in published:
+        assert counted["flops"] / 2e6 == pytest.approx(published["mega_macs"], abs=5e-3)
 
 
 def test_every_named_point_is_pinned() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 
 from evonas.spaces.base import Task
+from evonas.spaces.cifar_resnet import Padded
 from evonas.spaces.parts.cell_operations import FactorizedReduction
 
 _ALIASES = (nn.Dropout, nn.Flatten, nn.Identity)  # what comes out is what went in
@@ -30,6 +31,7 @@ _OTHERS = (
     nn.Linear,
     nn.MaxPool2d,
     FactorizedReduction,
+    Padded,
 )
 _FUNCTIONS = (operator.add, operator.mul, torch.add, torch.cat)
 

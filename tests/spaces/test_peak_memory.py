@@ -15,7 +15,16 @@ from evonas.spaces.plain_cnn import PlainCNN
 from evonas.trial import Limit
 
 TASKS = (Task(3, 32, 32, 10), Task(1, 9, 14, 3))
-LAYERED = ("plain_cnn", "mbconv", "resnet", "mobilenet", "sequential", "anynet", "regnet")
+LAYERED = (
+    "plain_cnn",
+    "mbconv",
+    "resnet",
+    "cifar_resnet",
+    "mobilenet",
+    "sequential",
+    "anynet",
+    "regnet",
+)
 CELLS = ("nasnet", "darts", "nasbench201")
 
 

@@ -310,7 +310,12 @@ class Added(nn.Module):
         """Start with next to nothing beside the shortcut; no-op if that changes the shape."""
         *_, end = self.body.modules()
         norms = [module for module in self.body.modules() if isinstance(module, nn.BatchNorm2d)]
-        if norms and isinstance(self.shortcut, nn.Identity):
+        if not isinstance(self.shortcut, nn.Identity):
+            return
+        if isinstance(end, nn.Conv2d):  # pre-activated: before its ReLU nothing may be zero
+            for parameter in end.parameters():
+                nn.init.zeros_(parameter)
+        elif norms:
             # Not zero before a ReLU that ends the body: through it nothing would ever flow back.
             scale = _SMALL if isinstance(end, nn.ReLU | nn.ReLU6) else 0.0
             nn.init.constant_(norms[-1].weight, scale)
