@@ -1,7 +1,7 @@
 """What successive halving and Hyperband find for the same effort as searches at full effort.
 
     python -m benchmarks.multi_fidelity --curves nasbench201_cifar10_curves.npz \
-        --table nasbench201_cifar100.csv --cifar10 cifar10.npz
+        --table nasbench201_cifar100.csv --cifar10 cifar10.npz --recorded --made-up
 
 Effort is counted in epochs trained, a promotion's being those that it adds, and given in full
 trainings. What is compared is the incumbent's value after a full training, on CIFAR-10 after
@@ -11,20 +11,27 @@ its own.
 Optuna's pruners do the same by stopping: its trials go through the cells in random order, and are
 watched every epoch. ``--table``: all 15,625 cells with scores after 12 and after 200 epochs, which
 are two schedules, so that a promotion trains all of the 200; the sources may be any strategy.
+``--recorded``: the same with the tables of ``benchmarks.recorded``, 3 and 12 epochs. ``--made-up``:
+the same with formulas, in which costs have nothing to do with values. ``--costs shuffled`` gives
+every architecture the costs of another one, so that they say nothing; ``none`` all the same.
 ``--cifar10``: plain CNNs really trained on few images at half the resolution.
 """
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
+from math import fsum
 from pathlib import Path
 from random import Random
 from statistics import fmean
+from typing import Literal
 
 import click
 import numpy as np
@@ -33,6 +40,7 @@ from numpy.typing import NDArray
 from optuna.pruners import BasePruner
 from torch import nn
 
+from benchmarks import recorded
 from benchmarks.search_quality import KEY, Figures, Summary, machine, print_row
 from evonas.architecture import Architecture, Categorical
 from evonas.datasets.base import load
@@ -55,7 +63,9 @@ from evonas.trial import Objective, Trial, TrialState
 EPOCHS = 200  # of the recorded trainings
 SHORT = 12  # of the table's other schedule
 OBJECTIVES = (Objective("val_accuracy"),)
+CHECKPOINTS = (3, 6, 12, 25)  # full trainings
 Values = NDArray[np.float64]
+Costs = Literal["real", "shuffled", "none"]
 Progress = Sequence[tuple[float, float]]  # full trainings spent so far, value of the incumbent
 SETTINGS: Mapping[str, Mapping[str, int]] = {
     "aging_evolution": {"population_size": 20, "tournament_size": 5}
@@ -77,7 +87,8 @@ class Recorded(Evaluator):
 
     metrics = ("val_accuracy",)
 
-    def __init__(self, value: Callable[[Architecture, float], float]) -> None:
+    def __init__(self, space: SearchSpace, value: Callable[[Architecture, float], float]) -> None:
+        super().__init__(Context(space, None, "cpu", 0))
         self._value = value
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
@@ -197,9 +208,8 @@ def on_curves(path: Path, seeds: int) -> Figures:
     def value(architecture: Architecture, fidelity: float) -> float:
         return float(curves[architecture.choices["cell"], round(EPOCHS * fidelity) - 1])
 
-    problem = Problem(
-        Cells(len(curves)), Recorded(value), lambda trial: value(trial.architecture, 1.0)
-    )
+    cells = Cells(len(curves))
+    problem = Problem(cells, Recorded(cells, value), lambda trial: value(trial.architecture, 1.0))
     checkpoints = (2, 5, 10, 20)
     searches: dict[str, Callable[[int], Progress]] = {
         name: partial(follow, problem, make, checkpoints[-1])
@@ -216,25 +226,128 @@ def on_curves(path: Path, seeds: int) -> Figures:
     return compare(title, searches, checkpoints, seeds)
 
 
-def on_table(path: Path, seeds: int, names: Sequence[str]) -> Figures:
-    """All cells, two schedules: the source matters, too."""
+@dataclass(frozen=True)
+class Table:
+    """Every architecture of a space, with a short and with a full training of its own schedule.
+
+    Attributes:
+        title: What it is.
+        space: What to search.
+        values: Short and full value of an architecture.
+        share: What a short training costs, in full ones.
+    """
+
+    title: str
+    space: SearchSpace
+    values: Callable[[Architecture], tuple[float, float]]
+    share: float
+
+    def searched(
+        self, sources: Mapping[str, MakeStrategy], costs: Costs, seeds: int
+    ) -> tuple[str, Figures]:
+        """Every source at full effort, by ASHA and by Hyperband."""
+        space = with_costs(self.space, costs)
+
+        def value(architecture: Architecture, fidelity: float) -> float:
+            return self.values(architecture)[fidelity == 1]
+
+        problem = Problem(
+            space, Recorded(space, value), lambda trial: value(trial.architecture, 1.0), False
+        )
+        searches = {
+            name: partial(follow, problem, make, CHECKPOINTS[-1])
+            for name, make in strategies(sources, round(1 / self.share - 0.5), self.share)
+        }
+        title = f"{self.title}; costs: {costs}"
+        return title, compare(title, searches, CHECKPOINTS, seeds)
+
+
+def with_costs(space: SearchSpace, costs: Costs) -> SearchSpace:
+    """A copy that says something else of what its networks cost."""
+    if costs == "real":
+        return space
+    every = list(space.enumerate()) if costs == "shuffled" else []
+    others = Random(0).sample(every, len(every))
+    donors = {a.id: b for a, b in zip(every, others, strict=True)}
+
+    def told(self: SearchSpace, architecture: Architecture, task: Task) -> Mapping[str, float]:
+        if costs == "none":
+            return dict.fromkeys(self.counted, 1.0)
+        return type(space).costs(self, donors[architecture.id], task)
+
+    other = copy.copy(space)
+    other.__class__ = type("Other", (type(space),), {"costs": told, "__module__": space.name})
+    return other
+
+
+def nasbench(path: Path) -> Table:
+    """All cells, 12 epochs and 200."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = {row["architecture"]: row for row in csv.DictReader(file)}
 
-    def value(architecture: Architecture, fidelity: float) -> float:
+    def values(architecture: Architecture) -> tuple[float, float]:
         row = rows[KEY.format_map(dict(architecture.choices))]
-        return float(row["test_200ep" if fidelity == 1 else "valid_12ep"])
+        return float(row["valid_12ep"]), float(row["test_200ep"])
 
-    problem = Problem(
-        NASBench201(), Recorded(value), lambda trial: value(trial.architecture, 1.0), False
-    )
-    checkpoints = (10, 25, 50, 100)
-    sources = {name: source(name) for name in names}
-    searches = {
-        name: partial(follow, problem, make, checkpoints[-1])
-        for name, make in strategies(sources, EPOCHS // SHORT, SHORT / EPOCHS)
-    }
-    return compare(f"{path.name}: test_200ep, 12 or 200 epochs", searches, checkpoints, seeds)
+    title = f"{path.name}: test_200ep, {SHORT} or {EPOCHS} epochs"
+    return Table(title, NASBench201(), values, SHORT / EPOCHS)
+
+
+def own(name: str) -> Table:
+    """One of the project's own tables."""
+    rows = recorded.read(name)
+
+    def values(architecture: Architecture) -> tuple[float, float]:
+        row = rows[recorded.key(architecture)]
+        return 100 * row["short"], 100 * row["full"]
+
+    best = 100 * max(row["full"] for row in rows.values())
+    title = f"{name}.csv: {len(rows)} networks, the best {best:.2f}"
+    return Table(title, recorded.SPACES[name](), values, recorded.SHORT / recorded.FULL)
+
+
+class MadeUp(SearchSpace):
+    """4,096 points; what one choice is worth depends on the next one.
+
+    The value is a sum of effects of every choice and of every two neighbours, scaled to a standard
+    deviation of 1; a short training sees it through as much noise, drawn once per architecture.
+    The cost is another sum of the same choices, which has nothing to do with the value.
+    """
+
+    def __init__(self, seed: int) -> None:
+        rng = Random(f"made up/{seed}")
+        self._seed, letters = seed, "abcd"
+        self.domains = {f"x{i}": Categorical(letters) for i in range(6)}
+        names = list(self.domains)
+        self._single = {f"{n}{v}": rng.gauss(0, 0.35) for n in names for v in letters}
+        self._double = {
+            f"{a}{v}{b}{w}": rng.gauss(0, 0.25)
+            for a, b in pairwise(names)
+            for v in letters
+            for w in letters
+        }
+        self._sizes = {f"{n}{v}": rng.random() for n in names for v in letters}
+
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        return nn.Identity()
+
+    def costs(self, architecture: Architecture, task: Task) -> Mapping[str, float]:
+        size = 1e4 * 2.0 ** sum(self._sizes[f"{n}{v}"] for n, v in architecture.choices.items())
+        return {"params": size, "flops": 100 * size}
+
+    def values(self, architecture: Architecture) -> tuple[float, float]:
+        """What a short and a full training give."""
+        chosen = [f"{n}{v}" for n, v in architecture.choices.items()]
+        full = fsum(self._single[choice] for choice in chosen)
+        full += fsum(self._double[f"{a}{b}"] for a, b in pairwise(chosen))
+        return full + Random(f"{self._seed}/{architecture.id}").gauss(0, 0.7), full
+
+
+def made_up(seed: int) -> Table:
+    """A table that is a formula."""
+    space = MadeUp(seed)
+    best = max(space.values(architecture)[1] for architecture in space.enumerate())
+    return Table(f"made up, number {seed}: the best {best:.2f}", space, space.values, 1 / 8)
 
 
 def on_cifar10(path: Path, seeds: int, images: int) -> Figures:
@@ -265,7 +378,19 @@ def on_cifar10(path: Path, seeds: int, images: int) -> Figures:
 @click.option("--seeds", type=click.IntRange(1), default=50, show_default=True)
 @click.option("--cifar-seeds", type=click.IntRange(1), default=3, show_default=True)
 @click.option(
-    "--sources", default="random,aging_evolution,tpe", show_default=True, help="On table."
+    "--sources",
+    default="random,aging_evolution,tpe,guided_evolution",
+    show_default=True,
+    help="On tables.",
+)
+@click.option("--recorded", "own_tables", is_flag=True, help="The project's own tables.")
+@click.option("--made-up", "formulas", is_flag=True, help="Two formulas.")
+@click.option(
+    "--costs",
+    type=click.Choice(["real", "shuffled", "none"]),
+    default="real",
+    show_default=True,
+    help="What strategies see of the networks of tables.",
 )
 @click.option("--images", type=click.IntRange(100), default=1_500, show_default=True)
 def main(
@@ -275,16 +400,22 @@ def main(
     seeds: int,
     cifar_seeds: int,
     sources: str,
+    own_tables: bool,
+    formulas: bool,
+    costs: Costs,
     images: int,
 ) -> None:
-    if curves is None and table is None and cifar10 is None:
-        raise click.UsageError("nothing to measure: give --curves, --table, --cifar10 or all")
+    tables = [nasbench(table)] if table else []
+    tables += [own(name) for name in recorded.SPACES] if own_tables else []
+    tables += [made_up(seed) for seed in range(2)] if formulas else []
+    if curves is None and not tables and cifar10 is None:
+        raise click.UsageError("nothing to measure: see --help")
     click.echo(machine())
     found: dict[str, Figures] = {}
     if curves is not None:
         found["curves"] = on_curves(curves, seeds)
-    if table is not None:
-        found["table"] = on_table(table, seeds, sources.split(","))
+    made = {name: source(name) for name in sources.split(",")}
+    found |= dict(each.searched(made, costs, seeds) for each in tables)
     if cifar10 is not None:
         found["cifar10"] = on_cifar10(cifar10, cifar_seeds, images)
     click.echo(json.dumps(found))

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
-from evonas.evaluators.base import Evaluator, Infeasible, hold
+from evonas.evaluators.base import Evaluator, Infeasible, Work, hold
 from evonas.trial import Trial, TrialState
 
 MakeEvaluator = Callable[[str], Evaluator]  # device → evaluator; picklable
@@ -91,9 +91,10 @@ def run_trial(evaluator: Evaluator, trial: Trial, watch: Watch | None = None) ->
         if stopped:
             raise _Stop
 
-    start, work = time.perf_counter(), evaluator.context.work
-    before = work.pixels
+    start, work, before = time.perf_counter(), Work(), 0
     try:
+        work = evaluator.context.work
+        before = work.pixels
         result = evaluator.evaluate(trial, report)
         searched = trial.proposal.stage == "search"
         metrics = _checked(result, evaluator.metrics if searched else ())

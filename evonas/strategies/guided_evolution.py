@@ -1,47 +1,36 @@
 """Guided evolution: aging evolution whose children are screened by a surrogate.
 
 Real, Aggarwal, Huang and Le, Regularized evolution for image classifier architecture search, AAAI
-2019, bred and screened as in White, Neiswanger and Savani, BANANAS, AAAI 2021. The surrogate is an
-ensemble of Gaussian processes (scikit-learn's) of several length scales and noises, averaged by
-their marginal likelihoods: Rasmussen and Williams, Gaussian processes for machine learning, 2006,
-chapter 5. Children are compared by an upper confidence bound whose weight is drawn for every
-proposal: Berk, Gupta, Rana and Venkatesh, Randomised Gaussian process upper confidence bound, IJCAI
-2020. Measured figures: docs/results.md.
+2019, bred and screened as in White, Neiswanger and Savani, BANANAS, AAAI 2021. The surrogate learns
+from choices and costs, and from trials of several fidelities: ``parts/surrogate.py``. Children are
+compared by an upper confidence bound whose weight is drawn for every proposal: Berk, Gupta, Rana
+and Venkatesh, Randomised Gaussian process upper confidence bound, IJCAI 2020. Measured figures:
+docs/results.md.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from random import Random
+from statistics import fmean
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import RBF
 from threadpoolctl import ThreadpoolController
 
-from evonas.architecture import Architecture, Domain, Value
+from evonas.architecture import Architecture
 from evonas.errors import InfeasibleConstraints
 from evonas.recipe.options import Count
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
 from evonas.strategies.parts.breeding import tournament
+from evonas.strategies.parts.surrogate import Array, Encoding, Learnt, Sizes, Surrogate
 from evonas.trial import Objective, Proposal, Trial
+from evonas.trials import Trials
 
-# A member of the ensemble has one of these length scales and one of these noises. Two points
-# without a common choice are 1.41 apart: the longest scale takes the whole space for related, the
-# shortest little more than an architecture's mutants. A noise is a share of the variance learnt.
-_LENGTHS = (0.5, 0.84, 1.41)
-_NOISES = (0.01, 0.1)
 # So many of the best trials are learnt, and as many of the youngest, for a fit takes cubic time.
 _LEARNT = 75
-# An ordered choice has at most so many coordinates.
-_LEVELS = 16
-# Nearer to the best than this share of the median distance, differences are not learnt: the
-# logarithm would tear apart what only noise tells apart.
-_NEAREST = 0.05
+# Longer trainings begin after so many times the random trials.
+_BRED = 3
 # The weight of the uncertainty in the confidence bound is drawn with this mean.
 _WEIGHT = 6.0
 # This share of the children is random: mutants alone would never leave where the population is.
@@ -51,7 +40,8 @@ _IMMIGRANTS = 0.25
 class GuidedEvolution(Strategy):
     """Breed many children of tournament winners, and propose the one that a surrogate prefers.
 
-    A pruned trial counts as one as bad as the worst completed; a failed one teaches nothing.
+    A pruned trial counts as one as bad as the worst completed; a failed one teaches nothing. As the
+    source of ``successive_halving`` it learns from every rung, and says who is promoted.
 
     Args:
         startup_trials: Random trials before the surrogate is used.
@@ -72,8 +62,9 @@ class GuidedEvolution(Strategy):
         super().__init__(space, objectives)
         self._startup_trials, self._children = startup_trials, children
         self._size, self._entrants = population_size, tournament_size
-        self._encoding = _Encoding(space)
-        self._surrogate: tuple[int, _Surrogate] | None = None  # and of how many ended trials
+        self._encoding, self._sizes = Encoding(space), Sizes(space)
+        self._rungs = Trials(self.objectives)  # of all fidelities, where there are several
+        self._surrogate: tuple[int, Surrogate] | None = None  # and of how many ended trials
         self._threads = ThreadpoolController().select(user_api="blas")
 
     def ask(self, rng: Random) -> Proposal | None:
@@ -84,13 +75,32 @@ class GuidedEvolution(Strategy):
         children = list(self._bred(rng))
         if not children:
             return self.new(rng)
-        points = self._encoding([child.architecture for child in children])
         # An exponential draw is mostly small and seldom large: most asks exploit, a few explore,
         # and workers that ask at once, of one surrogate, get different answers.
         weight = _WEIGHT * rng.expovariate(1)
+        means, deviations = self._predicted([child.architecture for child in children])
+        return children[int(np.argmax(means + weight * deviations))]
+
+    def learn(self, trial: Trial) -> None:
+        """Take in an event of any rung, at its own fidelity; ``tell`` has those of the lowest."""
+        self._rungs.add(trial)
+
+    def promising(self, trials: Sequence[Trial]) -> list[Trial]:
+        """The trials, those first that would be the best if they were trained in full.
+
+        None before two trials were bred for every random one: the best of these is no good, and
+        full trainings are dear.
+        """
+        if len(self.told.complete) < max(2, _BRED * self._startup_trials):
+            return []
+        means, _ = self._predicted([trial.architecture for trial in trials])
+        return [trials[i] for i in np.argsort(-means, kind="stable")]
+
+    def _predicted(self, architectures: Sequence[Architecture]) -> tuple[Array, Array]:
+        """Means and standard deviations of what full trainings are worth."""
+        points, sizes = self._encoding(architectures), self._sizes(architectures)
         with self._threads.limit(limits=1):  # for matrices this small more are slower
-            bounds = self._fitted().bounds(points, weight)
-        return children[int(np.argmax(bounds))]
+            return self._fitted().predict(points, sizes)
 
     def _bred(self, rng: Random) -> Iterator[Proposal]:
         """New children, each once: mutants of tournament winners, and some random immigrants."""
@@ -118,97 +128,57 @@ class GuidedEvolution(Strategy):
                 pass
         return Proposal(self.space.sample(rng))
 
-    def _fitted(self) -> _Surrogate:
-        """The surrogate of what was told; made anew when a trial has ended since the last ask.
+    def _fitted(self) -> Surrogate:
+        """The surrogate of what was told; made anew when a trial has ended since the last ask."""
+        ended = len(self.told.ended) + len(self._rungs.ended)
+        if self._surrogate is None or self._surrogate[0] != ended:
+            self._surrogate = ended, Surrogate(self._learnt())
+        return self._surrogate[1]
+
+    def _learnt(self) -> Learnt:
+        """Of the lowest rung the best, the youngest and the pruned; of higher ones the youngest.
 
         The best tell where the top is, the youngest where children are bred now, and the pruned
         where not to go: they have no value of full effort, so they get the worst there is.
         """
-        ended = len(self.told.ended)
-        if self._surrogate is None or self._surrogate[0] != ended:
-            best = reversed([*islice(self.told.ranked(), _LEARNT)])
-            learnt = {t.number: t for t in (*best, *self.told.complete[-_LEARNT:])}.values()
-            pruned = self.told.pruned[-_LEARNT:]
-            values = [self._value(trial) for trial in learnt]
-            if pruned:
-                values += [min(map(self._value, self.told.complete))] * len(pruned)
-            points = self._encoding([trial.architecture for trial in (*learnt, *pruned)])
-            self._surrogate = ended, _Surrogate(points, np.array(values))
-        return self._surrogate[1]
+        complete = self._rungs.complete or self.told.complete
+        lowest = min(trial.proposal.fidelity for trial in complete)
+        rung = [trial for trial in complete if trial.proposal.fidelity == lowest]
+        fuller = [trial for trial in complete if trial.proposal.fidelity > lowest][-_LEARNT:]
+        best = sorted(rung, key=self._value)[-_LEARNT:]
+        promoted = {trial.architecture.id for trial in fuller}
+        below = [trial for trial in rung if trial.architecture.id in promoted]
+        some = {t.number: t for t in (*best, *rung[-_LEARNT:], *below)}.values()
+        trials = [*some, *sorted(fuller, key=lambda trial: trial.proposal.fidelity)]
+        values, pairs = self._aligned(trials)
+        pruned = self.told.pruned[-_LEARNT:]
+        values += [min(values[: len(some)])] * len(pruned)
+        architectures = [trial.architecture for trial in (*trials, *pruned)]
+        fidelities = [trial.proposal.fidelity for trial in trials] + [lowest] * len(pruned)
+        points, sizes = self._encoding(architectures), self._sizes(architectures)
+        return Learnt(points, sizes, np.array(fidelities), np.array(values), pairs)
+
+    def _aligned(self, trials: Sequence[Trial]) -> tuple[list[float], list[tuple[int, int]]]:
+        """Values on the scale of the lowest rung, and which are of one architecture in two rungs.
+
+        What longer training adds to all alike, the mean over the pairs, is taken away.
+
+        Args:
+            trials: By rising fidelity.
+        """
+        values = [self._value(trial) for trial in trials]
+        below: dict[str, int] = {}  # the fullest so far, by architecture
+        pairs: list[tuple[int, int]] = []
+        for fidelity in sorted({trial.proposal.fidelity for trial in trials}):
+            rung = [i for i, trial in enumerate(trials) if trial.proposal.fidelity == fidelity]
+            ids = {i: trials[i].architecture.id for i in rung}
+            new = [(below[ids[i]], i) for i in rung if ids[i] in below]
+            added = fmean(values[i] - values[j] for j, i in new) if new else 0.0
+            for i in rung:
+                values[i] -= added
+                below[ids[i]] = i
+            pairs += new
+        return values, pairs
 
     def _value(self, trial: Trial) -> float:
         return self.objectives[0].key(trial.metrics)
-
-
-class _Encoding:
-    """Architectures as points; the squared distance is twice the share of choices that differ.
-
-    An ordered choice differs in part, in proportion to the steps between.
-    """
-
-    def __init__(self, space: SearchSpace) -> None:
-        domains = {name: d for name, d in space.domains.items() if d.size > 1}
-        scale = math.sqrt(len(domains))
-        self._parts = {
-            name: {
-                (type(value), value): _encoded(domain, value) / scale for value in domain.values()
-            }
-            for name, domain in domains.items()
-        }
-
-    def __call__(self, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
-        """Points of shape (architectures, features)."""
-        rows = (
-            [part[type(a.choices[name]), a.choices[name]] for name, part in self._parts.items()]
-            for a in architectures
-        )
-        return np.array([np.concatenate(row) for row in rows])
-
-
-def _encoded(domain: Domain, value: Value) -> NDArray[np.float64]:
-    """One-hot; of what is ordered, thermometer: as many levels are full as it is high."""
-    if not domain.ordered:
-        one: NDArray[np.float64] = np.eye(1, domain.size, domain.index(value))[0]
-        return one
-    levels = min(domain.size - 1, _LEVELS)
-    height = domain.index(value) / (domain.size - 1) * levels
-    full: NDArray[np.float64] = np.clip(height - np.arange(levels), 0.0, 1.0)
-    return math.sqrt(2 / levels) * full
-
-
-class _Surrogate:
-    """An ensemble of Gaussian processes: no single length scale or noise suits every space.
-
-    Args:
-        points: Of shape (trials, features).
-        values: Of the trials, larger is better.
-    """
-
-    def __init__(self, points: NDArray[np.float64], values: NDArray[np.float64]) -> None:
-        # How far behind the best, on a logarithmic scale and in units of the median: a metric's
-        # scale and offset do not matter, and what is among the good is told apart as finely as
-        # good from bad. Larger is better.
-        behind = values.max() - values
-        learnt = -np.log(behind / (np.median(behind) or 1.0) + _NEAREST)
-        self._members = [
-            GaussianProcessRegressor(
-                RBF(length), alpha=noise, optimizer=None, normalize_y=True
-            ).fit(points, learnt)
-            for length in _LENGTHS
-            for noise in _NOISES
-        ]
-        # Hyperparameters are averaged by their marginal likelihoods and not optimised: with few
-        # trials a single optimum is overconfident, and six fits cost less than one optimisation.
-        evidence = np.array([member.log_marginal_likelihood_value_ for member in self._members])
-        weights = np.exp(evidence - evidence.max())
-        self._weights = weights / weights.sum()
-
-    def bounds(self, points: NDArray[np.float64], weight: float) -> NDArray[np.float64]:
-        """Upper confidence bounds: the ensemble's mean and so many standard deviations."""
-        predicted = [member.predict(points, return_std=True) for member in self._members]
-        means, deviations = (np.array(part) for part in zip(*predicted, strict=True))
-        mean = self._weights @ means
-        # Of the mixture: the members' own variances, and how far they disagree.
-        variance = self._weights @ (deviations**2 + (means - mean) ** 2)
-        bounds: NDArray[np.float64] = mean + weight * np.sqrt(variance)
-        return bounds

@@ -12,11 +12,11 @@ of the schedule of its learning rate. Here every rung is a whole training, whose
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from random import Random
-from typing import Annotated
+from typing import Annotated, Protocol, runtime_checkable
 
 from pydantic import Field
 
@@ -32,13 +32,26 @@ Eta = Annotated[int, Field(ge=2)]  # By 1 rungs would never rise.
 _ALMOST_FULL = 0.95  # From here on a fidelity counts as 1, as 9 times 0.111 does.
 
 
+@runtime_checkable
+class Judge(Protocol):
+    """A source that learns from trials of all rungs, and says who is promoted."""
+
+    def learn(self, trial: Trial) -> None:
+        """Take in an event of any rung, at its own fidelity, beside what ``tell`` tells."""
+
+    def promising(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Those of a rung's trials that deserve to be trained longer, the best first."""
+
+
 class SuccessiveHalving(Strategy):
     """Promote the best of every rung; with nothing to promote, start a trial of another strategy.
 
     That strategy, the source, is told of the lowest rung alone: there its trials have had equal
     effort, and each ends once. From higher rungs it would take the merit of longer training for
-    that of the few architectures that had it. A trial that failed or was pruned is not promoted,
-    and a promotion that failed is not repeated.
+    that of the few architectures that had it. A source that knows how to tell the two apart, as
+    ``guided_evolution`` does, learns from all rungs, and says which of a rung's trials are the
+    best; of others it is those with the best values. A trial that failed or was pruned is not
+    promoted, and a promotion that failed is not repeated.
 
     Args:
         of: The source.
@@ -69,16 +82,27 @@ class SuccessiveHalving(Strategy):
         promoted = {trial.proposal.resume_from for trial in self.told.latest.values()}
         for low, high in reversed(list(pairwise(self.fidelities))):
             rung = [trial for trial in self.told.complete if trial.proposal.fidelity == low]
-            rung.sort(key=lambda trial: (-self.objectives[0].key(trial.metrics), trial.number))
-            for trial in rung[: len(rung) // self._eta]:
-                if trial.number not in promoted:
-                    return replace(trial.proposal, fidelity=high, resume_from=trial.number)
+            if trial := self._best(rung, promoted):
+                return replace(trial.proposal, fidelity=high, resume_from=trial.number)
         proposal = self.source.ask(rng)
         return proposal and replace(proposal, fidelity=self.fidelities[0])
+
+    def _best(self, rung: Sequence[Trial], promoted: Container[int | None]) -> Trial | None:
+        """Who of a rung is promoted next; None if nobody is yet."""
+        places = len(rung) // self._eta
+        if isinstance(self.source, Judge):
+            left = [trial for trial in rung if trial.number not in promoted]
+            best = self.source.promising(left) if len(rung) - len(left) < places else []
+        else:
+            by_value = sorted(rung, key=lambda t: (-self.objectives[0].key(t.metrics), t.number))
+            best = [trial for trial in by_value[:places] if trial.number not in promoted]
+        return next(iter(best), None)
 
     def tell(self, trial: Trial) -> None:
         """The source is told of new trials of the lowest rung, and leaves alone all others."""
         super().tell(trial)
+        if isinstance(self.source, Judge):
+            self.source.learn(trial)
         proposal = trial.proposal
         if proposal.fidelity == self.fidelities[0] and proposal.resume_from is None:
             self.source.tell(replace(trial, proposal=replace(proposal, fidelity=1.0)))

@@ -138,7 +138,7 @@ def test_the_surrogate_learns_from_a_bounded_number_of_trials() -> None:
     for _ in range(6):
         for _ in range(60):
             run.end(trial := _sampled(run), total(trial.architecture))
-        sizes.append(len(strategy._fitted()._members[0].X_train_))
+        sizes.append(len(strategy._learnt().values))
     assert 75 < max(sizes) <= 150 < run.count
 
 
