@@ -1,13 +1,17 @@
 """How well the strategies search: on NAS-Bench-201, and on Real et al.'s toy problem.
 
     python -m benchmarks.search_quality --table nasbench201_cifar100.csv
+    python -m benchmarks.search_quality --by effort --table nasbench201_cifar100.csv
     python -m benchmarks.search_quality --toy
+
+``--by`` says what the incumbent is shown against: trials; the recorded seconds of their trainings,
+in units of the table's mean; or effort, the epochs trained in units of a full training, where
+trials of 12 epochs may come before those of 200 (benchmarks/multi_fidelity.py).
 
 Every strategy goes through the real ``search()`` loop with the serial executor; seeds are 0, 1, 2,
 …. Searches of other projects run their own loops in the same process: see benchmarks/peers.py. Not
-here are the strategies that a table cannot serve: ``successive_halving`` and ``hyperband`` have
-benchmarks/multi_fidelity.py, ``hypernet`` trains, and ``projected_ascent`` needs ordered choices,
-as Optuna's CMA-ES does.
+here are the strategies that a table cannot serve: ``hypernet`` trains, and ``projected_ascent``
+needs ordered choices, as Optuna's CMA-ES does.
 The table is an oracle: a trial costs a look-up. The toy problem (Real, Aggarwal, Huang and Le, AAAI
 2019) is a string of 100 bits whose accuracy is the share of ones plus N(0, .01), drawn once per
 model: population 100, tournament 10, 1,000 models.
@@ -18,15 +22,18 @@ that do. ``--repeats`` lifts that, to compare like with like.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import platform
 import time
+from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
+from itertools import accumulate
 from pathlib import Path
 from random import Random
 from statistics import fmean, median, stdev
@@ -63,6 +70,7 @@ CHECKPOINTS = (25, 50, 100, 200, 300)
 KEY = "|{edge_0_1}~0|+|{edge_0_2}~0|{edge_1_2}~1|+|{edge_0_3}~0|{edge_1_3}~1|{edge_2_3}~2|"
 TOY = {"population_size": 100, "tournament_size": 10}
 TOY_TRIALS = 1000
+SECONDS = "train_seconds_200ep"
 
 
 class Forgotten(set[tuple[str, float, int]]):
@@ -170,12 +178,12 @@ class Summary:
     @property
     def deviation(self) -> float:
         """Standard deviation over seeds; 0 for one seed."""
-        return stdev(self.values) if len(self.values) > 1 else 0.0
+        return float(stdev(self.values)) if len(self.values) > 1 else 0.0
 
     @property
     def error(self) -> float:
         """Standard error of the mean."""
-        return self.deviation / len(self.values) ** 0.5
+        return self.deviation / float(len(self.values) ** 0.5)
 
     def text(self, digits: int) -> str:
         """Mean ± standard error (standard deviation)."""
@@ -197,37 +205,66 @@ def print_row(label: str, cells: Sequence[str]) -> None:
 Curves = list[list[float]]  # seed → incumbent's figure after each trial
 
 
+@dataclass(frozen=True)
+class Axes:
+    """What a table is searched by, and what is drawn.
+
+    Attributes:
+        objective: Column to maximise.
+        report: Column of the incumbent that is shown.
+        seconds: Column of what a trial took, if that is what it is shown against.
+        unit: Seconds of one step then: the mean of the column.
+    """
+
+    objective: str
+    report: str
+    seconds: str | None = None
+    unit: float = 0.0
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Those that a trial's metrics are made of."""
+        return {n: n for n in (self.objective, self.report, self.seconds) if n is not None}
+
+    def curve(self, trials: Sequence[Mapping[str, float]]) -> list[float]:
+        """The incumbent after each trial, or after each unit of seconds: none ends later."""
+        curve = incumbents(trials, self.objective, self.report)
+        if self.seconds is None:
+            return curve
+        spent = list(accumulate(metrics[self.seconds] for metrics in trials))
+        steps = (bisect(spent, self.unit * n) for n in range(1, len(trials) + 1))
+        return [curve[max(0, step - 1)] for step in steps]
+
+
 def of_strategy(
     variant: Variant,
     evaluator: Tabular,
-    names: tuple[str, str],
+    axes: Axes,
     seeds: int,
     trials: int,
     **how: bool,
 ) -> tuple[Curves, float]:
     """Curves of a strategy, and milliseconds per ask and tell."""
-    objective, report = names
     curves, milliseconds = [], []
     for seed in range(seeds):
-        strategy = Timed(variant.make(evaluator.context.space, Objective(objective), **how))
+        strategy = Timed(variant.make(evaluator.context.space, Objective(axes.objective), **how))
         done = completed(strategy, evaluator, trials, seed)
-        curves.append(incumbents([trial.metrics for trial in done], objective, report))
+        curves.append(axes.curve([trial.metrics for trial in done]))
         milliseconds.append(1000 * strategy.seconds / strategy.asked)
     return curves, fmean(milliseconds)
 
 
 def of_peer(
-    peer: Peer, evaluator: Tabular, names: tuple[str, str], seeds: int, trials: int
+    peer: Peer, evaluator: Tabular, axes: Axes, seeds: int, trials: int
 ) -> tuple[Curves, float]:
     """Curves of another project's search, and its milliseconds per proposal."""
-    objective, report = names
     space = evaluator.context.space
     known: dict[str, Mapping[str, float]] = {}
 
     def value(architecture: Architecture) -> float:
         trial = Trial(0, Proposal(architecture))
         known[architecture.id] = evaluator.evaluate(trial, lambda step, metrics: None)
-        return known[architecture.id][objective]
+        return known[architecture.id][axes.objective]
 
     curves, milliseconds = [], []
     for seed in range(seeds):
@@ -238,7 +275,7 @@ def of_peer(
         milliseconds.append(1000 * (time.perf_counter() - start) / oracle.asked)
         found = [known[architecture.id] for architecture in oracle.order]
         found += [found[-1]] * (trials - len(found))  # it converged
-        curves.append(incumbents(found, objective, report))
+        curves.append(axes.curve(found))
     return curves, fmean(milliseconds)
 
 
@@ -246,30 +283,32 @@ def on_table(
     path: Path,
     rows: Sequence[str],
     peers: Sequence[str],
-    names: tuple[str, str],
+    axes: Axes,
     seeds: int,
     trials: int,
     figure: Path,
     **how: bool,
 ) -> Figures:
     """Search the table with every strategy and peer; print one row each, and draw the curves."""
-    objective, report = names
-    columns = {name: name for name in names}
-    evaluator = Tabular(Context(NASBench201(), None, "cpu", 0), path, KEY, columns)
+    evaluator = Tabular(Context(NASBench201(), None, "cpu", 0), path, KEY, axes.columns)
+    if axes.seconds is not None:
+        with path.open(newline="", encoding="utf-8") as file:
+            axes = replace(axes, unit=fmean(float(r[axes.seconds]) for r in csv.DictReader(file)))
     checkpoints = sorted({n for n in CHECKPOINTS if n < trials} | {trials})
+    step = f"times {axes.unit:,.0f} s of training" if axes.seconds else "trials"
     click.echo(
-        f"{path.name}: {report} of the incumbent by {objective} after so many trials,\n"
+        f"{path.name}: {axes.report} of the incumbent by {axes.objective} after so many {step},\n"
         f"mean ± standard error (standard deviation) over {seeds} seeds"
     )
     print_row("", [*map(str, checkpoints), "ms per ask and tell"])
     figures: Figures = {}
     drawn: dict[str, Curves] = {}
     searches: list[tuple[str, Callable[[], tuple[Curves, float]]]] = [
-        (v.label, partial(of_strategy, v, evaluator, names, seeds, trials, **how))
+        (v.label, partial(of_strategy, v, evaluator, axes, seeds, trials, **how))
         for v in variants(rows)
     ]
     searches += [
-        (name, partial(of_peer, PEERS[name].run, evaluator, names, seeds, trials)) for name in peers
+        (name, partial(of_peer, PEERS[name].run, evaluator, axes, seeds, trials)) for name in peers
     ]
     for label, find in searches:
         curves, milliseconds = find()
@@ -278,20 +317,19 @@ def on_table(
         cells = [summary.text(2) for summary in summaries.values()]
         print_row(label, [*cells, f"{milliseconds:.2f}"])
         figures[label] = {str(n): s.to_json() for n, s in summaries.items()}
-    draw(figure, drawn, names)
+    draw(figure, drawn, axes, step)
     return figures
 
 
-def draw(path: Path, curves: Mapping[str, Curves], names: tuple[str, str]) -> None:
+def draw(path: Path, curves: Mapping[str, Curves], shown: Axes, step: str) -> None:
     """Draw the mean curves into a PNG file."""
     picture = Figure(figsize=(9, 6), layout="constrained")
     axes = picture.subplots()
     means = {n: [fmean(v) for v in zip(*lines, strict=True)] for n, lines in curves.items()}
     for label, mean in means.items():
         axes.plot(range(1, len(mean) + 1), mean, label=label)
-    objective, report = names
-    axes.set_xlabel("trials")
-    axes.set_ylabel(f"{report} of the incumbent by {objective}, mean of the seeds")
+    axes.set_xlabel(step)
+    axes.set_ylabel(f"{shown.report} of the incumbent by {shown.objective}, mean of the seeds")
     early = [mean[len(mean) // 10] for mean in means.values()]
     axes.set_ylim(bottom=median(early))  # what comes before squeezes the rest
     axes.legend()
@@ -341,6 +379,18 @@ def machine() -> str:
     )
 
 
+def on_effort(table: Path | None, names: Sequence[str], seeds: int) -> None:
+    """Search with trainings of 12 and of 200 epochs; the currency is the epochs trained."""
+    from benchmarks import multi_fidelity  # it prints by what is here
+
+    if table is None:
+        raise click.UsageError("--by effort needs --table PATH")
+    click.echo(machine())
+    sources = {name: multi_fidelity.source(name) for name in names}
+    figures = multi_fidelity.nasbench(table).searched(sources, "real", seeds)
+    click.echo(json.dumps(dict([figures])))
+
+
 @click.command(help=__doc__.partition("\n")[0])
 @click.option("--table", type=click.Path(path_type=Path, exists=True), help="NAS-Bench-201's CSV.")
 @click.option("--toy", is_flag=True, help="Search the toy problem.")
@@ -356,6 +406,13 @@ def machine() -> str:
     default=Path("mlruns/search_quality.png"),
     show_default=True,
 )
+@click.option(
+    "--by",
+    type=click.Choice(["trials", "seconds", "effort"]),
+    default="trials",
+    show_default=True,
+    help="Show the incumbent against trials, seconds of recorded training, or epochs trained.",
+)
 @click.option("--repeats", is_flag=True, help="Let strategies propose an architecture again.")
 def main(
     table: Path | None,
@@ -367,8 +424,12 @@ def main(
     strategies: str,
     peers: str,
     figure: Path,
+    by: str,
     repeats: bool,
 ) -> None:
+    if by == "effort":
+        on_effort(table, strategies.split(","), seeds)
+        return
     if table is None and not toy:
         raise click.UsageError("nothing to measure: give --table PATH, --toy or both")
     click.echo(machine())
@@ -383,8 +444,8 @@ def main(
             if not installed(name):
                 click.echo(f"{name}: not run, since {PEERS[name].module} is not installed")
         others = [name for name in others if installed(name)]
-        names = objective, report
-        figures |= on_table(table, rows, others, names, seeds, trials, figure, repeats=repeats)
+        axes = Axes(objective, report, SECONDS if by == "seconds" else None)
+        figures |= on_table(table, rows, others, axes, seeds, trials, figure, repeats=repeats)
     click.echo(json.dumps(figures))
 
 

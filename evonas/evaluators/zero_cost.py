@@ -32,7 +32,7 @@ class ZeroCost(Wrapper):
     just trains the winner. A trial fails if a proxy has no value for its network.
 
     As a ranking beside the number of parameters, as measured on 100 cells of NAS-Bench-201, 192
-    plain CNNs and 57 MBConv networks (docs/results.md; level: the sample is too small to say):
+    plain CNNs and 192 MBConv networks (docs/results.md; level: the sample is too small to say):
 
     - synflow, snip, grad_norm: level on cells, behind on the others
     - jacob_cov: level on cells, behind on the others

@@ -29,8 +29,6 @@ from evonas.trials import Trials
 
 # So many of the best trials are learnt, and as many of the youngest, for a fit takes cubic time.
 _LEARNT = 75
-# Longer trainings begin after so many times the random trials.
-_BRED = 3
 # The weight of the uncertainty in the confidence bound is drawn with this mean.
 _WEIGHT = 6.0
 # This share of the children is random: mutants alone would never leave where the population is.
@@ -85,13 +83,13 @@ class GuidedEvolution(Strategy):
         """Take in an event of any rung, at its own fidelity; ``tell`` has those of the lowest."""
         self._rungs.add(trial)
 
-    def promising(self, trials: Sequence[Trial]) -> list[Trial]:
+    def promising(self, trials: Sequence[Trial], eta: int) -> list[Trial]:
         """The trials, those first that would be the best if they were trained in full.
 
-        None before two trials were bred for every random one: the best of these is no good, and
-        full trainings are dear.
+        None before ``eta`` trials were bred: the best of random ones is no good, and full trainings
+        are dear.
         """
-        if len(self.told.complete) < max(2, _BRED * self._startup_trials):
+        if len(self.told.complete) < max(2, self._startup_trials + eta):
             return []
         means, _ = self._predicted([trial.architecture for trial in trials])
         return [trials[i] for i in np.argsort(-means, kind="stable")]

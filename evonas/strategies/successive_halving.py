@@ -39,8 +39,13 @@ class Judge(Protocol):
     def learn(self, trial: Trial) -> None:
         """Take in an event of any rung, at its own fidelity, beside what ``tell`` tells."""
 
-    def promising(self, trials: Sequence[Trial]) -> list[Trial]:
-        """Those of a rung's trials that deserve to be trained longer, the best first."""
+    def promising(self, trials: Sequence[Trial], eta: int) -> list[Trial]:
+        """Those of a rung's trials that deserve to be trained longer, the best first.
+
+        Args:
+            trials: Those that were not.
+            eta: One in so many is.
+        """
 
 
 class SuccessiveHalving(Strategy):
@@ -92,7 +97,7 @@ class SuccessiveHalving(Strategy):
         places = len(rung) // self._eta
         if isinstance(self.source, Judge):
             left = [trial for trial in rung if trial.number not in promoted]
-            best = self.source.promising(left) if len(rung) - len(left) < places else []
+            best = self.source.promising(left, self._eta) if len(rung) - len(left) < places else []
         else:
             by_value = sorted(rung, key=lambda t: (-self.objectives[0].key(t.metrics), t.number))
             best = [trial for trial in by_value[:places] if trial.number not in promoted]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from random import Random
 from statistics import fmean
 
@@ -13,10 +14,11 @@ from conftest import bounded
 from strategies_helper import VALUE, Grid, Run, cube, haphazard, refused, total
 
 from evonas.architecture import Architecture, Categorical, Integer
+from evonas.spaces.base import Task
 from evonas.strategies.aging_evolution import AgingEvolution
 from evonas.strategies.guided_evolution import GuidedEvolution
 from evonas.strategies.random import RandomSearch
-from evonas.trial import Limit, Objective, TrialState
+from evonas.trial import Limit, Objective, Proposal, Trial, TrialState
 
 LETTERS = Grid(**{f"x{i}": Categorical("abcdef") for i in range(6)})
 
@@ -184,3 +186,98 @@ def test_a_choice_counts_the_same_whatever_its_kind() -> None:
 def test_senseless_settings_are_refused(option: str) -> None:
     told = refused(GuidedEvolution, **{option: 0})
     assert told == f"strategy.{option}: Input should be greater than or equal to 1, not 0"
+
+
+class Sized(Grid):
+    """Costs are counted from a description: the total, or of a shuffled other point."""
+
+    def __init__(self, shuffled: bool = False) -> None:
+        super().__init__(**{f"x{i}": Categorical("abcdef") for i in range(6)})
+        self._shuffled = shuffled
+
+    def costs(self, architecture: Architecture, task: Task) -> Mapping[str, float]:
+        choices = list(architecture.choices.values())
+        Random(str(choices)).shuffle(letters := list("abcdef"))
+        order = "".join(letters) if self._shuffled else "abcdef"
+        return {"params": 2.0 ** sum(order.index(str(v)) for v in choices), "flops": 1.0}
+
+
+def power(architecture: Architecture) -> float:
+    return float(sum("abcdef".index(str(v)) for v in architecture.choices.values()) ** 2)
+
+
+def test_what_costs_tell_is_learnt_and_what_they_do_not_tell_is_not_believed() -> None:
+    """Letters have no order for the surrogate, but the costs have."""
+
+    def found(space: Grid) -> float:
+        return fmean(best(GuidedEvolution, space, power, seed, 25) for seed in range(5))
+
+    with_costs, without = found(Sized()), found(Grid(**Sized().domains))
+    assert with_costs > without + 50
+    assert found(Sized(shuffled=True)) > without - 50
+
+
+def ended(number: int, architecture: Architecture, value: float, fidelity: float) -> Trial:
+    proposal = Proposal(architecture, fidelity)
+    return Trial(number, proposal, TrialState.COMPLETE, {"value": value})
+
+
+def both_rungs(space: Grid, short: Callable[[Architecture], float], pairs: int) -> GuidedEvolution:
+    """Told of thirty short trainings, and of long ones of some of them, which give the power."""
+    strategy = GuidedEvolution(space, VALUE)
+    points = [space.sample(Random(n)) for n in range(40)]
+    points = list({point.id: point for point in points}.values())[:30]
+    for number, point in enumerate(points):
+        trial = ended(number, point, short(point), 0.1)
+        strategy.learn(trial)
+        strategy.tell(replace(trial, proposal=Proposal(point)))
+    for number, point in enumerate(points[:pairs], start=30):
+        strategy.learn(ended(number, point, 100 + power(point), 1.0))
+    return strategy
+
+
+def test_of_equally_good_short_trainings_that_of_the_larger_network_is_more_promising() -> None:
+    """And at full effort alone a larger network has no advantage."""
+
+    def rather_flat(point: Architecture) -> float:
+        return 0.2 * power(point) + Random(str(point.choices)).gauss(0, 8)
+
+    strategy = both_rungs(Sized(), rather_flat, 0)
+    trials = strategy.told.complete
+    order = strategy.promising(trials, 3)
+    sizes = [power(trial.architecture) for trial in order]
+    assert fmean(sizes[:5]) > fmean(sorted(sizes)[-10:])
+    values = sorted(trials, key=lambda trial: -trial.metrics["value"])
+    assert fmean(sizes[:5]) >= fmean(power(trial.architecture) for trial in values[:5])
+
+
+def test_long_trainings_correct_what_short_ones_say() -> None:
+    """Short trainings say nothing: what is good is learnt from the long ones alone."""
+
+    def noise(point: Architecture) -> float:
+        return Random(str(point.choices)).random()
+
+    def chosen(pairs: int) -> float:
+        strategy = both_rungs(Sized(), noise, pairs)
+        left = strategy.told.complete[15:]
+        return fmean(power(trial.architecture) for trial in strategy.promising(left, 3)[:4])
+
+    assert chosen(15) > chosen(0) + 50
+
+
+def test_values_of_all_rungs_are_brought_on_one_scale() -> None:
+    strategy = both_rungs(Sized(), power, 6)
+    learnt = strategy._learnt()
+    low, high = np.array(learnt.pairs).T
+    assert len(low) == 6
+    assert learnt.values[high] == pytest.approx(learnt.values[low])
+    assert set(learnt.fidelities) == {0.1, 1.0}
+
+
+def test_nobody_is_promising_before_some_were_bred() -> None:
+    strategy = GuidedEvolution(Sized(), VALUE, startup_trials=4)
+    run = Run(strategy)
+    for count in range(1, 10):
+        trial = run.start()
+        run.end(trial, power(trial.architecture))
+        assert bool(strategy.promising(strategy.told.complete, 3)) == (count >= 7)

@@ -16,6 +16,7 @@ from evonas.recipe.registry import Registry
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.aging_evolution import AgingEvolution
 from evonas.strategies.evolution import Evolution
+from evonas.strategies.guided_evolution import GuidedEvolution
 from evonas.strategies.random import RandomSearch
 from evonas.strategies.successive_halving import MakeStrategy, SuccessiveHalving, rungs
 from evonas.testing import check_strategy
@@ -41,6 +42,10 @@ def halving(space: SearchSpace = LARGE, **settings: Any) -> SuccessiveHalving:
 
 def small_evolution(space: SearchSpace, objectives: Sequence[Objective]) -> AgingEvolution:
     return AgingEvolution(space, objectives, population_size=6, tournament_size=3)
+
+
+def quick_guide(space: SearchSpace, objectives: Sequence[Objective]) -> GuidedEvolution:
+    return GuidedEvolution(space, objectives, startup_trials=3, children=8)
 
 
 def promotable(events: Sequence[Trial], eta: int, fidelities: tuple[float, ...]) -> int | None:
@@ -194,7 +199,7 @@ def test_trials_of_other_searches_are_left_alone() -> None:
     assert run.try_start() is None
 
 
-@pytest.mark.parametrize("source", [RandomSearch, small_evolution])
+@pytest.mark.parametrize("source", [RandomSearch, small_evolution, quick_guide])
 def test_told_any_beginning_it_asks_for_what_it_asked_for(source: MakeStrategy) -> None:
     def make() -> SuccessiveHalving:
         return SuccessiveHalving(cube(5, 4), VALUE, of=source)
@@ -229,3 +234,40 @@ def test_a_source_with_rungs_of_its_own_is_refused() -> None:
 def test_one_rung_is_the_source_itself() -> None:
     one, source = Run(halving(min_fidelity=1.0)), Run(RandomSearch(LARGE, VALUE))
     assert [one.step() for _ in range(20)] == [source.step() for _ in range(20)]
+
+
+def test_a_source_that_judges_is_told_of_all_rungs_and_promotes_by_its_own_mind() -> None:
+    class Seen(GuidedEvolution):
+        def __init__(self, space: SearchSpace, objectives: Sequence[Objective]) -> None:
+            super().__init__(space, objectives, startup_trials=3, children=8)
+            self.rungs: list[float] = []
+
+        def learn(self, trial: Trial) -> None:
+            super().learn(trial)
+            self.rungs.append(trial.proposal.fidelity)
+
+        def promising(self, trials: Sequence[Trial], eta: int) -> list[Trial]:
+            return sorted(trials, key=lambda trial: trial.number) if len(trials) > 5 else []
+
+    strategy = SuccessiveHalving(LARGE, VALUE, of=Seen)
+    run = Run(strategy)
+    promoted = []
+    for number in range(60):
+        trial = run.step(float(number % 7))
+        if trial.proposal.resume_from is not None and trial.proposal.fidelity < 0.5:
+            promoted.append(trial.proposal.resume_from)
+    assert promoted == sorted(promoted), "in the order of its own"
+    assert promoted[0] == 0
+    source = strategy.source
+    assert isinstance(source, Seen)
+    assert set(source.rungs) >= set(strategy.fidelities[:2])
+    assert len(source.rungs) == len(run.events)
+
+
+def test_no_more_are_promoted_than_places_whoever_judges() -> None:
+    run = Run(SuccessiveHalving(LARGE, VALUE, of=quick_guide))
+    trials = [run.step() for _ in range(90)]
+    for low in run.strategy.fidelities[:-1]:
+        rung = [trial for trial in trials if trial.proposal.fidelity == low]
+        went = {t.proposal.resume_from for t in trials} & {t.number for t in rung}
+        assert 0 < len(went) <= len(rung) // 3

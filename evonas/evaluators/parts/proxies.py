@@ -3,7 +3,7 @@
 The settings are those of Abdelfattah et al., "Zero-Cost Proxies for Lightweight NAS" (ICLR 2021).
 A higher score is meant to promise a better network; whether it does is to be measured for each
 space. ``benchmarks/zero_cost.py`` compares them with the number of parameters. What it found stands
-in each docstring: on 100 cells of NAS-Bench-201, 192 plain CNNs and 57 MBConv networks, "ahead" or
+in each docstring: on 100 cells of NAS-Bench-201, 192 plain CNNs and 192 MBConv networks, "ahead" or
 "behind" if that holds in 95 % of the bootstrap samples, else "level" (``docs/results.md``).
 
 Every proxy takes a network in float32, normalised images (N, C, H, W) and labels (N,) on the
