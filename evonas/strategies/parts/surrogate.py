@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import product, starmap
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,8 @@ Costs = Callable[[Architecture], Mapping[str, float]]
 # shortest little more than an architecture's mutants. A noise is a share of the variance learnt.
 _LENGTHS = (0.5, 0.84, 1.41)
 _NOISES = (0.01, 0.1)
+# The odds that costs tell anything, beforehand: costs that do not cost trials while it is learnt.
+_ODDS = 0.3
 # Costs, in standard deviations of their logarithms, are as far apart as they are likely to be.
 _COST_LENGTH = 2.0
 # The variance of the deviation of short trainings from full ones, if there are full ones.
@@ -45,6 +47,7 @@ _LEVELS = 16
 # Nearer to the best than this share of the median distance, differences are not learnt: the
 # logarithm would tear apart what only noise tells apart.
 _NEAREST = 0.05
+_EQUAL = 1e-9  # Logarithms that differ by less differ by rounding.
 _FREE = ("params", "flops")  # The costs that are looked at.
 _NOMINAL = Task(channels=3, height=32, width=32, classes=10)  # Where a run has no images.
 
@@ -132,20 +135,24 @@ class Learnt:
 
 
 @dataclass(frozen=True)
-class _Member:
-    """A Gaussian process: its kernel, and what was learnt by it.
+class _Kernel:
+    """Covariances; of one point at full fidelity 1.
 
     Attributes:
         length: Scale of the architectures.
         costs: Whether it looks at them.
         deviation: Variance of what short trainings deviate by.
-        factor: Lower Cholesky factor of the covariance of the trials, with noise.
     """
 
     length: float
     costs: bool
     deviation: float
-    factor: Array
+
+    def __call__(self, near: Array, alike: Array, ours: Array, theirs: Array) -> Array:
+        """Of squared distances, likeness by costs, and fidelities of rows and of columns."""
+        kernel: Array = np.exp(-near / (2 * self.length**2))
+        short = np.outer(ours < 1, theirs < 1) * self.deviation * kernel
+        return ((kernel + alike) / 2 if self.costs else kernel) + short
 
 
 class Surrogate:
@@ -159,18 +166,20 @@ class Surrogate:
         behind = learnt.values.max() - learnt.values
         values = -np.log(behind / (np.median(behind) or 1.0) + _NEAREST)
         self._center = learnt.sizes.mean(axis=0)
-        self._spread = learnt.sizes.std(axis=0)
-        self._members = list(self._fitted())
+        deviations = learnt.sizes.std(axis=0)
+        self._spread = np.where(deviations > _EQUAL, deviations, 0.0)
+        self._members = list(self._fitted())  # kernels, and Cholesky factors with noise
         # Hyperparameters are averaged by their marginal likelihoods and not optimised: with few
         # trials a single optimum is overconfident, and many fits cost less than one optimisation.
-        evidence = np.array([_evidence(member.factor, _scaled(values)) for member in self._members])
+        evidence = np.array([_evidence(factor, _scaled(values)) for _, factor in self._members])
+        looks = np.array([kernel.costs for kernel, _ in self._members])
+        evidence += math.log(_ODDS) * looks
         weights = np.exp(evidence - evidence.max())
         self._weights = weights / weights.sum()
-        # Who was given a half beforehand, and has less now, is not believed.
-        looking = float(sum(self._weights[[member.costs for member in self._members]]))
+        looking = float(self._weights @ looks)
         believed = looking if looking > 0.5 else 0.0
         full = _scaled(values + self._gains(values, believed))
-        self._solved = [cho_solve((member.factor, True), full) for member in self._members]
+        self._solved = [cho_solve((factor, True), full) for _, factor in self._members]
 
     def predict(self, points: Array, sizes: Array) -> tuple[Array, Array]:
         """Means and standard deviations at full fidelity, each of shape (points,).
@@ -183,9 +192,9 @@ class Surrogate:
         near = _distances(points, learnt.points)
         alike = self._alike(sizes)
         means, variances = [], []
-        for member, solved in zip(self._members, self._solved, strict=True):
-            shared = _kernel(member, near, alike, fidelities, learnt.fidelities)
-            explained = solve_triangular(member.factor, shared.T, lower=True)
+        for (kernel, factor), solved in zip(self._members, self._solved, strict=True):
+            shared = kernel(near, alike, fidelities, learnt.fidelities)
+            explained = solve_triangular(factor, shared.T, lower=True)
             means.append(shared @ solved)
             variances.append(np.maximum(1.0 - (explained**2).sum(axis=0), 0.0))
         each = np.array(means)
@@ -193,18 +202,16 @@ class Surrogate:
         # Of the mixture: the members' own variances, and how far they disagree.
         return mean, np.sqrt(self._weights @ (np.array(variances) + (each - mean) ** 2))
 
-    def _fitted(self) -> Iterator[_Member]:
+    def _fitted(self) -> Iterator[tuple[_Kernel, Array]]:
         learnt = self._learnt
         fidelities = learnt.fidelities
         near, alike = _distances(learnt.points, learnt.points), self._alike(learnt.sizes)
         looks = (False, True) if self._spread.any() else (False,)
         deviations = _DEVIATIONS if len(set(fidelities)) > 1 else (0.0,)
-        for length, costs, deviation in product(_LENGTHS, looks, deviations):
-            member = _Member(length, costs, deviation, near)
-            shared = _kernel(member, near, alike, fidelities, fidelities)
+        for kernel in starmap(_Kernel, product(_LENGTHS, looks, deviations)):
+            shared = kernel(near, alike, fidelities, fidelities)
             for noise in _NOISES:
-                factor = cholesky(shared + noise * np.eye(len(shared)), lower=True)
-                yield _Member(length, costs, deviation, factor)
+                yield kernel, cholesky(shared + noise * np.eye(len(shared)), lower=True)
 
     def _alike(self, sizes: Array) -> Array:
         """The kernel of the costs, to those of the trials learnt."""
@@ -225,19 +232,14 @@ class Surrogate:
         sizes = (self._learnt.sizes - self._center).mean(axis=1)
         missing = sizes * (1 - self._learnt.fidelities)
         low, high = np.array(self._learnt.pairs, dtype=int).reshape(-1, 2).T
-        told = np.array([missing[low] - missing[high], values[high] - values[low]])
-        told -= told.mean(axis=1, keepdims=True) if len(low) else 0.0
-        precision = 1 / _DOUBT**2 + told[0] @ told[0] / _NOISE**2
-        gain = believed * _GAIN / _DOUBT**2 + told[0] @ told[1] / _NOISE**2
-        gains: Array = gain / precision * missing
+        # Bayesian linear regression without an offset: what longer training adds to all is centred.
+        larger, better = missing[low] - missing[high], values[high] - values[low]
+        if len(low):
+            larger, better = larger - larger.mean(), better - better.mean()
+        precision = 1 / _DOUBT**2 + larger @ larger / _NOISE**2
+        slope = (believed * _GAIN / _DOUBT**2 + larger @ better / _NOISE**2) / precision
+        gains: Array = slope * missing
         return gains
-
-
-def _kernel(member: _Member, near: Array, alike: Array, ours: Array, theirs: Array) -> Array:
-    """Covariances; of one point at full fidelity 1."""
-    kernel: Array = np.exp(-near / (2 * member.length**2))
-    short = np.outer(ours < 1, theirs < 1) * member.deviation * kernel
-    return ((kernel + alike) / 2 if member.costs else kernel) + short
 
 
 def _distances(a: Array, b: Array) -> Array:
