@@ -256,7 +256,7 @@ class Table:
         )
         searches = {
             name: partial(follow, problem, make, CHECKPOINTS[-1])
-            for name, make in strategies(sources, round(1 / self.share - 0.5), self.share)
+            for name, make in strategies(sources, int(1 / self.share), self.share)
         }
         title = f"{self.title}; costs: {costs}"
         return title, compare(title, searches, CHECKPOINTS, seeds)
@@ -309,9 +309,9 @@ def own(name: str) -> Table:
 class MadeUp(SearchSpace):
     """4,096 points; what one choice is worth depends on the next one.
 
-    The value is a sum of effects of every choice and of every two neighbours, scaled to a standard
-    deviation of 1; a short training sees it through as much noise, drawn once per architecture.
-    The cost is another sum of the same choices, which has nothing to do with the value.
+    The value is a sum of effects of every choice and of every two neighbours; a short training sees
+    it through noise, drawn once per architecture. The cost follows from another sum over the same
+    choices, which has nothing to do with the value.
     """
 
     def __init__(self, seed: int) -> None:

@@ -56,8 +56,9 @@ class Inverted(MBConv):
 
     def __init__(self) -> None:
         super().__init__(2, 96)
-        searched: Mapping[str, tuple[int, ...]] = {
+        values: Mapping[str, tuple[int, ...]] = {  # of other choices 1 alone
             "stem": (8, 24),
+            "channels1": (16,),
             "depth3": (1, 2),
             "expansion2": (1, 4),
             "expansion3": (1, 4),
@@ -65,10 +66,8 @@ class Inverted(MBConv):
             "channels3": (16, 48),
             "channels4": (32, 64, 96),
         }
-        fixed = {"channels1": (16,)}
         self.domains = {
-            name: Categorical(searched.get(name) or fixed.get(name) or (1,), ordered=True)
-            for name in self.domains
+            name: Categorical(values.get(name, (1,)), ordered=True) for name in self.domains
         }
 
 

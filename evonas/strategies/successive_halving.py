@@ -78,6 +78,7 @@ class SuccessiveHalving(Strategy):
         super().__init__(space, objectives)
         self.fidelities = rungs(eta, min_fidelity)
         self._eta, self.source = eta, of(space, objectives)
+        self._judge = self.source if isinstance(self.source, Judge) else None
         if self.source.fidelities != (1.0,):
             source = type(self.source).__name__
             raise OptionError("of", f"must propose at full effort, as {source} does not")
@@ -95,9 +96,9 @@ class SuccessiveHalving(Strategy):
     def _best(self, rung: Sequence[Trial], promoted: Container[int | None]) -> Trial | None:
         """Who of a rung is promoted next; None if nobody is yet."""
         places = len(rung) // self._eta
-        if isinstance(self.source, Judge):
+        if self._judge is not None:
             left = [trial for trial in rung if trial.number not in promoted]
-            best = self.source.promising(left, self._eta) if len(rung) - len(left) < places else []
+            best = self._judge.promising(left, self._eta) if len(rung) - len(left) < places else []
         else:
             by_value = sorted(rung, key=lambda t: (-self.objectives[0].key(t.metrics), t.number))
             best = [trial for trial in by_value[:places] if trial.number not in promoted]
@@ -106,8 +107,8 @@ class SuccessiveHalving(Strategy):
     def tell(self, trial: Trial) -> None:
         """The source is told of new trials of the lowest rung, and leaves alone all others."""
         super().tell(trial)
-        if isinstance(self.source, Judge):
-            self.source.learn(trial)
+        if self._judge is not None:
+            self._judge.learn(trial)
         proposal = trial.proposal
         if proposal.fidelity == self.fidelities[0] and proposal.resume_from is None:
             self.source.tell(replace(trial, proposal=replace(proposal, fidelity=1.0)))
