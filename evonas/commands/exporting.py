@@ -11,10 +11,10 @@ from torch import nn
 
 from evonas import files
 from evonas.errors import PluginError, RecipeError, StorageError
-from evonas.runs import programs
 from evonas.runs.export import FOLDER
 from evonas.runs.network import Network, find, read
 from evonas.runs.network import data as run_data
+from evonas.training import programs
 from evonas.training.data import Split
 
 _IMAGES, _BATCH = 100, 20  # Random images that both are shown, in batches of another size than 2.

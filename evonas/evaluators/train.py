@@ -17,6 +17,7 @@ from evonas.spaces.parts.tuned import training_choices
 from evonas.training import transfer
 from evonas.training.augmentation import Augmentation
 from evonas.training.checkpoints import BadWeights
+from evonas.training.distillation import Distill, find
 from evonas.training.loop import (
     Diverged,
     Mirrored,
@@ -31,7 +32,7 @@ from evonas.training.loop import (
 )
 from evonas.trial import Trial
 
-_LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3}
+_LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3, "muon": 0.1}
 _SLOWER = 1 / 3  # A training that diverged gets this share of the learning rate.
 
 
@@ -43,8 +44,9 @@ class Train(Evaluator):
         epochs: Of a trial at fidelity 1.
         final_epochs: Of the final training of the winner; default: as many as in a trial.
         batch_size: Images a step.
-        optimizer: ``sgd`` (Nesterov, momentum 0.9) or ``adamw``.
-        learning_rate: Its peak; default 0.1 for sgd, 0.001 for adamw.
+        optimizer: ``sgd`` (Nesterov, momentum 0.9), ``adamw``, or ``muon``, which makes steps of
+            kernels orthogonal and is SGD for the rest: see ``training/muon.py``.
+        learning_rate: Its peak; default 0.1, for adamw 0.001.
         weight_decay: On all parameters but biases and those of normalisation layers.
         clip_norm: Longest gradient, by its norm over all parameters; 0: any. Without it deep
             networks and wide ones diverge at rates that are best for others.
@@ -60,6 +62,8 @@ class Train(Evaluator):
         cutmix: Alpha of CutMix, 1 say; 0: none. With mixup too, every batch gets one of them.
         ema: Decay of a moving average of the weights, which is then scored and kept, 0.999 say;
             0: none.
+        distill: ``{teacher: RUN, weight: 0.9, temperature: 4}``: learn from a trained network as
+            well, that of a run folder or of a file ``.pt2``; see ``training/distillation.py``.
         init: Weights to begin with: ``torchvision:NAME``, ``timm:NAME`` or a file; see
             ``training/transfer.py``. The classifier begins anew.
         freeze: Stages at the network's beginning that are not trained.
@@ -89,6 +93,7 @@ class Train(Evaluator):
         mixup: NonNegative = 0.0,
         cutmix: NonNegative = 0.0,
         ema: Decay = 0.0,
+        distill: Distill | None = None,
         init: str | None = None,
         freeze: Natural = 0,
         stage_decay: Share = 1.0,
@@ -126,6 +131,7 @@ class Train(Evaluator):
             ema=ema,
             compile=compile,
             stage_decay=stage_decay,
+            teacher=find(distill, self._data, self._on_device.normalize) if distill else None,
         )
         scores = tuple(f"val_{name}" for name in score_names(task.classes))
         self.metrics = (*scores, *context.space.counted)

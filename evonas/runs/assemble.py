@@ -10,6 +10,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, Protocol, runtime_checkable
 
+from pydantic import BaseModel
+
 from evonas.architecture import Architecture, Domain
 from evonas.datasets import base as datasets
 from evonas.errors import InvalidArchitecture, PluginError, RecipeError, did_you_mean
@@ -344,6 +346,8 @@ def _absolute(name: str) -> str:
 
 def _plain(value: Any) -> Any:
     """Only what YAML holds: paths become text, tuples lists, and absent values are left out."""
+    if isinstance(value, BaseModel):
+        return _plain(value.model_dump())
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items() if v is not None}
     if isinstance(value, list | tuple):

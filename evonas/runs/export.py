@@ -11,11 +11,12 @@ from torch import nn
 
 from evonas import files
 from evonas.architecture import Architecture
-from evonas.runs import card, programs
+from evonas.runs import card
 from evonas.runs.scores import Confusion
 from evonas.runs.session import Session
 from evonas.spaces.base import Task
 from evonas.spaces.parts import cost
+from evonas.training import programs
 from evonas.training.checkpoints import BadWeights, write_weights
 from evonas.training.data import Split
 from evonas.training.loop import Normalize

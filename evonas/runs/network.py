@@ -19,11 +19,12 @@ from evonas.datasets import base as datasets
 from evonas.datasets.parts.images import decode
 from evonas.errors import DataError, HistoryError
 from evonas.recipe import reading
-from evonas.runs import export, programs
+from evonas.runs import export
 from evonas.runs.assemble import Parts
 from evonas.runs.journal import JOURNAL, read_journal
 from evonas.runs.run import registry_of
 from evonas.spaces.base import Task
+from evonas.training import programs
 from evonas.training.checkpoints import (
     FOLDER,
     RUNGS_GB,

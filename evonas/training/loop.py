@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from random import Random
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -24,15 +24,21 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from evonas.training.augmentation import Augmentation, cutout, distort, gather, mix
 from evonas.training.data import Data, Split
+from evonas.training.muon import SCALE as MUON_SCALE
+from evonas.training.muon import Muon
 from evonas.training.transfer import stages
 from evonas.trial import Reporter
 
-OptimizerName = Literal["sgd", "adamw"]
+if TYPE_CHECKING:
+    from evonas.training.distillation import Teacher
+
+OptimizerName = Literal["sgd", "adamw", "muon"]
 ScheduleName = Literal["cosine", "step", "one_cycle"]
 # Fused: a loop over the many small tensors took two per cent of a small network's step.
 _OPTIMIZERS: Mapping[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
     "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True, fused=True),
     "adamw": partial(torch.optim.AdamW, fused=True),
+    "muon": Muon,
 }
 _WARM_UP = 0.1  # The learning rate rises in this share of all steps,
 _RISE = 0.3  # or in this one, if the schedule is one_cycle.
@@ -64,6 +70,7 @@ class Settings:
     stage_decay: float = 1.0
     clip_norm: float = 0.0
     class_weights: tuple[float, ...] = ()
+    teacher: Teacher | None = None
 
 
 class Normalize(nn.Module):
@@ -218,6 +225,8 @@ def fit(
                 loss = loss_of(logits, labels)
                 if share < 1:
                     loss = share * loss + (1 - share) * loss_of(logits, others)
+                if settings.teacher:
+                    loss = settings.teacher.blend(loss, images, logits)
             optimizer.zero_grad(set_to_none=True)
             # Float16 alone is scaled, so that small gradients do not vanish; else these lines are
             # backward, clipping and step.
@@ -365,22 +374,33 @@ def parameter_groups(network: nn.Module, settings: Settings) -> list[dict[str, A
     """What the optimizer trains: weights, then biases and normalisation, which do not decay.
 
     Returns:
-        Groups as torch.optim takes them. ``scale`` is their factor on the learning rate.
+        Groups as torch.optim takes them. ``scale`` is their factor on the learning rate;
+        ``orthogonal`` are kernels that Muon is for: all but the classifier's and those of one
+        input channel, of depthwise convolutions say, which mix nothing.
     """
+    behind = list(reversed(stages(network)))
     scales = {
-        id(parameter): settings.stage_decay**behind
-        for behind, stage in enumerate(reversed(stages(network)))
+        id(parameter): settings.stage_decay**place
+        for place, stage in enumerate(behind)
         for parameter in stage.parameters()
     }
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    last = {id(parameter) for stage in behind[:1] for parameter in stage.parameters()}
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for parameter in network.parameters():
         if parameter.requires_grad:
             decay = settings.weight_decay if parameter.ndim > 1 else 0.0
             scale = scales.get(id(parameter), 1.0)  # a network need not have stages
-            groups.setdefault((decay, scale), []).append(parameter)
+            orthogonal = (
+                settings.optimizer == "muon"
+                and parameter.ndim > 1
+                and parameter.shape[1] > 1
+                and id(parameter) not in last
+            )
+            scale *= MUON_SCALE if orthogonal else 1.0
+            groups.setdefault((decay, scale, orthogonal), []).append(parameter)
     return [
-        {"params": parameters, "weight_decay": decay, "scale": scale}
-        for (decay, scale), parameters in groups.items()
+        {"params": parameters, "weight_decay": decay, "scale": scale, "orthogonal": orthogonal}
+        for (decay, scale, orthogonal), parameters in groups.items()
     ]
 
 

@@ -20,9 +20,9 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 from torch import nn
 
-from evonas.runs import programs
 from evonas.spaces.base import Task
 from evonas.trackers.parts import model, store
+from evonas.training import programs
 from evonas.training.loop import Normalize
 
 TASK = Task(3, 10, 8, 3)  # higher than wide: exchanging the two shows

@@ -80,7 +80,7 @@ def train(
     return scores["val_accuracy"], built, curve
 
 
-@pytest.mark.parametrize(("optimizer", "rate"), [("sgd", 0.1), ("adamw", 0.01)])
+@pytest.mark.parametrize(("optimizer", "rate"), [("sgd", 0.1), ("adamw", 0.01), ("muon", 0.1)])
 def test_it_learns(optimizer: str, rate: float) -> None:
     accuracy, _, curve = train(epochs=8, images=200, optimizer=optimizer, learning_rate=rate)
     assert accuracy > 0.9
@@ -95,6 +95,7 @@ EXTRAS: list[dict[str, Any]] = [
     {"cutmix": 1.0},
     {"mixup": 0.2, "cutmix": 1.0, "cutout": 3, "augmentation": "v2"},
     {"ema": 0.99},
+    {"optimizer": "muon"},
     {"schedule": "step"},
     {"schedule": "one_cycle"},
 ]

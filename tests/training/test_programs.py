@@ -16,8 +16,8 @@ from torch import nn
 
 from evonas.errors import DataError, PluginError
 from evonas.recipe.registry import Registry
-from evonas.runs import programs
 from evonas.spaces.base import Task
+from evonas.training import programs
 from evonas.training.loop import Normalize
 
 REGISTRY = Registry((ROOT / "plugins",))
