@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 EXAMPLES = re.findall(r"`([a-z]+/[a-z_0-9]+)\.py`", (ROOT / "plugins" / "README.md").read_text())
 
 # Options that make a space's networks tiny.
-TINY_SPACES: dict[str, dict[str, int]] = {
+TINY_SPACES: dict[str, dict[str, Any]] = {
     "plain_cnn": {"max_depth": 2, "max_width": 16},
     "mbconv": {"max_depth": 2, "max_width": 16},
     "nasbench201": {"channels": 4, "cells": 1},
@@ -43,6 +44,7 @@ TINY_SPACES: dict[str, dict[str, int]] = {
     "anynet": {"max_depth": 2, "max_width": 32},
     "regnet": {"max_depth": 8, "max_width": 64},
     "darts": {"channels": 4},
+    "named": {"networks": ["plain_cnn/small", "resnet/resnet10_xxxs"]},
 }
 
 

@@ -140,10 +140,11 @@ def check(
     except ValidationError as error:
         raise RecipeError(explain(error, model, f"{section}.", shared)) from error
     values = {name: getattr(instance, name) for name in model.model_fields}
-    return {n: _absolute(v) if isinstance(v, Path) else v for n, v in values.items()}
+    return {n: absolute(v) if isinstance(v, Path) else v for n, v in values.items()}
 
 
-def _absolute(path: Path) -> Path:
+def absolute(path: Path) -> Path:
+    """The same from any working directory; ``~`` is the home, for no shell has seen it."""
     return Path(os.path.expanduser(path)).absolute()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+SMALL = (
+    *("plain_cnn/small", "mbconv/model4", "cifar_resnet/mlperf_tiny_resnet8"),
+    *(f"resnet/resnet10_{size}" for size in ("xxxs", "xxs", "xs", "s")),
+)
+
+
 class Named(SearchSpace):
     """One choice, ``network``: which of some reference architectures of the built-in spaces.
 
@@ -24,11 +30,13 @@ class Named(SearchSpace):
 
     Args:
         networks: ``SPACE/NAME``, as ``evonas show`` calls them; or, for one that has no name, a
-            mapping of ``space`` and all choices, whose numbers may exceed what is searched.
+            mapping of ``space`` and all choices, whose numbers may exceed what is searched. By
+            default those of less than 100,000 parameters.
     """
 
     def __init__(
-        self, networks: Annotated[list[str | dict[str, Value]], Field(min_length=1)]
+        self,
+        networks: Annotated[Sequence[str | Mapping[str, Value]], Field(min_length=1)] = SMALL,
     ) -> None:
         self._networks: dict[str, tuple[SearchSpace, Architecture]] = {}
         for network in networks:

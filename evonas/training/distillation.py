@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 from torch import nn
 from torch.nn import functional as F
 
 from evonas.errors import OptionError
-from evonas.recipe.options import Positive, Probability
+from evonas.recipe.options import Positive, Probability, absolute
 from evonas.spaces.base import Task
 from evonas.training import programs
 from evonas.training.data import Data
@@ -28,7 +29,7 @@ class Distill(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    teacher: str
+    teacher: Annotated[Path, AfterValidator(absolute)]
     weight: Probability = 0.9
     temperature: Positive = 4.0
 
@@ -83,7 +84,7 @@ def find(distill: Distill, data: Data, normalize: Normalize) -> Teacher:
         OptionError: If it knows other classes or takes another number of channels.
         DataError: If it is not there, damaged, or no such file.
     """
-    path = Path(distill.teacher).expanduser()
+    path = distill.teacher
     if path.is_dir():  # a run's, or the folder that holds what a run leaves
         inside = path / "incumbent" / "network.pt2"
         path = inside if inside.exists() else path / "network.pt2"
