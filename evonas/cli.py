@@ -171,15 +171,19 @@ def sweep(
 @click.argument("runs", metavar="RUN…", nargs=-1, required=True)
 @click.option("--output", type=_PATH, default=Path("comparison.html"), show_default=True)
 @click.option("--uri", help="MLflow store that knows the ids; default as for evonas ui.")
+@click.option("--published", type=_PATH, help="CSV of others' networks, drawn beside the winners.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
-def compare(runs: tuple[str, ...], output: Path, uri: str | None, as_json: bool) -> None:
+def compare(
+    runs: tuple[str, ...], output: Path, uri: str | None, published: Path | None, as_json: bool
+) -> None:
     """Compare runs: their folders, their ids in MLflow, or the folder of a sweep.
 
-    Runs that differ in their seed alone are a group. Writes a page, prints a table.
+    Runs that differ in their seed alone are a group. Writes a page, prints a table. A CSV of
+    published networks has the columns source, name, params and the metric's name.
     """
     from evonas.commands import comparing
 
-    groups = comparing.compare(runs, output, uri)
+    groups = comparing.compare(runs, output, uri, published)
     for line in [comparing.as_json(groups)] if as_json else comparing.lines(groups):
         click.echo(line)
     click.echo(f"comparison: {output}", err=as_json)

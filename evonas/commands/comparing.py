@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -22,16 +23,23 @@ _ASIDE = ("seed", "name", "tracking", "executor", "sweep", "audit")
 _OPTIONS = ("space", "strategy", "evaluation", "dataset", "pruning")
 
 
-def compare(references: Sequence[str], output: Path, uri: str | None = None) -> comparison.Groups:
+def compare(
+    references: Sequence[str],
+    output: Path,
+    uri: str | None = None,
+    published: Path | None = None,
+) -> comparison.Groups:
     """Write the page of several runs; returns them by group.
 
     Args:
         references: Run folders, folders of sweeps, or MLflow ids of runs.
         output: The page.
         uri: The MLflow store that knows the ids.
+        published: A table of networks to be drawn beside the winners, see ``read_published``.
 
     Raises:
-        RecipeError: If they are fewer than two, or no runs of the same data and objectives.
+        RecipeError: If they are fewer than two, or no runs of the same data and objectives, or the
+            table cannot be read.
         StorageError: If the disk does not take the page.
     """
     found = [_read(folder) for name in references for folder in _folders(name, uri)]
@@ -43,8 +51,34 @@ def compare(references: Sequence[str], output: Path, uri: str | None = None) -> 
         if run.info.objectives != found[0].info.objectives:
             raise RecipeError(_unlike(found[0], run, "their objectives are not the same"))
     groups = grouped(found)
-    files.store(output, comparison.text(groups, _title(found)))
+    others = read_published(published, comparison.compared(groups)) if published else ()
+    files.store(output, comparison.text(groups, _title(found), others))
     return groups
+
+
+def read_published(path: Path, metric: str) -> list[comparison.Published]:
+    """Networks that others report, of a CSV file.
+
+    Args:
+        path: With the columns ``source``, ``name``, ``params`` and the metric's name, a share.
+        metric: What is compared.
+
+    Raises:
+        RecipeError: In one line, with the line of the file.
+    """
+    found = []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for number, row in enumerate(csv.DictReader(file), start=2):
+                try:
+                    params, score = float(row["params"]), float(row[metric])
+                    found.append(comparison.Published(row["source"], row["name"], params, score))
+                except (KeyError, TypeError, ValueError) as error:
+                    reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+                    raise RecipeError(f"{path}, line {number}: {reason}") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from error
+    return found
 
 
 def _unlike(first: comparison.Run, other: comparison.Run, why: str) -> str:

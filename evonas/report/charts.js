@@ -157,6 +157,21 @@ const CHARTS = {
       marks: [Plot.dot(rows, { x: "x", y: "y", stroke: "group", r: 2.5, strokeOpacity: 0.7, title: "note", tip: true, clip: true })],
     };
   },
+  winners(width) {
+    const rows = DATA.winners, low = Math.min(...rows.map((d) => d.x)), high = Math.max(...rows.map((d) => d.x));
+    const log = low > 0 && high > 20 * low, here = rows.filter((d) => d.of === "here"), others = rows.filter((d) => d.of !== "here");
+    const sources = ["here", ...new Set(others.map((d) => d.of))];
+    return {
+      height: Math.min(440, Math.max(280, width * 0.5)),
+      x: { label: "parameters", type: log ? "log" : "linear", tickFormat: "~s", ticks: width < 500 ? 4 : undefined }, y: { ...objective(), label: DATA.score_label, grid: true },
+      color: { domain: sources, legend: sources.length > 1, scheme: "observable10" },
+      marks: [
+        Plot.lineY(others, { x: "x", y: "y", z: "of", stroke: "of", strokeDasharray: "4 4" }),
+        Plot.lineY(here, { x: "x", y: "y", stroke: "of", strokeWidth: 2 }),
+        Plot.dot(rows, { x: "x", y: "y", fill: "of", r: 4, title: "note", tip: true }),
+      ],
+    };
+  },
   lanes(width) {
     const rows = DATA.lanes, lanes = new Set(rows.map((d) => d.lane)).size;
     const states = [...new Set(rows.map((d) => d.state))];

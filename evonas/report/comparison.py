@@ -51,6 +51,23 @@ class Run:
 Groups = Mapping[str, Sequence[Run]]
 
 
+@dataclass(frozen=True)
+class Published:
+    """A network that somebody else reports, to be looked at beside the winners.
+
+    Attributes:
+        source: Who reports it; those of one source are joined by a line.
+        name: What they call it.
+        params: Its parameters.
+        score: Its final score, of the metric that is compared.
+    """
+
+    source: str
+    name: str
+    params: float
+    score: float
+
+
 def rows(groups: Groups, metric: str) -> list[dict[str, Any]]:
     """A row a group: its runs, their scores' mean and spread, what the winners cost, mean rank.
 
@@ -126,7 +143,7 @@ def differences(groups: Groups, metric: str) -> list[tuple[str, str, statistics.
     return found
 
 
-def text(groups: Groups, title: str) -> str:
+def text(groups: Groups, title: str, published: Sequence[Published] = ()) -> str:
     """The page."""
     metric = compared(groups)
     first = next(iter(groups.values()))[0]
@@ -136,7 +153,7 @@ def text(groups: Groups, title: str) -> str:
     seeds = {run.seed for runs in groups.values() for run in runs}
     samples = {n: _errors(runs, share) for n, runs in groups.items()}
     samples = {n: sample for n, sample in samples.items() if len(sample) > 1}
-    charts = {
+    charts: dict[str, Any] = {
         "groups": list(groups),
         "best": {x: _curves(groups, x) for x in ("trials", "seconds", "effort")},
         "scores": [
@@ -146,6 +163,7 @@ def text(groups: Groups, title: str) -> str:
         ],
         "distributions": _distributions(samples),
         "quality": _quality(groups),
+        "winners": _winners(groups, metric, published),
         "error_label": "validation error" if share else name,
         "score_label": numbers.label(metric),
         "objective": {"label": name, "direction": objective.direction, "share": share},
@@ -171,6 +189,7 @@ def text(groups: Groups, title: str) -> str:
         band="extremes" if max(map(len, groups.values())) < 5 else "quartiles",
         tests=_tests(samples),
         has_quality=bool(charts["quality"]),
+        has_winners=len({point["x"] for point in charts["winners"]}) > 1,
         members=[
             (n, run.seed, run.report.status, str(run.info.run_dir))
             for n, runs in groups.items()
@@ -264,3 +283,16 @@ def _quality(groups: Groups) -> list[dict[str, Any]]:
         if "params" in trial.metrics
     ]
     return importance.evenly(found, _DOTS)
+
+
+def _winners(groups: Groups, metric: str, published: Sequence[Published]) -> list[dict[str, Any]]:
+    """Final scores against parameters: means over the seeds here, and what others have."""
+    found: list[dict[str, Any]] = []
+    for name, runs in groups.items():
+        sizes = [size for run in runs if (size := _value(run, "params")) is not None]
+        scores = list(of_seeds(runs, metric).values())
+        if sizes and scores:
+            note = f"{name}, {len(scores)} seed{'s' if len(scores) > 1 else ''}"
+            found.append({"of": "here", "x": fmean(sizes), "y": fmean(scores), "note": note})
+    found += [{"of": p.source, "x": p.params, "y": p.score, "note": p.name} for p in published]
+    return sorted(found, key=lambda point: point["x"])

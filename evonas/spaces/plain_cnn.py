@@ -24,12 +24,18 @@ class PlainCNN(LayeredSpace):
 
     Args:
         max_depth: Largest k.
-        max_width: Largest c; c goes in steps of 4 and is sampled log-uniformly.
+        max_width: Largest c, sampled log-uniformly.
+        width_step: Smallest c; it goes in steps of as many.
     """
 
-    def __init__(self, max_depth: Count = 3, max_width: Annotated[int, Field(ge=4)] = 128) -> None:
+    def __init__(
+        self,
+        max_depth: Count = 3,
+        max_width: Annotated[int, Field(ge=4)] = 128,
+        width_step: Annotated[int, Field(ge=1, le=4)] = 4,
+    ) -> None:
         depth = Integer(1, max_depth, role="depth")
-        width = Integer(4, max_width, step=4, log=True, role="width")
+        width = Integer(width_step, max_width, step=width_step, log=True, role="width")
         self.domains = {f"k{i}": depth for i in range(1, 5)} | {f"c{i}": width for i in range(1, 5)}
         ones = dict.fromkeys(("k1", "k2", "k3", "k4"), 1)
         self.points = {"small": ones | {"c1": 4, "c2": 8, "c3": 16, "c4": 32}}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -56,6 +58,53 @@ def test_runs_by_their_folders(runs: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "one pair of runs says nothing of chance" in done.output
     assert done.output.splitlines()[0].split()[:2] == ["group", "runs"]
+
+
+def drawn(page: Path, chart: str) -> list[dict[str, Any]]:
+    """The data of a page's chart."""
+    text = page.read_text()
+    data = re.search(r'<script[^>]*id="data"[^>]*>(.*?)</script>', text, re.DOTALL)
+    assert data is not None
+    return list(json.loads(data[1])[chart])
+
+
+def test_published_networks_are_drawn_beside_the_winners(runs: Path) -> None:
+    table, page = runs / "others.csv", runs / "beside.html"
+    table.write_text("source,name,params,test_accuracy\na study,small,1000,0.3\n")
+    done = evonas(
+        *("compare", str(runs / "sweep"), "--output", str(page), "--published", str(table))
+    )
+    assert done.exit_code == 0, done.output
+    points = drawn(page, "winners")
+    assert {"of": "a study", "x": 1000.0, "y": 0.3, "note": "small"} in points
+    here = [point for point in points if point["of"] == "here"]
+    assert {point["note"] for point in here} == {"random, 2 seeds", "tpe, 2 seeds"}
+    assert [point["x"] for point in points] == sorted(point["x"] for point in points)
+    assert "Winners and size" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("source,name,params\na,b,1\n", "line 2: no 'test_accuracy'"),
+        ("source,name,params,test_accuracy\na,b,many,1\n", "line 2: could not convert"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_wrong_table_of_published_networks_is_one_line(
+    runs: Path, content: str | None, message: str, tmp_path: Path
+) -> None:
+    table = tmp_path / "others.csv"
+    if content is not None:
+        table.write_text(content)
+    page = tmp_path / "page.html"
+    done = evonas(
+        *("compare", str(runs / "sweep"), "--output", str(page), "--published", str(table))
+    )
+    assert done.exit_code == 2
+    assert message in done.output
+    assert len(done.output.splitlines()) == 1
+    assert not page.exists()
 
 
 @pytest.mark.parametrize(
