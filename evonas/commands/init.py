@@ -32,6 +32,8 @@ _PARAMS = 200_000
 _FLOPS = 50_000  # Of a picture, for each of its pixels: 200 million at 64 pixels a side.
 _TRIALS = 40  # A search should have so many at least, or evolution finds nothing.
 _EPOCHS = (3, 10, 20)  # Of a trial: fewer say nothing; enough; more say little more.
+_RUNGS = (0.333, 0.111)  # The shortest trials' share of the epochs; the smaller one
+_RUNGS_FROM = 9  # from so many epochs on, or there would be less than one.
 _FINAL = 10  # The winner is trained so many times longer than a trial, at most.
 _SEARCH = 2 / 3  # Of the time; the rest is for the final training.
 _UNEQUAL = 3  # Where one class has so many times the pictures of another, each counts alike.
@@ -196,6 +198,7 @@ def _text(name: str, folder: Path, found: Found, chosen: Plan, minutes: float) -
         params=_PARAMS,
         flops=_FLOPS * chosen.size**2,
         batch=_BATCH,
+        shortest=_RUNGS[chosen.epochs >= _RUNGS_FROM],
         **vars(chosen),
     )
 
@@ -215,14 +218,15 @@ dataset:
 
 space: mbconv             # what can be built; others: evonas list spaces
 
-strategy:
-  name: aging_evolution   # what to try next; others: evonas list strategies
-  population_size: 20
-  tournament_size: 5
+strategy:                 # what to try next; others: evonas list strategies
+  name: successive_halving
+  eta: 3                  # one trial in three is promoted, to three times the epochs
+  min_fidelity: {shortest}     # of the epochs, in the first trial of a network
+  of: guided_evolution    # where new networks come from, and who says which are promoted
 
 evaluation:
   name: train
-  epochs: {epochs}               # of a trial; {trials} trials fit into the time on this machine
+  epochs: {epochs}               # of the longest trials; {trials} such fit into the time here
   final_epochs: {final_epochs}        # of the winner's final training
   batch_size: {batch}
   augmentation: standard  # shifts and left-right flips; crop: shifts alone, as letters need it
