@@ -1,4 +1,4 @@
-"""Files that are written wholly or not at all, and the one lock."""
+"""Files that are written wholly or not at all, and believed when they are whole; the one lock."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from evonas.errors import StorageError
+
+Shape = TypeVar("Shape")
 
 
 def write(path: Path, data: bytes) -> None:
@@ -32,6 +37,27 @@ def store(path: Path, text: str) -> None:
     """``write`` a text; StorageError if the disk does not take it."""
     try:
         write(path, text.encode())
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from error
+
+
+def load(path: Path, shape: type[Shape]) -> Shape | None:
+    """What a file of ours says in JSON; None if there is none.
+
+    Args:
+        path: The file.
+        shape: What it holds, as pydantic checks it: a dataclass, ``dict[str, float]``, …
+
+    Raises:
+        StorageError: If it cannot be read, or holds something else.
+    """
+    try:
+        return TypeAdapter(shape).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise StorageError(f"{path}: is damaged: {reason}") from error
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
 

@@ -416,6 +416,42 @@ def test_a_damaged_journal() -> None:
         refused(evonas("sync", "out"), 5, "record 0 is damaged")
 
 
+DAMAGE = ["", "garbage{", "[1, 2]", '{"a": 1}', "null", "[" * 100_000]
+
+
+def test_damaged_files_beside_the_journal_are_named_or_made_anew() -> None:
+    assert run(more=["--run-dir", "out"]).exit_code == 0
+    whole = {name: Path("out", name).read_bytes() for name in ("final.json", "report.json")}
+    for name, content in whole.items():
+        for damage in DAMAGE:
+            Path("out", name).write_text(damage)
+            with nothing_written():
+                refused(evonas("report", "out"), 5, f"{name}: is damaged")
+            resumed = evonas("resume", "out")
+            assert resumed.exit_code == 0, (name, damage, resumed.output)
+            # The seconds that the test took are others.
+            assert Path("out", name).read_bytes()[:100] == content[:100], (name, damage)
+
+
+@pytest.mark.parametrize("name", ["draws.json", "mlflow.json"])
+def test_damaged_files_that_nothing_depends_on_do_not_matter(name: str) -> None:
+    assert run(more=["--run-dir", "out"]).exit_code == 0
+    for damage in DAMAGE:
+        Path("out", name).write_text(damage)
+        for command in ("resume", "sync", "report"):
+            assert evonas(command, "out").exit_code == 0, (damage, command)
+
+
+def test_a_damaged_description_of_the_network_is_named() -> None:
+    assert run(more=["--run-dir", "out"]).exit_code == 0
+    for damage in DAMAGE[:4]:
+        Path("out/incumbent/architecture.json").write_text(damage)
+        for command in (("export", "out"), ("predict", "out", "r.yaml"), ("scale", "out")):
+            done = evonas(*command)
+            assert done.exit_code in (2, 5), (damage, command, done.output)
+            assert len(done.output.splitlines()) == 1
+
+
 @pytest.mark.parametrize("command", ["resume", "sync"])
 @pytest.mark.parametrize("folder", ["nowhere", ".", "r.yaml"])
 def test_no_run_to_go_on_with(command: str, folder: str) -> None:

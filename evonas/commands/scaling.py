@@ -7,7 +7,6 @@ by β^φ, the resolution by γ^φ, with α·β²·γ² near 2, so that φ more m
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from evonas import files
 from evonas.architecture import Architecture
 from evonas.commands import showing
 from evonas.errors import HistoryError, InvalidArchitecture, RecipeError, StorageError
@@ -155,10 +155,9 @@ def source(registry: Registry, reference: str, shape: str, classes: int) -> Sour
         space, architecture = showing.find_point(registry, reference)
         return Source(space, architecture, showing.parse_task(shape, classes), registry)
     header, _ = read_journal(folder)
-    path = folder / export.FOLDER / "architecture.json"
-    if not path.exists():
+    content = files.load(folder / export.FOLDER / export.ABOUT, dict[str, Any])
+    if content is None:
         raise HistoryError(f"{folder} has no incumbent yet; evonas resume {folder} goes on")
-    content = json.loads(path.read_text())
     if "task" not in content:
         raise HistoryError(f"{folder} was a run without images: there is nothing to build")
     registry = registry_of(header)

@@ -180,9 +180,8 @@ class Hypernet(SharedWeights[_Joint]):
         device, run_dir = self.context.device, self.context.run_dir
         task, edges = self._data.task, self._space.domains
         path = None if run_dir is None else run_dir / FOLDER / "latencies.json"
-        if path is not None and path.exists():
-            times = json.loads(path.read_text())
-        else:
+        times = path and files.load(path, list[float])
+        if not times:
             times = []
             for operation in NUMBERED:
                 architecture = self._space.architecture(dict.fromkeys(edges, operation))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from evonas import files
 from evonas.report import importance, numbers
 from evonas.report.lineage import Ancestor
 from evonas.trackers.base import Report, RunInfo, headline
@@ -154,7 +154,7 @@ def network(run_dir: Path, report: Report) -> list[dict[str, str]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    return files.load(path, dict[str, Any]) or {}
 
 
 def choices(trial: Trial) -> list[tuple[str, str]]:

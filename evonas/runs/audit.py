@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,12 +147,7 @@ def _comparable(ranking: Sequence[Trial]) -> list[Trial]:
 
 def stored(run_dir: Path) -> Audit | None:
     """The audit of an earlier session."""
-    path = run_dir / FILE
-    if not path.exists():
-        return None
-    found: dict[str, Any] = json.loads(path.read_text())
-    rows = tuple(Row(**row) for row in found["rows"])
-    return Audit(rows, found["metrics"], found["sentence"])
+    return files.load(run_dir / FILE, Audit)
 
 
 def sample(count: int, size: int, rng: Random) -> list[int]:

@@ -10,6 +10,7 @@ import json
 import os
 from pathlib import Path
 
+from evonas import files
 from evonas.errors import StorageError
 from evonas.spaces.parts.limits import Limits
 
@@ -50,7 +51,6 @@ class Draws:
 def read(folder: Path) -> tuple[int, int]:
     """Draws, and those accepted; none if the file is not there, or says something else."""
     try:
-        drawn, accepted = json.loads((folder / FILE).read_text())
-        return int(drawn), int(accepted)
-    except (OSError, ValueError, TypeError):
+        return files.load(folder / FILE, tuple[int, int]) or (0, 0)
+    except StorageError:
         return 0, 0

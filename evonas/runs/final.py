@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -17,6 +18,21 @@ from evonas.training.checkpoints import BadWeights
 from evonas.trial import Objective, Proposal, Trial, TrialState
 
 FILE = "final.json"
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What final trainings ended with.
+
+    Attributes:
+        trial: Number of the winner, of the search.
+        metrics: Means over its seeds.
+        terms: What was asked for: a change of it concludes anew.
+    """
+
+    trial: int
+    metrics: dict[str, float]
+    terms: dict[str, Any]
 
 
 class AllFailed(Exception):
@@ -50,9 +66,13 @@ def conclude(
         **terms.model_dump(exclude={"networks"}),
         "candidates": [trial.number for trial in candidates],
     }
-    known = stored(session.folder)
-    if known is not None and known["terms"] == asked:
-        return known["trial"], known["metrics"]
+    try:
+        known = stored(session.folder)
+    except StorageError as error:  # its trainings are in the journal, so that it costs a test
+        session.note(f"{error}; it is made anew")
+        known = None
+    if known is not None and known.terms == asked:
+        return known.trial, known.metrics
     if session.assembly.evaluator.finals:
         winner, runs = _train(session, candidates, terms, retry)
     else:
@@ -65,8 +85,8 @@ def conclude(
     best = max(runs, key=lambda run: by.key(tested[run.proposal.repeat]) if by else 0.0)
     try:
         export.keep(session, winner, metrics, tested, best)
-        record = {"trial": winner.number, "metrics": metrics, "terms": asked}
-        files.write(session.folder / FILE, json.dumps(record).encode())
+        record = Conclusion(winner.number, metrics, asked)
+        files.write(session.folder / FILE, json.dumps(vars(record)).encode())
     except OSError as error:
         raise StorageError(
             f"{session.folder}: {error.strerror}; evonas resume does it again"
@@ -74,10 +94,13 @@ def conclude(
     return winner.number, metrics
 
 
-def stored(folder: Path) -> dict[str, Any] | None:
-    """What an earlier session concluded: ``trial``, ``metrics`` and ``terms``."""
-    path = folder / FILE
-    return dict(json.loads(path.read_text())) if path.exists() else None
+def stored(folder: Path) -> Conclusion | None:
+    """What an earlier session concluded.
+
+    Raises:
+        StorageError: If the file is damaged.
+    """
+    return files.load(folder / FILE, Conclusion)
 
 
 def criterion(objectives: Sequence[Objective], metrics: Mapping[str, float]) -> Objective | None:

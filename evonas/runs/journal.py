@@ -75,10 +75,9 @@ class Journal:
         self._lock.close()
 
     def _write(self, event: Mapping[str, Any]) -> None:
-        text = json.dumps(event, separators=(",", ":"), allow_nan=False)
-        line = json.dumps({"seq": self._seq, "crc": _crc(text)})[:-1] + f', "event": {text}}}\n'
+        line = _line(self._seq, event)
         try:
-            if self._file.write(line.encode()) < len(line):
+            if self._file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -136,8 +135,11 @@ def _lock(run_dir: Path) -> BinaryIO:
     return file
 
 
-def _crc(text: str) -> str:
-    return f"{zlib.crc32(text.encode()):08x}"
+def _line(seq: int, event: Mapping[str, Any]) -> bytes:
+    """A record as it stands in the file."""
+    text = json.dumps(event, separators=(",", ":"), allow_nan=False)
+    head = json.dumps({"seq": seq, "crc": f"{zlib.crc32(text.encode()):08x}"})
+    return f'{head[:-1]}, "event": {text}}}\n'.encode()
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], int, int]:
@@ -160,11 +162,10 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int, int]:
 def _parse(line: bytes, seq: int) -> dict[str, Any] | None:
     """The event of a line, or None if the line is not the intact record ``seq``."""
     try:
-        record = json.loads(line)
-        event: dict[str, Any] = record["event"]
-        text = json.dumps(event, separators=(",", ":"))
-        return event if (record["seq"], record["crc"]) == (seq, _crc(text)) else None
-    except (ValueError, KeyError, TypeError):
+        event: dict[str, Any] = json.loads(line)["event"]
+        # The checksum tells of a changed event; equal lines, of any change outside of it.
+        return event if _line(seq, event) == line else None
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -172,8 +173,15 @@ def _replay(path: Path, records: list[dict[str, Any]]) -> tuple[dict[str, Any], 
     if not records:
         return {}, []
     header, *events = records
-    if header.get("format") != FORMAT:
-        raise HistoryError(
-            f"{path}: written by evonas {header.get('version', '?')} in another format"
-        )
-    return header, [Trial.from_json(event) for event in events]
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        version = header.get("version", "?") if isinstance(header, dict) else "?"
+        raise HistoryError(f"{path}: written by evonas {version} in another format")
+    trials = []
+    for place, event in enumerate(events, start=1):
+        try:
+            trials.append(Trial.from_json(event))
+        # Whole, but not what this evonas writes: a key that is missing or new, another type.
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise StorageError(f"{path}: record {place} is no trial: {reason}") from error
+    return header, trials

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from evonas import files
 from evonas.architecture import Architecture
 from evonas.datasets import base as datasets
 from evonas.datasets.parts.images import decode
@@ -161,14 +161,7 @@ class _Run:
     @cached_property
     def winner(self) -> dict[str, Any]:
         """The description of the winner; empty before there is one."""
-        path = self.folder / export.FOLDER / export.ABOUT
-        if not path.is_file():
-            return {}
-        try:
-            about: dict[str, Any] = json.loads(path.read_text())
-        except ValueError as error:
-            raise HistoryError(f"{path}: is damaged; evonas resume does not mend it") from error
-        return about
+        return files.load(self.folder / export.FOLDER / export.ABOUT, dict[str, Any]) or {}
 
     def incumbent(self) -> Network:
         """The winner."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evonas import files
+from evonas.errors import StorageError
 from evonas.report import page
 from evonas.report.table import comma_separated
 from evonas.runs import audit, draws, final
@@ -20,6 +22,17 @@ from evonas.trials import Trials
 _REPORT = "report.json"  # what of the report the other files do not say
 _DRAWS = 10  # Of fewer random draws a share says nothing.
 _TABLE = "table.csv"
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What ``report.json`` holds; see ``Report``."""
+
+    status: str
+    reason: str
+    draws: tuple[int, int] = (0, 0)
+    remarks: tuple[str, ...] = ()
+    table: tuple[dict[str, Any], ...] = ()
 
 
 def write(session: Session, run: RunInfo, status: str, reason: str, strategy: Strategy) -> Report:
@@ -37,63 +50,63 @@ def write(session: Session, run: RunInfo, status: str, reason: str, strategy: St
     """
     folder, assembly = session.folder, session.assembly
     findings = strategy.findings()
-    said: dict[str, Any] = {
-        "status": status,
-        "reason": reason,
-        "draws": draws.read(folder),
-        "remarks": list(findings.lines),
-        "table": [dict(row) for row in findings.rows],
-    }
-    if said["table"]:
-        files.store(folder / _TABLE, comma_separated(said["table"]))
-    files.store(folder / _REPORT, json.dumps(said))
+    table = tuple(dict(row) for row in findings.rows)
+    said = _Said(status, reason, draws.read(folder), tuple(findings.lines), table)
+    if table:
+        files.store(folder / _TABLE, comma_separated(table))
+    files.store(folder / _REPORT, json.dumps(vars(said)))
     report = _report(folder, assembly.objectives, session.journal.events, said)
     page.write(run, session.journal.events, report)
     return report
 
 
 def read(folder: Path, objectives: Sequence[Objective], events: Sequence[Trial]) -> Report | None:
-    """The report of a run that ended, as its folder says now; None if it never did."""
-    if not (folder / _REPORT).exists():
-        return None
-    return _report(folder, objectives, events, json.loads((folder / _REPORT).read_text()))
+    """The report of a run that ended, as its folder says now; None if it never did.
+
+    Raises:
+        StorageError: If a file of the folder is damaged; resuming the run makes it anew.
+    """
+    try:
+        said = files.load(folder / _REPORT, _Said)
+        return None if said is None else _report(folder, objectives, events, said)
+    except StorageError as error:
+        raise StorageError(f"{error}; evonas resume {folder} makes it anew") from error
 
 
 def so_far(
     folder: Path, objectives: Sequence[Objective], events: Sequence[Trial], goes_on: bool
 ) -> Report:
     """What is known of a run that goes on, or was cut off: what its journal says."""
-    said: dict[str, Any] = {
-        "status": "cut off",
-        "reason": "it ended before its time; evonas resume goes on with it",
-    }
+    said = _Said("cut off", "it ended before its time; evonas resume goes on with it")
     if goes_on:
-        said = {"status": "running", "reason": "this is how far it is"}
-    said |= {"draws": (0, 0), "remarks": (), "table": ()}
+        said = _Said("running", "this is how far it is")
     return _report(folder, objectives, events, said)
 
 
 def status(folder: Path) -> str | None:
-    """How the last session ended; None if it never did."""
-    path = folder / _REPORT
-    return json.loads(path.read_text())["status"] if path.exists() else None
+    """How the last session ended; None if it never did, or left a damaged file."""
+    try:
+        said = files.load(folder / _REPORT, _Said)
+    except StorageError:
+        return None
+    return None if said is None else said.status
 
 
 def _report(
     folder: Path,
     objectives: Sequence[Objective],
     events: Sequence[Trial],
-    said: Mapping[str, Any],
+    said: _Said,
 ) -> Report:
     trials = Trials(objectives, events)
     best, final_metrics = trials.best, {}
     concluded = final.stored(folder)
-    if concluded is not None and said["status"] == "finished":
-        best, final_metrics = trials.latest[concluded["trial"]], concluded["metrics"]
-    examined, (drawn, accepted) = audit.stored(folder), said.get("draws", (0, 0))
+    if concluded is not None and said.status == "finished":
+        best, final_metrics = trials.latest.get(concluded.trial), concluded.metrics
+    examined, (drawn, accepted) = audit.stored(folder), said.draws
     return Report(
-        status=said["status"],
-        reason=said["reason"],
+        status=said.status,
+        reason=said.reason,
         trials=trials.counts(),
         seconds=max((trial.elapsed for trial in trials.latest.values()), default=0.0),
         incumbent=best,
@@ -103,6 +116,6 @@ def _report(
         audit=examined.metrics if examined else {},
         verdict=examined.sentence if examined else "",
         hypervolume=trials.hypervolume,
-        remarks=tuple(said["remarks"]),
-        table=tuple(said["table"]),
+        remarks=said.remarks,
+        table=said.table,
     )

@@ -114,8 +114,8 @@ def read(folder: Path) -> Sweep:
     if not holds(folder):
         raise HistoryError(f"{folder} holds no sweep: {FILE} and {_STATE} are not there")
     given = reading.load(folder / FILE)
-    plugins = json.loads((folder / _STATE).read_text())["plugins"]
-    return Sweep(folder, members(given), Registry(tuple(map(Path, plugins))))
+    state = files.load(folder / _STATE, dict[str, list[Path]]) or {}
+    return Sweep(folder, members(given), Registry(tuple(state.get("plugins", ()))))
 
 
 def members(given: Recipe) -> tuple[Member, ...]:

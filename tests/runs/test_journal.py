@@ -5,8 +5,10 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,6 +101,53 @@ def test_one_flipped_digit_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"a":1.0', b'"a":9.0'))
     with pytest.raises(StorageError):
         read_journal(tmp_path)
+
+
+def test_no_flipped_bit_of_a_record_is_read_as_another_content(tmp_path: Path) -> None:
+    events = write(tmp_path, 3)
+    path = tmp_path / JOURNAL
+    whole = path.read_bytes()
+    start = whole.index(b"\n") + 1
+    end = whole.index(b"\n", start) + 1  # of the first trial's record, which others follow
+    for place in (*range(start, start + 60), *range(end - 60, end)):
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            with pytest.raises(StorageError):
+                read_journal(tmp_path)
+    path.write_bytes(whole)
+    assert read_journal(tmp_path)[1] == events
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda event: event.pop("state"),
+        lambda event: event.update(state="asleep"),
+        lambda event: event.update(colour="red"),
+        lambda event: event.update(proposal=None),
+        lambda event: event.update(curve=3),
+        lambda event: event["proposal"]["architecture"].update(choices=[1]),
+    ],
+)
+def test_a_whole_record_that_is_no_trial_is_named(
+    change: Callable[[dict[str, Any]], object], tmp_path: Path
+) -> None:
+    write(tmp_path)
+    with Journal(tmp_path) as journal:
+        event = trial(5).to_json()
+        change(event)
+        journal._write(event)
+    with pytest.raises(StorageError, match="record 6 is no trial: "):
+        Journal(tmp_path)
+
+
+def test_a_deeply_nested_last_line_is_dropped_as_a_torn_one(tmp_path: Path) -> None:
+    events = write(tmp_path)
+    with (tmp_path / JOURNAL).open("ab") as file:
+        file.write(b"[" * 100_000 + b"\n")
+    assert read_journal(tmp_path)[1] == events
 
 
 def test_one_writer(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import io
-import json
 import logging
 import os
 import warnings
@@ -16,6 +15,8 @@ from typing import Any
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+
+from evonas import files
 
 NAME = "network"
 _DIGEST = "evonas.sha256"
@@ -101,7 +102,7 @@ def _save(path: Path, folder: Path, model_id: str, run_id: str) -> None:
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Array
 
-    about = json.loads((folder / _ABOUT).read_text())
+    about = files.load(folder / _ABOUT, dict[str, Any]) or {}
     signature = ModelSignature(
         Schema([ColSpec(DataType.binary, "image")]),
         Schema(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from evonas import files
+from evonas.errors import StorageError
 
 FILE = "mlflow.json"
 
@@ -35,8 +36,8 @@ class State:
     def of(run_dir: Path, uri: str | None = None) -> State:
         """What the run folder says, of this store alone if one is given; else the beginning."""
         try:
-            state = State(**json.loads((run_dir / FILE).read_text()))
-        except (OSError, ValueError, TypeError):  # lost: the store is asked then
+            state = files.load(run_dir / FILE, State) or State()
+        except StorageError:  # lost: the store is asked then
             return State()
         return state if uri is None or state.uri == uri else State()
 
