@@ -42,7 +42,12 @@ class _Group(click.Group):
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def main(debug: bool) -> None:
     """Neural architecture search by evolution and its rivals."""
-    sys.path.append(os.getcwd())  # so that module:Class finds modules of the working directory
+    try:
+        sys.path.append(os.getcwd())  # so that module:Class finds modules of the working directory
+    except FileNotFoundError as error:
+        raise errors.RecipeError(
+            "the working directory is gone; go to one that is there"
+        ) from error
 
 
 def _registry(ctx: click.Context, option: click.Parameter, folders: tuple[Path, ...]) -> Any:

@@ -416,6 +416,22 @@ def test_a_damaged_journal() -> None:
         refused(evonas("sync", "out"), 5, "record 0 is damaged")
 
 
+def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    code = "import os; os.rmdir(os.getcwd()); from evonas.cli import main; main(['list'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path / "gone",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (
+        2,
+        "evonas: the working directory is gone; go to one that is there\n",
+    )
+
+
 DAMAGE = ["", "garbage{", "[1, 2]", '{"a": 1}', "null", "[" * 100_000]
 
 

@@ -115,6 +115,8 @@ class Registry:
     def _misplaced(self, kind: str, name: str) -> str:
         """Where a file of that name lies in a plugins folder, if not where it is looked for."""
         for folder in self.plugins:
+            if not folder.is_dir():  # a run's, whose plugins moved since
+                return f"The plugins folder {folder} is not there"
             home = folder / KINDS[kind].folder / f"{name}.py"
             for path in (folder / f"{name}.py", *sorted(folder.glob(f"*/{name}.py"))):
                 if path.is_file():

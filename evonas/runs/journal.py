@@ -104,9 +104,12 @@ def read_journal(run_dir: Path) -> tuple[dict[str, Any], list[Trial]]:
         StorageError: If its journal is damaged.
     """
     path = run_dir / JOURNAL
-    if not path.is_file():
-        raise HistoryError(f"{run_dir} holds no run: {JOURNAL} is not there")
-    records, _, _ = _read(path)
+    try:
+        if not path.is_file():
+            raise HistoryError(f"{run_dir} holds no run: {JOURNAL} is not there")
+        records, _, _ = _read(path)
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from error
     return _replay(path, records)
 
 

@@ -143,6 +143,18 @@ def test_a_whole_record_that_is_no_trial_is_named(
         Journal(tmp_path)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can read as somebody else")
+def test_a_journal_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / JOURNAL).chmod(0)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(StorageError, match=r"Permission denied"):
+            read_journal(tmp_path)
+    finally:
+        os.seteuid(0)
+
+
 def test_a_deeply_nested_last_line_is_dropped_as_a_torn_one(tmp_path: Path) -> None:
     events = write(tmp_path)
     with (tmp_path / JOURNAL).open("ab") as file:
