@@ -41,7 +41,8 @@ class MLflow(Tracker):
     """Log to MLflow.
 
     Args:
-        uri: Tracking store; default: MLFLOW_TRACKING_URI, else ``sqlite:///mlruns/mlflow.db``.
+        uri: Tracking store; default: MLFLOW_TRACKING_URI, else ``sqlite:///mlruns/mlflow.db``. One
+            with a password can be given by the variable alone, which is written nowhere.
         experiment: Name of the MLflow experiment; default: the recipe's name.
         run_name: Of the run; default: recipe, strategy and seed.
         tags: Further tags of the run.
@@ -56,7 +57,7 @@ class MLflow(Tracker):
         tags: dict[_Key, str] | None = None,
         register: _Name = "",
     ) -> None:
-        chosen = uri or os.environ.get("MLFLOW_TRACKING_URI")
+        chosen = store.told_openly(uri) if uri else os.environ.get("MLFLOW_TRACKING_URI")
         self._chosen = bool(chosen)
         self._target = Target(
             store.absolute(chosen or store.DEFAULT), experiment, run_name, tags or {}, register

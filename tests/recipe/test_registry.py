@@ -198,3 +198,8 @@ def test_a_reference_to_nothing(reference: str, complaint: str) -> None:
 def test_a_registry_travels_to_workers(plugin: Plugin) -> None:
     registry = plugin(GOOD)
     assert pickle.loads(pickle.dumps(registry)) == registry
+
+
+def test_a_plugins_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnknownComponent, match=r"The plugins folder .*/gone is not there"):
+        Registry((tmp_path / "gone",)).find("space", "mine")

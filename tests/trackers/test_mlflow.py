@@ -27,6 +27,7 @@ from evonas.architecture import Architecture
 from evonas.errors import OptionError, PluginError
 from evonas.trackers.base import Report, RunInfo
 from evonas.trackers.mlflow import MLflow
+from evonas.trackers.parts import store
 from evonas.trackers.parts.state import FILE
 from evonas.trial import Objective, Proposal, Stage, Trial, TrialState
 from evonas.trials import Trials
@@ -422,10 +423,12 @@ def test_a_file_that_is_no_database_does_not_stop_the_search(
 
 @pytest.mark.usefixtures("impatient")
 def test_a_server_that_takes_the_call_and_says_nothing(
-    info: RunInfo, capsys: pytest.CaptureFixture[str]
+    info: RunInfo, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=16) as silent:
-        tracker = MLflow(f"http://me:secret@127.0.0.1:{silent.getsockname()[1]}")
+        uri = f"http://me:secret@127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        tracker = MLflow()
         start = time.monotonic()
         tracker.start(info, journal := [])
         tell(tracker, journal, [trial(0)])
@@ -435,6 +438,22 @@ def test_a_server_that_takes_the_call_and_says_nothing(
     said = capsys.readouterr().err
     assert "MLflow lacks 1 trials" in said
     assert "secret" not in said
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["http://me:secret@host/x", "postgresql://me:sec@re/t@host/db", "http://host?token=secret"],
+)
+def test_a_secret_in_a_recipe_is_refused_and_not_repeated(uri: str) -> None:
+    with pytest.raises(OptionError, match="MLFLOW_TRACKING_URI") as caught:
+        MLflow(uri)
+    assert "sec" not in str(caught.value)
+
+
+def test_a_text_that_names_a_store_is_shown_without_its_secrets() -> None:
+    line = store.first_line(OSError("cannot reach postgresql://me:a@b/c@host/db?password=d today"))
+    assert line == "cannot reach postgresql://host/db today"
+    assert store.public("sqlite:////odd/na@me?.db") == "sqlite:////odd/na@me?.db"
 
 
 def test_an_unchosen_store_is_found_again_from_elsewhere(

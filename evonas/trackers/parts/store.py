@@ -24,6 +24,7 @@ ARTIFACTS = "artifacts"  # the folder beside a SQLite store
 ERRORS = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError)
 REFUSED = "INVALID_PARAMETER_VALUE"  # Asking again would block what waits behind.
 NO_SUCH_RUN = ("RESOURCE_DOES_NOT_EXIST", REFUSED)  # never made, or deleted
+_REMOTE = r"(?<!sqlite)://"  # A file's name may hold anything.
 _SCHEME = r"(postgresql|mysql|mssql|http|https|databricks)(\+[a-z0-9]+)?:"
 
 
@@ -41,9 +42,25 @@ def absolute(uri: str) -> str:
     return uri
 
 
-def public(uri: str) -> str:
-    """The URI without user and password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+def public(text: str) -> str:
+    """A URI, or a text with some in it, without users, passwords and queries."""
+    alone = re.sub(rf"({_REMOTE})\S*@", r"\1", text)
+    return re.sub(rf"({_REMOTE}\S*?)\?\S*", r"\1", alone)
+
+
+def told_openly(uri: str) -> str:
+    """The URI, if it may be written into recipe, journal and MLflow.
+
+    Raises:
+        OptionError: If it holds what nobody else should know.
+    """
+    if public(uri) != uri:
+        raise OptionError(
+            "uri",
+            f"{public(uri)} with a user, a password or a query would be written into the run's "
+            "files; give it by MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and _PASSWORD",
+        )
+    return uri
 
 
 def file_of(uri: str) -> Path | None:
@@ -88,4 +105,4 @@ def experiment(client: MlflowClient, name: str, uri: str) -> str:
 
 def first_line(error: Exception) -> str:
     """What an error says, in a line."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return public((str(error).splitlines() or [type(error).__name__])[0])[:200]
