@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
-
-from pydantic import Field
 
 from evonas.architecture import Architecture, Integer
 from evonas.recipe.options import Count
@@ -31,8 +28,8 @@ class PlainCNN(LayeredSpace):
     def __init__(
         self,
         max_depth: Count = 3,
-        max_width: Annotated[int, Field(ge=4)] = 128,
-        width_step: Annotated[int, Field(ge=1, le=4)] = 4,
+        max_width: Count = 128,
+        width_step: Count = 4,
     ) -> None:
         depth = Integer(1, max_depth, role="depth")
         width = Integer(width_step, max_width, step=width_step, log=True, role="width")
