@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evonas.architecture import Architecture, Integer
+from evonas.errors import OptionError
 from evonas.recipe.options import Count
 from evonas.spaces.base import Task
 from evonas.spaces.parts.blocks import ConvNorm, named_classifier, named_stages
@@ -25,12 +26,9 @@ class PlainCNN(LayeredSpace):
         width_step: Smallest c; it goes in steps of as many.
     """
 
-    def __init__(
-        self,
-        max_depth: Count = 3,
-        max_width: Count = 128,
-        width_step: Count = 4,
-    ) -> None:
+    def __init__(self, max_depth: Count = 3, max_width: Count = 128, width_step: Count = 4) -> None:
+        if max_width < width_step:
+            raise OptionError("max_width", f"must be at least the width_step of {width_step}")
         depth = Integer(1, max_depth, role="depth")
         width = Integer(width_step, max_width, step=width_step, log=True, role="width")
         self.domains = {f"k{i}": depth for i in range(1, 5)} | {f"c{i}": width for i in range(1, 5)}
