@@ -28,7 +28,7 @@ class Categorical:
     """A choice among ``options``.
 
     Args:
-        options: At least one, none twice.
+        options: Numbers, texts, True and False, of Python's own types: at least one, none twice.
         ordered: They are in order, at whatever distances, such as 1, 2, 4, 8: neighbours are the
             options beside a value, and models may count on it.
     """
@@ -41,6 +41,12 @@ class Categorical:
         object.__setattr__(self, "ordered", ordered)
         if not self.options:
             raise ValueError("a Categorical needs at least one option")
+        for option in self.options:  # they are to be found again in what JSON gives back
+            if type(option) not in (int, float, str, bool):
+                raise ValueError(
+                    f"a Categorical's options are numbers, texts, True and False, not {option!r} "
+                    f"of type {type(option).__name__}: name it, and look it up in build"
+                )
         if len({(type(o), o) for o in self.options}) < len(self.options):
             raise ValueError(f"a Categorical has an option twice: {self.options}")
 

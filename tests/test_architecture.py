@@ -7,6 +7,7 @@ import pickle
 from collections import Counter
 from random import Random
 
+import numpy as np
 import pytest
 
 from evonas.architecture import Architecture, Categorical, Domain, Integer, check_choices, same
@@ -98,6 +99,11 @@ def test_nearest_stays_on_the_lattice() -> None:
     [
         (lambda: Categorical(()), "at least one option"),
         (lambda: Categorical(("a", "b", "a")), "twice"),
+        (lambda: Categorical(((1, 2), (3, 4))), "of type tuple: name it"),
+        (lambda: Categorical((None, 1)), "of type NoneType"),
+        (lambda: Categorical((np.int64(1), np.int64(2))), "of type int64"),
+        (lambda: Categorical((np.float64(1),)), "of type float64"),
+        (lambda: Categorical((np.bool_(True),)), "of type bool"),
         (lambda: Integer(2, 1), "greater than high"),
         (lambda: Integer(0, 4, step=0), "step must be"),
         (lambda: Integer(0, 4, log=True), "log needs low"),

@@ -53,10 +53,8 @@ class TPE(Strategy):
         super().__init__(space, objectives)
         self._startup_trials, self._candidates = startup_trials, candidates
         self._distributions = {name: _distribution(d) for name, d in space.domains.items()}
-        # Ordered options are numbers to Optuna: their places.
-        self._indexed = {
-            name: d for name, d in space.domains.items() if isinstance(d, Categorical) and d.ordered
-        }
+        # Optuna is told the options' places: to it True, 1 and 1.0 would be one.
+        self._indexed = {n: d for n, d in space.domains.items() if isinstance(d, Categorical)}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(directions=["maximize"] * len(objectives))
         self._mirrored: dict[int, int] = {}  # our number of a trial → Optuna's
@@ -140,6 +138,6 @@ def _distribution(domain: Domain) -> BaseDistribution:
     if isinstance(domain, Categorical):
         if domain.ordered:
             return IntDistribution(0, domain.size - 1)
-        return CategoricalDistribution(domain.options)
+        return CategoricalDistribution(range(domain.size))
     logarithmic = domain.log and domain.step == 1  # Optuna has no steps on that scale
     return IntDistribution(domain.low, domain.values()[-1], logarithmic, domain.step)

@@ -212,3 +212,9 @@ def test_ordered_options_keep_their_types() -> None:
     for number in range(16):
         architecture = run.step(float(number)).architecture
         assert space.architecture(architecture.choices) == architecture
+
+
+def test_options_that_equal_one_another_are_told_apart() -> None:
+    space = Grid(a=Categorical((True, 1, 1.0, "1")), b=Categorical((0, False)))
+    run = Run(TPE(space, VALUE, startup_trials=2), 0)
+    assert len({run.step().architecture.id for _ in range(8)}) == 8
