@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from evonas import __version__
 from evonas.errors import EvonasError
 from evonas.recipe.registry import KINDS, Registry
+from evonas.training.containers import free_memory
 
 _MEMORY_GB, _DISK_GB = 2.0, 2.0  # Less than this is little for a run.
 _SQLITE = "sqlite:///"
@@ -61,8 +63,7 @@ def _computing() -> Iterator[Finding]:
 
 
 def _room() -> Iterator[Finding]:
-    if "SC_AVPHYS_PAGES" in os.sysconf_names:  # macOS does not tell
-        memory = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    if (memory := free_memory() / 1e9) < math.inf:  # macOS does not tell
         yield Finding(memory >= _MEMORY_GB, "memory", f"{memory:.1f} GB free")
     folder = Path("mlruns") if Path("mlruns").is_dir() else Path()
     disk = shutil.disk_usage(folder).free / 1e9

@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +27,7 @@ from torch.nn import functional as F
 
 from evonas.errors import DataError
 from evonas.spaces.base import Task
+from evonas.training.containers import free_memory
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -332,14 +332,8 @@ def room(shape: tuple[int, ...]) -> Images:
 
 def _free(device: str) -> float:
     """Bytes of memory that are free."""
-    if device.startswith("cuda"):
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:  # not Linux: let the system swap
-        return math.inf
-    available = next((line for line in lines if line.startswith("MemAvailable")), "0 inf")
-    return 1024 * float(available.split()[1])
+    on_gpu = device.startswith("cuda")
+    return torch.cuda.mem_get_info(device)[0] if on_gpu else free_memory()
 
 
 def _take(part: Split, indices: Labels) -> Split:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from itertools import cycle, islice
 from statistics import median
 
 from evonas.errors import PluginError, RecipeError
+from evonas.training import containers
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 MOST_CPU_WORKERS = 8  # Each holds torch and the data set: half a gigabyte and more.
@@ -41,10 +43,11 @@ def available() -> tuple[str, ...]:
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """CPU cores that this process may use; of a container that has 1.5 CPUs, two."""
+    seen = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):  # Linux; honours taskset and cpusets
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        seen = len(os.sched_getaffinity(0))
+    return math.ceil(min(seen, containers.cpus()))
 
 
 def fastest_threads() -> int:
