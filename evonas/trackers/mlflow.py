@@ -73,12 +73,16 @@ class MLflow(Tracker):
         return self._target.uri
 
     def start(self, run: RunInfo, events: Sequence[Trial]) -> None:
-        """Begin to mirror; a database file is made before this returns, so that workers find it."""
+        """Begin to mirror; a new database file is made before this returns: workers may want it.
+
+        One that is there may be locked by somebody, and nobody waits for it.
+        """
         self._run, self._events = run, events
         self._settle(run)
+        waits = (file := store.file_of(self.uri)) is None or not file.exists()
         self._thread = threading.Thread(target=self._follow, name="evonas-mlflow", daemon=True)
         self._thread.start()
-        if not self._ready.wait(None if store.file_of(self.uri) else _PATIENCE):
+        if waits and not self._ready.wait(_PATIENCE):
             self._warn(TimeoutError(f"nothing within {_PATIENCE:.0f} seconds"))
 
     def record(self, trial: Trial) -> None:

@@ -299,6 +299,20 @@ def test_nobody_answers(uri: str, info: RunInfo, capsys: pytest.CaptureFixture[s
     assert sorted(stored(uri)[1]) == [0, 1]
 
 
+def test_a_database_that_somebody_locks_holds_no_search(uri: str, info: RunInfo) -> None:
+    log(uri, info, [trial(0)])
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        tracker = MLflow(uri)
+        start = time.monotonic()
+        tracker.start(info, journal := [trial(0)])
+        tell(tracker, journal, [trial(1)])
+        assert time.monotonic() - start < 10  # SQLite waits 20 seconds for the lock
+        other.rollback()
+    tracker.close(REPORT)
+    assert sorted(stored(uri)[1]) == [0, 1]
+
+
 def test_a_locked_database_loses_nothing(uri: str, info: RunInfo) -> None:
     log(uri, info, [])
     tracker = MLflow(uri)
