@@ -1,7 +1,8 @@
 """Trials in worker processes, one per slot, each with its own device and its share of the cores.
 
-A worker that dies (out of memory, a segmentation fault) costs its trial and nothing else.
-It leads a process group, so that what a trial starts ends with it; POSIX only.
+A trial whose worker dies, by a segmentation fault say, is run once more, in another one; if that
+dies as well, or there was not enough memory, it has failed, and nothing else is lost. A worker
+leads a process group, so that what a trial starts ends with it; POSIX only.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from queue import LifoQueue
 from types import ModuleType
 from typing import Any
@@ -45,7 +47,7 @@ class Processes(Executor):
 
     Workers are started when first needed and kept. The evaluator is built in the worker, with
     ``make_evaluator("cpu")`` or, as a worker sees one GPU only, ``make_evaluator("cuda")``.
-    A trial whose worker dies, cannot build its evaluator or takes too long is FAILED.
+    A trial whose worker dies twice, cannot build its evaluator or takes too long is FAILED.
 
     Args:
         make_evaluator: Builds the evaluator for a device; picklable.
@@ -138,6 +140,10 @@ class _WorkerLost(Exception):
     """The worker can do no more; says why."""
 
 
+class _WorkerDied(_WorkerLost):
+    """It died while it worked, and nobody knows why: another one may fare better."""
+
+
 class _Slot:
     """A place for one worker at a time; used by one thread at a time, but for ``kill``."""
 
@@ -150,19 +156,28 @@ class _Slot:
     def run(self, trial: Trial, watch: Watch | None) -> Trial:
         """Run a trial in this slot's worker; start one if there is none alive."""
         start = time.perf_counter()
-        curve: list[tuple[int, Mapping[str, float]]] = []
+        curve: dict[int, Mapping[str, float]] = {}
 
         def noted(step: int, metrics: Mapping[str, float]) -> bool:
-            curve.append((step, metrics))  # the pruner knows it, so a dead worker's event has it
+            if step in curve:  # the worker before it came as far
+                return False
+            curve[step] = metrics  # the pruner knows it, so a dead worker's event has it
             return watch is not None and watch(step, metrics)
 
+        def attempt() -> Trial:
+            return self._ready().run(trial, noted if watch else None, self._timeout)
+
         try:
-            ended = self._ready().run(trial, noted if watch else None, self._timeout)
+            try:
+                ended = attempt()
+            except _WorkerDied:
+                self.end()
+                ended = attempt()
         except _WorkerLost as lost:
             self.end()
             reason = _CLOSED if self._killed else str(lost)
             failed = trial.failed(reason, time.perf_counter() - start)
-            return replace(failed, curve=tuple(curve))
+            return replace(failed, curve=tuple(curve.items()))
         if ended.state is TrialState.FAILED and self._placement.device != "cpu":
             # An illegal memory access poisons the CUDA context, and with it every later trial.
             self.end()
@@ -206,9 +221,10 @@ class _Worker:
         # Not a daemon process: those may not have children, and a DataLoader has.
         self._process = _SPAWN.Process(target=_work, args=(theirs, placement, recipe))
         self._reaped = False
+        self._kills_before = _out_of_memory_kills()
         try:
             with _CHILDREN, _without_main():
-                _block_interrupts()
+                _block_signals()
                 self._process.start()
         except OSError as error:
             raise _WorkerLost(f"worker did not start: {error}") from error
@@ -237,7 +253,7 @@ class _Worker:
         try:
             _send(self._connection, message)
         except OSError as error:
-            raise _WorkerLost(self._obituary()) from error
+            raise self._death() from error
 
     def _receive(self, timeout: float | None, since: float) -> bytes:
         left = None if timeout is None else max(0.0, since + timeout - time.monotonic())
@@ -247,15 +263,16 @@ class _Worker:
         if self._connection in ready:
             with suppress(EOFError, OSError):
                 return self._connection.recv_bytes()
-        raise _WorkerLost(self._obituary())
+        raise self._death()
 
-    def _obituary(self) -> str:
+    def _death(self) -> _WorkerLost:
         self.end(_GRACE)
         code = self._process.exitcode
         if code is None or code >= 0:
-            return f"worker died: exit code {code}"
-        hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-        return f"worker died: killed by {_signal_name(-code)}{hint}"
+            return _WorkerDied(f"worker died: exit code {code}")
+        if code == -signal.SIGKILL and _out_of_memory_kills() > self._kills_before:
+            return _WorkerLost("worker died: out of memory")
+        return _WorkerDied(f"worker died: killed by {_signal_name(-code)}")
 
     def dismiss(self) -> None:
         self._connection.close()
@@ -295,10 +312,23 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _block_interrupts() -> None:
-    """Have the processes that this thread starts begin deaf to Ctrl-C: the parent decides."""
+def _block_signals() -> None:
+    """Have the processes that this thread starts begin deaf to Ctrl-C, and to SIGTERM.
+
+    SLURM and containers send that to every process of a run: it is the parent that decides.
+    """
     resource_tracker.ensure_running()  # when it is started, it unblocks signals
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+
+
+def _out_of_memory_kills() -> int:
+    """How many processes of this machine Linux has killed for want of memory; elsewhere 0."""
+    with suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return 0
 
 
 def _send(connection: Connection, message: Any) -> None:
@@ -335,7 +365,10 @@ def _work(connection: Connection, placement: Placement, recipe: bytes) -> None:
 def _settle(placement: Placement) -> None:
     os.setpgid(0, 0)  # a group of its own, to be killed with all it started
     os.dup2(2, 1)  # what anybody's code prints: the output is the parent's, which may be JSON
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # see _block_interrupts
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # see _block_signals
+    # A handler that does nothing, for what the trial starts would inherit deafness.
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.environ.update(placement.env, OMP_NUM_THREADS=str(placement.threads))
 

@@ -75,6 +75,14 @@ class Obedient(Evaluator):
     def leave(self, choices) -> None:
         os._exit(choices["code"])
 
+    def eat(self, choices) -> None:
+        """Take memory until there is none left."""
+        with open(choices["file"], "a") as file:
+            file.write("here ")
+        taken = []
+        while True:
+            taken.append(b"x" * 50_000_000)
+
     def fail(self, choices) -> None:
         raise ValueError("as told")
 
