@@ -156,3 +156,12 @@ def test_a_terminal_is_given_back_by_the_second_interruption() -> None:
     assert said.rindex("\x1b[?25h") > said.rindex("\x1b[?25l")
     last = said[said.rindex("\x1b[?25h") :]  # after the table, which cannot draw over it
     assert "stopped; go on with: evonas resume run" in last
+
+
+def test_a_trial_that_hangs_does_not_keep_an_interrupted_run() -> None:
+    processes = "executor={name: processes, workers: 1, grace: 1}"
+    settings = [*of_plugin(600), "--set", processes]
+    said, code = on_a_terminal(*settings, interruptions=1)
+    assert code == 128 + signal.SIGINT
+    assert "finishing 1 trial, for 1 s at most; press Ctrl-C again to stop now" in said
+    assert "stopped; go on with: evonas resume run" in said

@@ -28,9 +28,12 @@ class Executor(ABC):
 
     Attributes:
         workers: How many trials run at once.
+        grace: Seconds that running trials have left when the user wants to stop; then they are
+            ended, if they can be, and begin again when the run is resumed.
     """
 
     workers: int
+    grace: float = math.inf
 
     def __init__(self, make_evaluator: MakeEvaluator, devices: tuple[str, ...]) -> None:
         self.make_evaluator = make_evaluator

@@ -31,6 +31,7 @@ from typing import Any
 
 from evonas.errors import RecipeError
 from evonas.executors.base import Executor, MakeEvaluator, Watch, run_trial
+from evonas.recipe.options import NonNegative
 from evonas.training.devices import VISIBLE, Placement, cores, placements
 from evonas.trial import Trial, TrialState
 
@@ -55,6 +56,8 @@ class Processes(Executor):
         workers: Number of workers; by default one per GPU, or one per core (see ``placements``).
         per_device: Workers per GPU when ``workers`` is not given.
         timeout: Seconds that one trial may take; then its worker is killed.
+        grace: Seconds that running trials have left after Ctrl-C or SIGTERM; what has not ended by
+            then begins again when the run is resumed.
 
     Raises:
         RecipeError: A number is smaller than 1.
@@ -67,8 +70,10 @@ class Processes(Executor):
         workers: int | None = None,
         per_device: int = 1,
         timeout: float | None = None,
+        grace: NonNegative = 60.0,
     ) -> None:
         super().__init__(make_evaluator, devices)
+        self.grace = grace
         _check(workers=workers, per_device=per_device, timeout=timeout)
         placed = placements(devices, workers, per_device, cores(), os.environ.get(VISIBLE))
         recipe = pickle.dumps(make_evaluator)  # here, so that what cannot be pickled fails at once

@@ -107,6 +107,7 @@ class Search:
         self._seed, self._stopping, self._watcher = seed, stopping, watcher
         self._trials = Trials(stage=stage)
         self._running: dict[Future[Trial], int] = {}
+        self._asked_to_stop = 0.0  # when; 0: never
         earlier = [event for event in events if event.proposal.stage == stage]
         for event in earlier:
             self._tell(event)
@@ -163,6 +164,10 @@ class Search:
     def _ended(self) -> Iterator[Trial]:
         """Trials that have ended meanwhile, in order of number; none after a short wait."""
         done, _ = wait(self._running, timeout=_POLL, return_when=FIRST_COMPLETED)
+        if self._stopping():
+            self._asked_to_stop = self._asked_to_stop or time.monotonic()
+            if not done and time.monotonic() - self._asked_to_stop > self._executor.grace:
+                raise KeyboardInterrupt  # as if the user had asked twice
         for future in sorted(done, key=self._running.__getitem__):
             del self._running[future]
             yield replace(future.result(), elapsed=self._elapsed())

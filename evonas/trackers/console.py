@@ -65,6 +65,7 @@ class Console(Tracker):
         self._trials = Trials(run.objectives if run else (), events)
         self._budget: Mapping[str, Any] = recipe.get("budget", {})
         self._evaluation: Mapping[str, Any] = recipe.get("evaluation", {})
+        self._grace: float | None = recipe.get("executor", {}).get("grace")
         self._taken = sum(trial.origin is not None for trial in self._trials.latest.values())
         self._earlier, self._fidelities = len(self._trials.ended), 0.0
         self._effort_before = self._trials.effort
@@ -248,6 +249,8 @@ class Console(Tracker):
     def _last_words(self) -> str:
         count = len(self._running)
         what = f"finishing {count} trial{'s' if count > 1 else ''}" if count else "stopping"
+        if count and self._grace is not None:
+            what += f", for {self._grace:g} s at most"
         return f"{what}; press Ctrl-C again to stop now"
 
     def _state(self) -> str:
