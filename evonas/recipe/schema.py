@@ -151,7 +151,8 @@ class BudgetSection(_Model):
     trials: Annotated[int, Field(ge=1)] | None = None
     """Trials of the search, failed and pruned ones among them."""
     minutes: Annotated[float, Field(gt=0)] | None = None
-    """Minutes of search and final trainings: what these will take is kept, as trials tell."""
+    """Minutes of search and final trainings: what these will take is kept, as trials tell. Trials
+    that run when it is over by a tenth are pruned at their next report."""
     effort: Annotated[float, Field(gt=0)] | None = None
     """What trials may train, in full trainings of the recipe: epochs times images times pixels."""
     max_failures: Annotated[int, Field(ge=1)] = 10

@@ -18,6 +18,7 @@ from evonas.trial import Stage, Trial, TrialState
 from evonas.trials import Trials
 
 _POLL = 0.2  # seconds between looks at ``stopping`` while trials run
+_OVERRUN = 1.1  # After the budget's seconds times this, running trials are ended.
 _ROUNDING = 1e-9  # Ten times a tenth of a training is one, whatever the sum of floats says.
 
 
@@ -27,7 +28,8 @@ class Budget:
 
     Attributes:
         trials: Number of trials, failed and pruned ones included, those of other runs not.
-        seconds: Seconds over all sessions; running trials are finished.
+        seconds: Seconds over all sessions; running trials are finished, but for those that report
+            when it is over by more than a tenth: they end as PRUNED.
         effort: Full trainings that trials may be worth, by ``Trials.effort``; running trials are
             finished.
         max_failures: Give up after so many failures in a row; None: never.
@@ -47,6 +49,10 @@ class Budget:
             or (self.effort is not None and known.effort >= self.effort - _ROUNDING)
             or (self.seconds is not None and elapsed + self.reserve(known) >= self.seconds)
         )
+
+    def overdue(self, elapsed: float) -> bool:
+        """Whether even what runs is to be ended, after so many seconds."""
+        return self.seconds is not None and elapsed > _OVERRUN * self.seconds
 
 
 class End(StrEnum):
@@ -158,8 +164,14 @@ class Search:
         return End.EXHAUSTED if proposal is None else Trial(number, proposal, elapsed=elapsed)
 
     def _submit(self, trial: Trial) -> None:
-        watch = partial(self._watcher.should_stop, trial.number) if self._watcher else None
+        watched = self._watcher is not None or self._budget.seconds is not None
+        watch = partial(self._should_stop, trial.number) if watched else None
         self._running[self._executor.submit(trial, watch)] = trial.number
+
+    def _should_stop(self, number: int, step: int, metrics: Mapping[str, float]) -> bool:
+        """What a running trial that reports is told; in any thread."""
+        pruned = self._watcher is not None and self._watcher.should_stop(number, step, metrics)
+        return pruned or self._budget.overdue(self._elapsed())
 
     def _ended(self) -> Iterator[Trial]:
         """Trials that have ended meanwhile, in order of number; none after a short wait."""

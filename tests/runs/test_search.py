@@ -9,7 +9,7 @@ from torch import nn
 
 from evonas.architecture import Architecture, Categorical
 from evonas.errors import TooManyFailures
-from evonas.evaluators.base import Context, Evaluator
+from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.executors.serial import Serial
 from evonas.runs.search import Budget, Search
 from evonas.spaces.base import SearchSpace, Task
@@ -37,7 +37,7 @@ class Ones(Evaluator):
         super().__init__(Context(Bits(), None, "cpu", seed=0))
         self.result = result
 
-    def evaluate(self, trial: Trial, report: object) -> Mapping[str, float]:
+    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         if isinstance(self.result, Exception):
             raise self.result
         if self.result is not None:
@@ -105,6 +105,19 @@ def test_time_is_a_budget_over_all_sessions() -> None:
     assert events
     events[-1] = replace(events[-1], elapsed=0.05)  # the rest of it passed while nobody looked
     assert run(RandomSearch(Bits(), OBJECTIVES), Budget(seconds=0.05), events) == []
+
+
+def test_a_trial_that_outlasts_the_time_by_a_tenth_is_pruned_at_its_next_report() -> None:
+    class Endless(Ones):
+        def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
+            step = 0
+            while True:
+                report(step := step + 1, {"value": 1.0})
+
+    _, ended = run(RandomSearch(Bits(), OBJECTIVES), Budget(seconds=0.05), evaluator=Endless())
+    assert ended.state is TrialState.PRUNED
+    assert ended.elapsed >= 1.1 * 0.05
+    assert ended.metrics == {"value": 1.0}
 
 
 def test_effort_is_a_budget_over_all_sessions() -> None:
