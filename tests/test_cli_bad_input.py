@@ -598,3 +598,43 @@ def test_debug_shows_the_traceback() -> None:
     assert result.exit_code == 2
     assert "Traceback" in result.stderr
     assert result.stderr.splitlines()[-1].startswith("evonas: recipe nothing.yaml")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A file system of a size that may change, where this process may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def resize(size: str) -> Path:
+        how = "remount," if folder.is_mount() else ""
+        command = ["mount", "-t", "tmpfs", "-o", f"{how}size={size}", "tmpfs", str(folder)]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no file system may be mounted here: {error}")
+        return folder
+
+    yield resize
+    if folder.is_mount():
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("size", "goes_on"), [("4k", "run"), ("12k", "run"), ("28k", "resume"), ("200k", "resume")]
+)
+def test_a_disk_that_is_full_at_any_point_loses_nothing(
+    size: str, goes_on: str, small_disk: Callable[[str], Path]
+) -> None:
+    folder = small_disk(size) / "out"
+    full = run(more=["--run-dir", folder])
+    assert full.exit_code == 5
+    last = full.output.splitlines()[-1]  # what ran before says so
+    assert last.startswith(f"evonas: {folder}")
+    assert "No space left on device" in last
+    assert not list(folder.rglob("*.tmp"))
+    small_disk("50M")
+    again = evonas("resume", folder) if goes_on == "resume" else run(more=["--run-dir", folder])
+    assert again.exit_code == 0, again.output
+    assert (folder / "incumbent" / "network.pt2").exists()
+    assert (folder / "report.html").exists()
