@@ -105,4 +105,5 @@ def _report(
         hypervolume=trials.hypervolume,
         remarks=tuple(said["remarks"]),
         table=tuple(said["table"]),
+        effort=trials.effort,
     )
