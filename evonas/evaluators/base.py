@@ -161,6 +161,10 @@ class Evaluator(ABC):
         """
         return True
 
+    def prepared(self) -> float:
+        """What ``prepare`` trains, in full trainings: it is effort of the first trial that ends."""
+        return 0.0
+
     def effort(self, fidelity: float) -> float:
         """What a trial of a fidelity costs, in any unit; the same for all if it has no effect."""
         return fidelity
@@ -234,6 +238,10 @@ class Wrapper(Evaluator):
     def prepare(self, note: Callable[[str], None], stopping: Callable[[], bool]) -> bool:
         """The inner evaluator's."""
         return self.inner.prepare(note, stopping)
+
+    def prepared(self) -> float:
+        """The inner evaluator's."""
+        return self.inner.prepared()
 
     def effort(self, fidelity: float) -> float:
         """The inner evaluator's."""

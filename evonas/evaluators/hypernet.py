@@ -144,6 +144,11 @@ class Hypernet(SharedWeights[_Joint]):
             self._stopping = lambda: False
         return True
 
+    def prepared(self) -> float:
+        """The joint training, of whichever sessions its epochs were."""
+        full = self.context.work.full
+        return self._epochs * self._data.train.pixels / full if full else 0.0
+
     def sampler(self) -> Sampler:
         """From S to the most probable architecture."""
         return lambda complexity: self._architecture(

@@ -86,6 +86,7 @@ class Search:
         watcher: A fresh one, if somebody wants to see what trials report on the way.
         stage: Of the proposals, which are numbered within it.
         elapsed: Seconds of earlier sessions; default: what the stage's events say.
+        prepared: Effort of what was trained before the first trial, to be added to the first end.
 
     Attributes:
         end: Why the search ended; set when the iteration is over.
@@ -102,9 +103,11 @@ class Search:
         watcher: Watcher | None = None,
         stage: Stage = "search",
         elapsed: float | None = None,
+        prepared: float = 0.0,
     ) -> None:
         self._strategy, self._executor, self._budget = strategy, executor, budget
         self._seed, self._stopping, self._watcher = seed, stopping, watcher
+        self._prepared = prepared
         self._trials = Trials(stage=stage)
         self._running: dict[Future[Trial], int] = {}
         earlier = [event for event in events if event.proposal.stage == stage]
@@ -165,7 +168,9 @@ class Search:
         done, _ = wait(self._running, timeout=_POLL, return_when=FIRST_COMPLETED)
         for future in sorted(done, key=self._running.__getitem__):
             del self._running[future]
-            yield replace(future.result(), elapsed=self._elapsed())
+            trial = future.result()
+            before = 0.0 if self._trials.effort else self._prepared
+            yield replace(trial, elapsed=self._elapsed(), effort=trial.effort + before)
 
     def _tell(self, trial: Trial) -> None:
         self._trials.add(trial)

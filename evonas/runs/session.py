@@ -110,7 +110,16 @@ class Session:
         draws = Draws(self.folder, limits) if limits and stage == "search" else None
         with executor:
             search = Search(
-                strategy, executor, budget, seed, events, self.stopping, watcher, stage, elapsed
+                strategy,
+                executor,
+                budget,
+                seed,
+                events,
+                self.stopping,
+                watcher,
+                stage,
+                elapsed,
+                self.assembly.evaluator.prepared() if stage == "search" else 0.0,
             )
             for event in search:
                 self.record(event)
