@@ -260,7 +260,8 @@ def _print_outcome(outcome: Any) -> None:
 
     report, folder = outcome.report, outcome.run_dir
     counts = ", ".join(f"{count} {state}" for state, count in report.trials.items()) or "no trials"
-    click.echo(f"\n{report.status}: {report.reason} ({counts}; {report.seconds:.0f} s of search)")
+    spent = f"{report.seconds:.0f} s of search, effort {report.effort:.3g} in full trainings"
+    click.echo(f"\n{report.status}: {report.reason} ({counts}; {spent})")
     if report.acceptance is not None:
         click.echo(f"  accepted     {report.acceptance:.1%} of random architectures met the limits")
     for remark in report.remarks:

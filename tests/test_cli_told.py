@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
 from evonas.cli import main
@@ -37,6 +38,7 @@ def test_json_is_a_line_an_event_and_nothing_else() -> None:
     assert [(e["trial"], e["step"]) for e in steps] == [(n, s) for n in range(3) for s in (1, 2)]
     end = events[-1]
     assert end["trials"] == {"complete": 3}
+    assert end["effort"] == pytest.approx(sum(e["effort"] for e in trials))
     assert 0 <= end["final"]["test_accuracy"] <= 1
     assert end["incumbent"]["trial"] in range(3)
     more = evonas("resume", "run", "--json", "--set", "budget.trials=4")
@@ -100,6 +102,7 @@ def test_quiet_is_the_outcome_alone() -> None:
     assert done.exit_code == 0, done.output
     lines = done.stdout.strip().splitlines()
     assert lines[0].startswith("finished: the budget is spent")
+    assert "s of search, effort " in lines[0]
     assert not any("best so far" in line for line in lines)
 
 

@@ -154,21 +154,12 @@ def lines(groups: comparison.Groups) -> list[str]:
     """For the terminal: a row a group, and what the differences say."""
     metric = comparison.compared(groups)
     found = comparison.rows(groups, metric)
-    head = ["group", "runs", metric, "±", "best of search", "params", "seconds", "mean rank"]
-    cells = [head]
+    head = ["group", "runs", metric, "±", "best of search", "params", "seconds", "effort"]
+    cells = [[*head, "mean rank"]]
+    digits = [(metric, 4), ("spread", 4), ("best", 4), ("params", 0)]
+    digits += [("seconds", 0), ("effort", 1), ("rank", 2)]
     for row in found:
-        values = [
-            row[metric],
-            row["spread"],
-            row["best"],
-            row["params"],
-            row["seconds"],
-            row["rank"],
-        ]
-        digits = (4, 4, 4, 0, 0, 2)
-        shown = [
-            "" if math.isnan(v) else f"{v:,.{d}f}" for v, d in zip(values, digits, strict=True)
-        ]
+        shown = ["" if math.isnan(row[n]) else f"{row[n]:,.{d}f}" for n, d in digits]
         cells.append([str(row["group"]), str(row["runs"]), *shown])
     said = [
         f"{first} against {other}: {numbers.difference(metric, d.mean)}, {d.sentence}"

@@ -149,6 +149,8 @@ class Evaluator(ABC):
     def prepare(self, note: Callable[[str], None], stopping: Callable[[], bool]) -> bool:
         """Do what must be done once, before the first trial; called in the main process.
 
+        What has been learnt from then is effort of the first trial that ends: ``context.work``.
+
         Args:
             note: Told how it goes.
             stopping: Asked on the way; when True, it returns as soon as it can.

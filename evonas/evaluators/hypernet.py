@@ -142,6 +142,8 @@ class Hypernet(SharedWeights[_Joint]):
             raise TooManyFailures(f"the training of the hypernetwork failed: {error}") from error
         finally:
             self._stopping = lambda: False
+        # All of it, of whichever sessions its epochs were.
+        self.context.work.pixels = self._epochs * self._data.train.pixels
         return True
 
     def sampler(self) -> Sampler:

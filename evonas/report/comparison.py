@@ -89,6 +89,7 @@ def rows(groups: Groups, metric: str) -> list[dict[str, Any]]:
                 "best": _mean(_value(run, run.info.objectives[0].metric, True) for run in runs),
                 "params": _mean(_value(run, "params") for run in runs),
                 "seconds": _mean(run.report.seconds for run in runs),
+                "effort": _mean(run.report.effort for run in runs),
                 "rank": ranks.get(name, math.nan),
             }
         )
@@ -210,11 +211,11 @@ def _table(found: Sequence[Mapping[str, Any]], metric: str) -> list[list[str]]:
         return "" if math.isnan(value) else numbers.metric(name, value)
 
     head = ["group", "runs", numbers.label(metric), "spread", "best of the search"]
-    lines = [[*head, "parameters", "search", "mean rank"]]
+    lines = [[*head, "parameters", "search", "effort", "mean rank"]]
     for row in found:
         cells = [shown(metric, row[metric]), shown(metric, row["spread"])]
         cells += [shown("val_accuracy", row["best"]), shown("params", row["params"])]
-        cells += [shown("seconds", row["seconds"]), shown("rank", row["rank"])]
+        cells += [shown(name, row[name]) for name in ("seconds", "effort", "rank")]
         lines.append([str(row["group"]), str(row["runs"]), *cells])
     return lines
 

@@ -37,7 +37,8 @@ def sentence(report: Report) -> str:
     counts = ", ".join(f"{count:,} {state}" for state, count in report.trials.items())
     reason = report.reason.removeprefix(f"{report.status}; ")
     said = f"{report.status.capitalize()}: {reason}. {counts or 'No trial'}"
-    said += f"; {numbers.duration(report.seconds)} of search."
+    said += f"; {numbers.duration(report.seconds)} of search, effort "
+    said += f"{numbers.plain(report.effort)} in full trainings."
     if report.acceptance is not None:
         said += f" {report.acceptance:.1%} of random architectures met the limits."
     return said
@@ -250,7 +251,7 @@ def family(rows: Sequence[Ancestor], objective: Objective) -> list[list[str]]:
 
 
 def leaders(trials: Trials, finals: Sequence[Trial], most: int) -> list[list[str]]:
-    """A header, and the best of the ranking: their scores, costs and choices."""
+    """A header, and the best of the ranking: scores, costs, efforts and choices."""
     best = trials.ranking()[:most]
     if not best:
         return []
@@ -262,13 +263,14 @@ def leaders(trials: Trials, finals: Sequence[Trial], most: int) -> list[list[str
     trained = {n: fmean(f.metrics[objective] for f in own) for n, own in known.items()}
     head = ["trial", *map(numbers.label, shown)]
     head += [f"final {numbers.label(objective)}"] if trained else []
-    rows = [[*head, *(["fidelity"] if rungs else []), *names]]
+    rows = [[*head, *(["fidelity"] if rungs else []), "effort", *names]]
     for trial in best:
         cells = [numbers.metric(n, trial.metrics[n]) if n in trial.metrics else "" for n in shown]
         if trained:
             mean = trained.get(trial.number)
             cells.append("" if mean is None else numbers.metric(objective, mean))
         cells += [numbers.plain(trial.proposal.fidelity)] if rungs else []
+        cells.append(numbers.plain(trial.effort))
         own = trial.architecture.choices
         cells += [numbers.choice(own[name]) if name in own else "–" for name in names]
         rows.append([str(trial.number), *cells])

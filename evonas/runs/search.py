@@ -92,6 +92,7 @@ class Search:
         watcher: A fresh one, if somebody wants to see what trials report on the way.
         stage: Of the proposals, which are numbered within it.
         elapsed: Seconds of earlier sessions; default: what the stage's events say.
+        prepared: Effort of what was trained before the first trial, to be added to the first end.
 
     Attributes:
         end: Why the search ended; set when the iteration is over.
@@ -108,9 +109,11 @@ class Search:
         watcher: Watcher | None = None,
         stage: Stage = "search",
         elapsed: float | None = None,
+        prepared: float = 0.0,
     ) -> None:
         self._strategy, self._executor, self._budget = strategy, executor, budget
         self._seed, self._stopping, self._watcher = seed, stopping, watcher
+        self._prepared = prepared
         self._trials = Trials(stage=stage)
         self._running: dict[Future[Trial], int] = {}
         self._asked_to_stop = 0.0  # when; 0: never
@@ -182,7 +185,9 @@ class Search:
                 raise KeyboardInterrupt  # as if the user had asked twice
         for future in sorted(done, key=self._running.__getitem__):
             del self._running[future]
-            yield replace(future.result(), elapsed=self._elapsed())
+            trial = future.result()
+            before = 0.0 if self._trials.effort else self._prepared
+            yield replace(trial, elapsed=self._elapsed(), effort=trial.effort + before)
 
     def _tell(self, trial: Trial) -> None:
         self._trials.add(trial)

@@ -108,9 +108,12 @@ class Session:
             watcher = _Steps(watcher, followers)
         limits = self.assembly.space.limits
         draws = Draws(self.folder, limits) if limits and stage == "search" else None
+        work = self.assembly.evaluator.context.work
+        prepared = work.pixels / work.full if work.full and stage == "search" else 0.0
         with executor:
             search = Search(
-                strategy, executor, budget, seed, events, self.stopping, watcher, stage, elapsed
+                *(strategy, executor, budget, seed, events, self.stopping, watcher, stage, elapsed),
+                prepared=prepared,
             )
             for event in search:
                 self.record(event)

@@ -118,4 +118,5 @@ def _report(
         hypervolume=trials.hypervolume,
         remarks=said.remarks,
         table=said.table,
+        effort=trials.effort,
     )

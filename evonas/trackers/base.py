@@ -60,6 +60,7 @@ class Report:
         hypervolume: Of the front (see ``evonas.trials``), if there are several objectives.
         remarks: What the strategy has to say of the search, a line each.
         table: The rows that the strategy ends with, all of the same columns.
+        effort: Of the search, in full trainings, without trials of other runs.
     """
 
     status: str
@@ -75,6 +76,7 @@ class Report:
     hypervolume: float | None = None
     remarks: tuple[str, ...] = ()
     table: tuple[Mapping[str, float], ...] = ()
+    effort: float = 0.0
 
 
 def headline(metrics: Mapping[str, float], objectives: Sequence[Objective]) -> dict[str, float]:

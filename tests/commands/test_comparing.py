@@ -46,6 +46,7 @@ def test_a_sweep_is_compared_by_groups_of_seeds(runs: Path) -> None:
     rows = {row["group"]: row for row in json.loads(done.output.splitlines()[0])}
     assert set(rows) == {"random", "tpe"}
     assert {row["runs"] for row in rows.values()} == {2}
+    assert {row["effort"] for row in rows.values()} == {3}, "three trials of a full training"
     assert sum(row["rank"] for row in rows.values()) == 3
     page = (runs / "page.html").read_text()
     assert "2 groups of runs that differ in their seed alone" in page
@@ -57,7 +58,9 @@ def test_runs_by_their_folders(runs: Path) -> None:
     done = evonas("compare", *folders, "--output", str(runs / "two.html"))
     assert done.exit_code == 0, done.output
     assert "one pair of runs says nothing of chance" in done.output
-    assert done.output.splitlines()[0].split()[:2] == ["group", "runs"]
+    head, *rows = (re.split("  +", line.strip()) for line in done.output.splitlines()[:3])
+    assert head[:2] == ["group", "runs"]
+    assert [row[head.index("effort") - len(head)] for row in rows] == ["3.0"] * 2
 
 
 def drawn(page: Path, chart: str) -> list[dict[str, Any]]:

@@ -101,7 +101,7 @@ def test_a_supernet_is_the_effort_of_the_trial_that_had_it_trained(tmp_path: Pat
     assert effort(make(context(run_dir=tmp_path)), trial(2)) == 0, "loaded"
 
 
-def test_what_is_trained_before_the_first_trial_is_no_trials_effort() -> None:
+def test_what_is_trained_before_the_first_trial_is_told_apart() -> None:
     space = DARTS(2)
     evaluator = Hypernet(context(space), of=TRAIN, epochs=2, batch_size=20, calibration_batches=1)
     assert evaluator.prepare(lambda message: None, lambda: False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,13 @@ def test_a_run_ends_when_its_effort_is_spent(content: Callable[..., dict[str, An
     last = list(series.replayed(ended("run")))[-1]
     assert last[1]["effort"] == 1
     assert list(notebook.load("run").trials["effort"]) == [0.25] * 4
-    assert "1 full trainings" in Path("run", "report.html").read_text()
+    page = Path("run", "report.html").read_text()
+    assert "1 full trainings" in page, "the budget"
+    assert "effort 1 in full trainings" in page, "what was spent"
+    (leaders,) = (table for table in page.split("<table") if "<th>effort</th>" in table)
+    column = re.findall(r"<th>(.*?)</th>", leaders).index("effort")
+    rows = [re.findall(r"<td>(.*?)</td>", row) for row in leaders.split("<tr>")[2:]]
+    assert [row[column] for row in rows] == ["0.25"] * 4
     runs.resume(Path("run"), ["budget.effort=1.5"])
     assert efforts("run") == [0.25] * 6
 

@@ -131,6 +131,20 @@ def test_effort_is_a_budget_over_all_sessions() -> None:
     assert run(RandomSearch(Bits(), OBJECTIVES), Budget(effort=1), ten) == [], "rounded"
 
 
+@pytest.mark.parametrize("cut", [0, 1, 2, 3])
+def test_what_was_prepared_is_effort_once(cut: int) -> None:
+    def search(events: list[Trial]) -> list[Trial]:
+        evaluator = Ones({"value": 1.0})
+        with Serial(lambda device: evaluator, ("cpu",)) as executor:
+            strategy = RandomSearch(Bits(), OBJECTIVES)
+            return list(Search(strategy, executor, Budget(effort=4), 0, events, prepared=1.5))
+
+    whole = search([])
+    before = whole[:cut]
+    efforts = [e.effort for e in (*before, *search(before)) if e.state is TrialState.COMPLETE]
+    assert efforts == [2.5, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("result", "reason"),
     [

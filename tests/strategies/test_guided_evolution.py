@@ -217,6 +217,15 @@ def test_what_costs_tell_is_learnt_and_what_they_do_not_tell_is_not_believed() -
     assert found(Sized(shuffled=True)) > without - 50
 
 
+def test_where_the_best_is_at_a_limit_most_proposals_are() -> None:
+    """Of random points within it one in eight is."""
+    within = Sized().limited({"params": Limit(max=2.0**16)}, Task(3, 8, 8, 10))
+    run = Run(GuidedEvolution(within, VALUE))
+    ends = [run.end(t, power(t.architecture)) for t in iter_started(run, 40)]
+    near = [power(trial.architecture) == 16**2 for trial in ends[10:]]
+    assert fmean(near) > 0.5
+
+
 def ended(number: int, architecture: Architecture, value: float, fidelity: float) -> Trial:
     proposal = Proposal(architecture, fidelity)
     return Trial(number, proposal, TrialState.COMPLETE, {"value": value})

@@ -16,8 +16,8 @@ class Lines(Tracker):
 
     ``start``: name, run_dir, objectives, recipe, source. ``trial``: the journal's record of a trial
     that begins or ended, without its curve. ``step``: stage, trial, step and metrics of one that
-    runs. ``note``: message. ``end``: status, reason, trials by state, seconds, incumbent, its
-    metrics, final metrics, front, acceptance, hypervolume, audit and verdict (see ``Report``).
+    runs. ``note``: message. ``end``: status, reason, trials by state, seconds, effort, incumbent,
+    its metrics, final metrics, front, acceptance, hypervolume, audit and verdict (see ``Report``).
 
     Args:
         say: Given the lines.
@@ -61,6 +61,7 @@ class Lines(Tracker):
             "reason": report.reason,
             "trials": dict(report.trials),
             "seconds": report.seconds,
+            "effort": report.effort,
             "incumbent": best and {"trial": best.number, **best.architecture.to_json()},
             "metrics": dict(best.metrics) if best else {},
             "final": dict(report.final),
