@@ -1,7 +1,7 @@
 """What strategies propose, pinned: three seeds over 240 events, recorded before the moves.
 
-The second space is one with a limit; guided evolution in it, recorded when it began to learn from
-costs. A proposal is its architecture's id, then its parents.
+The second space is one with a limit. Guided evolution was recorded again when its surrogate began
+to tell the best apart less finely. A proposal is its architecture's id, then its parents.
 """
 
 from __future__ import annotations

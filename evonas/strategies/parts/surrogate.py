@@ -45,8 +45,9 @@ _GAIN, _DOUBT, _NOISE = 2.0, 1.0, 1.0
 # An ordered choice has at most so many coordinates.
 _LEVELS = 16
 # Nearer to the best than this share of the median distance, differences are not learnt: the
-# logarithm would tear apart what only noise tells apart.
-_NEAREST = 0.05
+# logarithm would tear apart what only noise tells apart, and the best of few trials would stand out
+# so far that nobody leaves its neighbourhood.
+_NEAREST = 0.2
 _EQUAL = 1e-9  # Logarithms that differ by less differ by rounding.
 _FREE = ("params", "flops")  # The costs that are looked at.
 _NOMINAL = Task(channels=3, height=32, width=32, classes=10)  # Where a run has no images.
