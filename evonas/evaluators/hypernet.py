@@ -122,7 +122,6 @@ class Hypernet(SharedWeights[_Joint]):
         self._rates, self._decay, self._kappa = (learning_rate, hypernet_rate), weight_decay, kappa
         self._prices = prices
         self._warm_up, self._temperatures = warm_up, (temperature, final_temperature)
-        self._note: Callable[[str], None] = lambda message: None
         self._stopping: Callable[[], bool] = lambda: False
 
     def score(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
@@ -133,7 +132,10 @@ class Hypernet(SharedWeights[_Joint]):
 
     def prepare(self, note: Callable[[str], None], stopping: Callable[[], bool]) -> bool:
         """Train, or load what was trained."""
-        self._note, self._stopping = note, stopping
+        self._stopping = stopping
+        self._report = lambda epoch, metrics: note(
+            f"hypernet: epoch {epoch} of {self._epochs}, loss {metrics['shared_loss']:.4f}"
+        )
         try:
             _ = self._trained
         except _Stopped:
@@ -212,13 +214,11 @@ class Hypernet(SharedWeights[_Joint]):
         )
 
     def _train_epoch(self, training: _Joint, epoch: int) -> float:
-        """Say how it goes; stop before an epoch if that is wanted."""
+        """Stop before an epoch if that is wanted."""
         if self._stopping():
             raise _Stopped
         training.dice.manual_seed(self._seed(f"dice {epoch}"))
-        loss = super()._train_epoch(training, epoch)
-        self._note(f"hypernet: epoch {epoch + 1} of {self._epochs}, loss {loss:.4f}")
-        return loss
+        return super()._train_epoch(training, epoch)
 
     def _step(
         self,

@@ -1,8 +1,8 @@
 """Weight sharing: train a supernet once, then score an architecture with its weights in seconds.
 
 Uniform sampling of single paths and fresh batch normalisation statistics for every architecture,
-as in Single Path One-Shot NAS (SPOS; Guo et al., ECCV 2020). Scores compare architectures; they
-are not the accuracies of networks trained alone.
+as in Single Path One-Shot NAS (SPOS; Guo et al., ECCV 2020). Scores compare architectures, the loss
+better than the accuracy; they are not those of networks trained alone.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ _PATHS_IN_DIGEST = 16
 class SinglePathOneShot(SharedWeights[Shared]):
     """Score architectures with the shared weights of a supernet; train finals as ``of`` does.
 
-    The first trial trains the supernet, or loads it from the run folder; a training that was cut
-    off goes on after its last whole epoch. The fidelity of a trial has no effect.
+    The first trial trains the supernet, on paths within the limits, or loads it from the run
+    folder; a training that was cut off goes on after its last whole epoch. The fidelity of a trial
+    has no effect.
 
     Args:
         context: The world; its data are needed, and a space that offers a supernet.
@@ -82,7 +83,7 @@ class SinglePathOneShot(SharedWeights[Shared]):
         progress: float,
         place: str,
     ) -> torch.Tensor:
-        """Draw a path uniformly, and train it.
+        """Draw a path within the limits uniformly, and train it.
 
         Parameters that a path does not name stay as they are; of those that it uses in part, the
         rest follows momentum and weight decay.

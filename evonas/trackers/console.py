@@ -28,6 +28,7 @@ from evonas.trackers.base import Report, RunInfo, Tracker, headline
 from evonas.trial import Trial, TrialState
 from evonas.trials import Trials
 
+_SHARED = ("hypernet", "supernet")  # Their first trial reports epochs, which others have none of.
 _SILENCE = 30.0  # seconds without a line after which a pipe is told what goes on
 _COUNTED = 5.0  # seconds between two lines that count the trials: some tables answer in no time
 _ROWS = 12  # trials that the table shows at most
@@ -221,6 +222,8 @@ class Console(Tracker):
         """How many steps the trial will report, if the evaluation is one that has epochs."""
         evaluation: Any = self._evaluation
         while isinstance(evaluation, Mapping):
+            if trial.proposal.stage == "search" and evaluation.get("name") in _SHARED:
+                return None
             final, epochs = evaluation.get("final_epochs"), evaluation.get("epochs")
             if trial.proposal.stage != "search" and final is not None:
                 return int(final)

@@ -28,7 +28,7 @@ from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.testing import check_evaluator
 from evonas.training.checkpoints import read_weights, write_weights
-from evonas.trial import Proposal, Trial
+from evonas.trial import Limit, Proposal, Trial
 
 SPACE = PlainCNN(2, 8)
 OPTIONS: dict[str, Any] = {"epochs": 3, "batch_size": 20, "calibration_batches": 2}
@@ -106,12 +106,44 @@ def test_it_keeps_the_contract() -> None:
 
 def test_metrics_are_those_of_the_architecture() -> None:
     evaluator = make()
+    helper.evaluate(evaluator, trial(9))
     for seed in range(4):
         metrics, curve = helper.evaluate(evaluator, trial(seed))
         assert set(metrics) == set(evaluator.metrics)
         counted = SPACE.costs(trial(seed).architecture, helper.data().task)
         assert {name: metrics[name] for name in counted} == counted
         assert curve == []
+
+
+def test_the_trial_that_has_it_trained_reports_every_epoch(tmp_path: Path) -> None:
+    _, curve = helper.evaluate(make(tmp_path), trial())
+    assert [step for step, _ in curve] == [1, 2, 3]
+    assert all(metrics.keys() == {"shared_loss"} for _, metrics in curve)
+    assert helper.evaluate(make(tmp_path), trial())[1] == [], "it was loaded"
+
+
+def test_what_was_reported_is_kept(tmp_path: Path) -> None:
+    """A report may end the trial, as a pipe that closes does."""
+
+    def die(step: int, metrics: Mapping[str, float]) -> None:
+        if step == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        make(tmp_path).evaluate(trial(), die)
+    metrics, curve = helper.evaluate(make(tmp_path), trial())
+    assert [step for step, _ in curve] == [3]
+    assert metrics == helper.evaluate(make(), trial())[0]
+
+
+def test_paths_are_within_the_limits() -> None:
+    task = helper.data().task
+    limited = SPACE.limited({"params": Limit(max=2000)}, task)
+    evaluator = make(space=limited)
+    paths = [evaluator._path(f"0/{step}") for step in range(20)]
+    assert all(SPACE.costs(path, task)["params"] <= 2000 for path in paths)
+    assert len({path.id for path in paths}) > 10
+    assert any(SPACE.costs(SPACE.sample(Random(n)), task)["params"] > 2000 for n in range(20))
 
 
 def test_it_learns_what_can_be_learnt() -> None:

@@ -146,6 +146,14 @@ def test_what_runs_is_said_with_its_epoch(capsys: pytest.CaptureFixture[str]) ->
     console.stop()
 
 
+def test_epochs_of_shared_weights_are_not_those_of_a_final_training() -> None:
+    console = console_of(Clock(), {"name": "supernet", "epochs": 9, "of": {"epochs": 3}})
+    console.record(begun(0))
+    console.step(begun(0), 4, {"shared_loss": 2.0})
+    assert console._progress().endswith("trial 0, step 4: shared_loss 2.0000")
+    console.stop()
+
+
 def test_time_left_is_reckoned_by_effort() -> None:
     clock = Clock()
     console = console_of(clock)

@@ -51,9 +51,10 @@ class SharedWeights(Wrapper, Generic[Training]):
     """Score architectures with the weights of a supernet; finals are trained as ``of`` does.
 
     The weights are trained once, or loaded from the run folder; a training that was cut off goes on
-    after its last whole epoch. It is the effort of the trial that had it done; the others have
-    none. The fidelity of a trial has no effect. Subclasses say what is trained (``_begin``), how
-    (``_step``), and to users what the arguments are.
+    after its last whole epoch. It is the effort of the trial that had it done, and what it reports:
+    ``shared_loss`` after every epoch; the others have none. The fidelity of a trial has no effect.
+    Subclasses say what is trained (``_begin``), how (``_step``), and to users what the arguments
+    are.
     """
 
     def __init__(
@@ -73,10 +74,12 @@ class SharedWeights(Wrapper, Generic[Training]):
         self._epochs, self._on_device = epochs, OnDevice(self._data, context.device)
         self._batch_size = min(batch_size, len(self._data.train))
         self._augmentation, self._batches = augmentation, calibration_batches
+        self._report: Reporter = lambda epoch, metrics: None
 
     def score(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """Scores with the shared weights, which it trains if nobody has; and the costs."""
         architecture, device = trial.architecture, self.context.device
+        self._report = report
         supernet, seed = self._trained.supernet, self._seed("calibration")
         with seeded(seed, device):
             network = supernet.extract(architecture).to(device)
@@ -132,9 +135,10 @@ class SharedWeights(Wrapper, Generic[Training]):
             path.parent.mkdir(parents=True, exist_ok=True)
         with nullcontext() if path is None else locked(path.with_suffix(".lock")):
             for epoch in range(_load(path, training, digest) if path else 0, self._epochs):
-                self._train_epoch(training, epoch)
+                loss = self._train_epoch(training, epoch)
                 if path:
                     _save(path, training, digest, epoch + 1, whole=epoch + 1 == self._epochs)
+                self._report(epoch + 1, {"shared_loss": loss})
         return training
 
     def _train_epoch(self, training: Training, epoch: int) -> float:
