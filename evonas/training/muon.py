@@ -38,6 +38,8 @@ class Muon(torch.optim.SGD):
         for group in self.param_groups:
             for kernel in group["params"] if group["orthogonal"] else ():
                 gradient, state = kernel.grad, self.state[kernel]
+                if gradient is None:  # nothing was learnt of it
+                    continue
                 mean = state.setdefault("mean_gradient", torch.zeros_like(gradient))
                 mean.mul_(_MOMENTUM).add_(gradient)
                 gradient.add_(mean, alpha=_MOMENTUM)
