@@ -638,3 +638,29 @@ def test_a_disk_that_is_full_at_any_point_loses_nothing(
     assert again.exit_code == 0, again.output
     assert (folder / "incumbent" / "network.pt2").exists()
     assert (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("methods", "complaint"),
+    [
+        ("def ask(self, rng): raise ValueError('no idea')", "cannot ask: ValueError: no idea"),
+        ("def ask(self, rng): return 7", "cannot ask: TypeError: it returned int, not a Proposal"),
+        ("def ask(self, rng): return self.space.sample(rng)", "it returned Architecture, not"),
+        ("def ask(self, rng): raise SystemExit(0)", "cannot ask: SystemExit: 0"),
+        (
+            "def ask(self, rng): return self.new(rng)\n    def tell(self, trial): 1 / 0",
+            "cannot be told: ZeroDivisionError",
+        ),
+    ],
+)
+def test_a_strategy_that_fails_ends_the_run_and_is_named(methods: str, complaint: str) -> None:
+    Path("plugins/strategies").mkdir(parents=True)
+    text = f"from evonas import Strategy\n\nclass Mine(Strategy):\n    {methods}\n"
+    Path("plugins/strategies/mine.py").write_text(text)
+    done = run("strategy=mine", more=["--run-dir", "out"])
+    assert done.exit_code == 6, done.output
+    last = done.output.splitlines()[-1]
+    assert last.startswith("evonas: evonas_plugins.strategies.mine:Mine ")
+    assert complaint in last
+    assert "(plugins/strategies/mine.py, line " in last
+    assert read_journal(Path("out"))[0]  # what was begun can be resumed, with a better plugin

@@ -13,8 +13,9 @@ from typing import Protocol
 
 from evonas.errors import TooManyFailures
 from evonas.executors.base import Executor
+from evonas.recipe.registry import blamed
 from evonas.strategies.base import Strategy
-from evonas.trial import Stage, Trial, TrialState
+from evonas.trial import Proposal, Stage, Trial, TrialState
 from evonas.trials import Trials
 
 _POLL = 0.2  # seconds between looks at ``stopping`` while trials run
@@ -131,6 +132,7 @@ class Search:
 
         Raises:
             TooManyFailures: After ``budget.max_failures`` failed trials in a row.
+            PluginError: If a plugin's strategy raises, or asks for what is no proposal.
         """
         for trial in list(self._trials.running.values()):
             self._submit(trial)
@@ -163,7 +165,10 @@ class Search:
         number, elapsed = len(self._trials.latest), self._elapsed()
         if self._budget.spent(number - self._from_other_runs, elapsed, self._trials):
             return End.BUDGET
-        proposal = self._strategy.ask(Random(f"{self._seed}/{number}"))
+        with blamed(type(self._strategy), "cannot ask"):
+            proposal = self._strategy.ask(Random(f"{self._seed}/{number}"))
+            if not (proposal is None or isinstance(proposal, Proposal)):
+                raise TypeError(f"it returned {type(proposal).__name__}, not a Proposal or None")
         return End.EXHAUSTED if proposal is None else Trial(number, proposal, elapsed=elapsed)
 
     def _submit(self, trial: Trial) -> None:
@@ -191,7 +196,8 @@ class Search:
 
     def _tell(self, trial: Trial) -> None:
         self._trials.add(trial)
-        self._strategy.tell(trial)
+        with blamed(type(self._strategy), "cannot be told"):
+            self._strategy.tell(trial)
         if self._watcher is not None:
             self._watcher.tell(trial)
 
