@@ -118,7 +118,7 @@ def test_the_winner_is_measured_once(tmp_path: Path) -> None:
     assert conclude(evaluator, tmp_path, winner, told=told.append) == first
     stored = final.stored(tmp_path)
     assert stored is not None
-    assert (stored["trial"], stored["metrics"]) == (winner.number, first)
+    assert (stored.trial, stored.metrics) == (winner.number, first)
     assert (evaluator.trained, evaluator.tested) == (1, 1)
     assert len(told) == said
     assert "test_accuracy" in first
@@ -217,7 +217,7 @@ def test_the_best_mean_over_the_seeds_wins_and_it_alone_is_tested(tmp_path: Path
     metrics = conclude(evaluator, tmp_path, *ranked(evaluator, 3, 1, 4, 2), top=4, seeds=2)
     stored = final.stored(tmp_path)
     assert stored is not None
-    assert stored["trial"] == 2
+    assert stored.trial == 2
     assert evaluator.tested == 2
     assert metrics["val_accuracy"] == pytest.approx(0.8)
     assert metrics["val_accuracy_std"] == pytest.approx(0.0)
@@ -231,7 +231,7 @@ def test_only_the_top_is_trained(tmp_path: Path) -> None:
     assert evaluator.trained == 2
     stored = final.stored(tmp_path)
     assert stored is not None
-    assert stored["trial"] == 1
+    assert stored.trial == 1
 
 
 def test_if_nothing_can_be_trained_the_reason_is_told(tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_a_network_that_cannot_be_exported_keeps_its_weights(tmp_path: Path) -> 
     assert len(load_file(tmp_path / "incumbent" / "weights.safetensors")) == 2 + NORMALIZATION
     stored = final.stored(tmp_path)
     assert stored is not None
-    assert "test_accuracy" in stored["metrics"]
+    assert "test_accuracy" in stored.metrics
 
 
 def test_a_folder_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:

@@ -147,8 +147,8 @@ def ended(run_dir: Path, trials: int = TRIALS, again: int = 0) -> list[Trial]:
     assert report["status"] == "finished"
     concluded = final.stored(run_dir)
     assert concluded is not None
-    assert 0 <= concluded["metrics"]["test_accuracy"] <= 1
-    assert "val_accuracy_std" in concluded["metrics"]
+    assert 0 <= concluded.metrics["test_accuracy"] <= 1
+    assert "val_accuracy_std" in concluded.metrics
     assert (run_dir / "incumbent" / "network.pt2").exists()
     assert "<h2>Can the ranking be trusted?</h2>" in (run_dir / "report.html").read_text()
     return events
@@ -163,9 +163,9 @@ def figures(run_dir: Path) -> tuple[Any, ...]:
     concluded = final.stored(run_dir)
     assert concluded is not None
     found = json.loads((run_dir / "audit.json").read_text())
-    quality = {n: v for n, v in concluded["metrics"].items() if n != "seconds"}
+    quality = {n: v for n, v in concluded.metrics.items() if n != "seconds"}
     trusted = {n: v for n, v in found["metrics"].items() if not n.startswith("seconds")}
-    return concluded["trial"], quality, found["rows"], trusted
+    return concluded.trial, quality, found["rows"], trusted
 
 
 @pytest.mark.parametrize(
