@@ -28,7 +28,8 @@ class PlainCNN(LayeredSpace):
 
     def __init__(self, max_depth: Count = 3, max_width: Count = 128, width_step: Count = 4) -> None:
         if max_width < width_step:
-            raise OptionError("max_width", f"must be at least the width_step of {width_step}")
+            reason = f"must be at least the width_step of {width_step}, not {max_width}"
+            raise OptionError("max_width", reason)
         depth = Integer(1, max_depth, role="depth")
         width = Integer(width_step, max_width, step=width_step, log=True, role="width")
         self.domains = {f"k{i}": depth for i in range(1, 5)} | {f"c{i}": width for i in range(1, 5)}

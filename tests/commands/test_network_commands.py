@@ -191,7 +191,7 @@ def test_damage_is_one_line(run_dir: Path) -> None:
     weights.unlink()
     refused(2, "trains no network that it could keep", "export", run_dir)
     (run_dir / "incumbent" / "architecture.json").write_text("{")
-    refused(2, r"architecture\.json: is damaged", "export", run_dir)
+    refused(5, r"architecture\.json: is damaged", "export", run_dir)
 
 
 def test_a_space_that_changed_is_one_line(run_dir: Path) -> None:

@@ -286,12 +286,12 @@ def test_more_final_trainings_of_a_finished_run(content: Callable[..., dict[str,
     resume(Path("run"), "final.top=3")
     again = final.stored(Path("run"))
     assert again is not None
-    assert again["terms"]["top"] == 3
+    assert again.terms["top"] == 3
     _, twice = read_journal(Path("run"))
     assert twice[: len(once)] == once
     assert len(of_stage("final", twice)) == 2 * 6
-    if again["trial"] == winner["trial"]:
-        assert again["metrics"]["test_accuracy"] == winner["metrics"]["test_accuracy"]
+    if again.trial == winner.trial:
+        assert again.metrics["test_accuracy"] == winner.metrics["test_accuracy"]
 
 
 def test_a_budget_that_grew_later_gives_the_search_that_was_long_from_the_start(

@@ -674,6 +674,7 @@ def test_only_what_is_in_doubt_is_looked_for(
     assert json.loads((info.run_dir / FILE).read_text())["events"] == 3
     tracker = MLflow(uri)
     tracker.start(info, journal := ends[:4])
+    assert tracker._ready.wait(60)  # what is in doubt is what is there when the mirror begins
     tell(tracker, journal, ends[4:])
     tracker.close(REPORT)
     # and for trial 3, which the first session may have sent, and for the best, to tag it
