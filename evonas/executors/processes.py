@@ -32,6 +32,7 @@ from typing import Any
 from evonas.errors import RecipeError
 from evonas.executors.base import Executor, MakeEvaluator, Watch, run_trial
 from evonas.recipe.options import NonNegative
+from evonas.training.containers import figure
 from evonas.training.devices import VISIBLE, Placement, cores, placements
 from evonas.trial import Trial, TrialState
 
@@ -328,12 +329,7 @@ def _block_signals() -> None:
 
 def _out_of_memory_kills() -> int:
     """How many processes of this machine Linux has killed for want of memory; elsewhere 0."""
-    with suppress(OSError):
-        for line in Path("/proc/vmstat").read_text().splitlines():
-            name, _, count = line.partition(" ")
-            if name == "oom_kill":
-                return int(count)
-    return 0
+    return figure(Path("/proc/vmstat"), "oom_kill")
 
 
 def _send(connection: Connection, message: Any) -> None:

@@ -25,6 +25,12 @@ function visible(values) {
 // Names beside a chart, cut to the room that they have.
 const fit = (room) => (name) => (6.8 * name.length > room ? `${name.slice(0, Math.max(3, Math.floor(room / 6.8) - 1))}…` : name);
 
+// An axis of parameters, logarithmic where they are far apart.
+function parameters(rows, width) {
+  const low = Math.min(...rows.map((d) => d.x)), high = Math.max(...rows.map((d) => d.x));
+  return { label: "parameters", type: low > 0 && high > 20 * low ? "log" : "linear", tickFormat: "~s", ticks: width < 500 ? 4 : undefined };
+}
+
 const CHARTS = {
   progress(width, { x = "trials" }) {
     const { rows, best } = DATA.progress;
@@ -148,22 +154,20 @@ const CHARTS = {
     };
   },
   quality(width) {
-    const rows = DATA.quality, low = Math.min(...rows.map((d) => d.x)), high = Math.max(...rows.map((d) => d.x));
-    const log = low > 0 && high > 20 * low;
+    const rows = DATA.quality;
     return {
       height: Math.min(420, Math.max(280, width * 0.45)),
-      x: { label: "parameters", type: log ? "log" : "linear", tickFormat: "~s", ticks: width < 500 ? 4 : undefined }, y: { ...objective(), grid: true, domain: visible(rows.map((d) => d.y)) },
+      x: parameters(rows, width), y: { ...objective(), grid: true, domain: visible(rows.map((d) => d.y)) },
       color: { domain: DATA.groups, legend: true, scheme: "observable10" },
       marks: [Plot.dot(rows, { x: "x", y: "y", stroke: "group", r: 2.5, strokeOpacity: 0.7, title: "note", tip: true, clip: true })],
     };
   },
   winners(width) {
-    const rows = DATA.winners, low = Math.min(...rows.map((d) => d.x)), high = Math.max(...rows.map((d) => d.x));
-    const log = low > 0 && high > 20 * low, here = rows.filter((d) => d.of === "here"), others = rows.filter((d) => d.of !== "here");
+    const rows = DATA.winners, here = rows.filter((d) => d.of === "here"), others = rows.filter((d) => d.of !== "here");
     const sources = ["here", ...new Set(others.map((d) => d.of))];
     return {
       height: Math.min(440, Math.max(280, width * 0.5)),
-      x: { label: "parameters", type: log ? "log" : "linear", tickFormat: "~s", ticks: width < 500 ? 4 : undefined }, y: { ...objective(), label: DATA.score_label, grid: true },
+      x: parameters(rows, width), y: { ...objective(), label: DATA.score_label, grid: true },
       color: { domain: sources, legend: sources.length > 1, scheme: "observable10" },
       marks: [
         Plot.lineY(others, { x: "x", y: "y", z: "of", stroke: "of", strokeDasharray: "4 4" }),

@@ -287,13 +287,13 @@ def _quality(groups: Groups) -> list[dict[str, Any]]:
 
 
 def _winners(groups: Groups, metric: str, published: Sequence[Published]) -> list[dict[str, Any]]:
-    """Final scores against parameters: means over the seeds here, and what others have."""
+    """Final scores against parameters: the groups' means, and what others have."""
     found: list[dict[str, Any]] = []
-    for name, runs in groups.items():
-        sizes = [size for run in runs if (size := _value(run, "params")) is not None]
-        scores = list(of_seeds(runs, metric).values())
-        if sizes and scores:
-            note = f"{name}, {len(scores)} seed{'s' if len(scores) > 1 else ''}"
-            found.append({"of": "here", "x": fmean(sizes), "y": fmean(scores), "note": note})
+    for row in rows(groups, metric):
+        name, params, score = row["group"], row["params"], row[metric]
+        if not math.isnan(params + score):
+            seeds = len(of_seeds(groups[name], metric))
+            note = f"{name}, {seeds} seed{'s' if seeds > 1 else ''}"
+            found.append({"of": "here", "x": params, "y": score, "note": note})
     found += [{"of": p.source, "x": p.params, "y": p.score, "note": p.name} for p in published]
     return sorted(found, key=lambda point: point["x"])

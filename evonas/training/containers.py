@@ -28,7 +28,9 @@ def free_memory() -> float:
         ):
             most = _number(folder / limit)
             if most < math.inf:
-                free = min(free, most - _number(folder / used) + _cached(folder / "memory.stat"))
+                # The kernel gives files up that nobody uses, when memory is wanted.
+                cached = figure(folder / "memory.stat", "inactive_file")
+                free = min(free, most - _number(folder / used) + cached)
     return max(0.0, free)
 
 
@@ -43,6 +45,19 @@ def cpus() -> float:
         if 0 < share_of_one < math.inf:
             quota = min(quota, share_of_one / _number(folder / "cpu.cfs_period_us"))
     return quota
+
+
+def figure(file: Path, name: str) -> int:
+    """A number of one of Linux's files that have a name and a number a line; 0 if it is not there.
+
+    Such are ``/proc/vmstat`` and a control group's ``memory.stat``.
+    """
+    with suppress(OSError):
+        for line in file.read_text().splitlines():
+            key, _, value = line.partition(" ")
+            if key == name:
+                return int(value)
+    return 0
 
 
 def _groups(controller: str) -> Iterator[Path]:
@@ -67,13 +82,3 @@ def _number(file: Path) -> float:
         return float(file.read_text())
     except (OSError, ValueError):
         return math.inf
-
-
-def _cached(stat: Path) -> float:
-    """Bytes of files that the kernel gives up when memory is wanted."""
-    with suppress(OSError):
-        for line in stat.read_text().splitlines():
-            name, _, value = line.partition(" ")
-            if name == "inactive_file":
-                return float(value)
-    return 0.0

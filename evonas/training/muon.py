@@ -40,7 +40,9 @@ class Muon(torch.optim.SGD):
                 gradient, state = kernel.grad, self.state[kernel]
                 if gradient is None:  # nothing was learnt of it
                     continue
-                mean = state.setdefault("mean_gradient", torch.zeros_like(gradient))
+                if "mean_gradient" not in state:
+                    state["mean_gradient"] = torch.zeros_like(gradient)
+                mean = state["mean_gradient"]
                 mean.mul_(_MOMENTUM).add_(gradient)
                 gradient.add_(mean, alpha=_MOMENTUM)
                 gradient.copy_(orthogonalized(gradient.flatten(1)).view_as(gradient))
