@@ -117,7 +117,7 @@ def follow(problem: Problem, make: MakeStrategy, limit: float, seed: int) -> Pro
     fidelities: dict[int, float] = {}
     best: Trial | None = None
     spent, path = 0.0, []
-    with Serial(lambda device: problem.evaluator, ("cpu",)) as executor:
+    with Serial(lambda device: problem.evaluator, ("cpu",), isolate=False) as executor:
         strategy = make(problem.space, OBJECTIVES)
         for event in Search(strategy, executor, Budget(10**6), seed):
             proposal = event.proposal

@@ -95,7 +95,7 @@ def loop(strategy: Strategy, trials: int, folder: Path, tracker: MLflow | None) 
     times = []
     with (
         Journal(folder) as journal,
-        Serial(lambda device: Nothing(), ("cpu",)) as executor,
+        Serial(lambda device: Nothing(), ("cpu",), isolate=False) as executor,
     ):
         journal.begin({})
         if tracker is not None:

@@ -150,7 +150,7 @@ class ShareOfOnes(Evaluator):
 
 def completed(strategy: Strategy, evaluator: Evaluator, trials: int, seed: int) -> list[Trial]:
     """The completed trials of a search, in order."""
-    with Serial(lambda device: evaluator, ("cpu",)) as executor:
+    with Serial(lambda device: evaluator, ("cpu",), isolate=False) as executor:
         events = Search(strategy, executor, Budget(trials), seed)
         return [event for event in events if event.state is TrialState.COMPLETE]
 

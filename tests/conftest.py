@@ -6,6 +6,7 @@ import copy
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from evonas.architecture import Architecture
+from evonas.executors.parts import fork_server
 from evonas.recipe.registry import Registry
 from evonas.spaces.base import SearchSpace, Task
 from evonas.trial import Limit
@@ -22,6 +24,10 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # also for the proces
 # Tests run side by side: two threads on two busy cores mostly wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
+
+# The server that forks this process's workers: with what runs need, whoever comes first.
+fork_server.context("evonas.runs.assemble")
+forkserver.ensure_running()
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"

@@ -76,7 +76,9 @@ def test_json_holds_nothing_that_components_print() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "evonas", *command], capture_output=True, text=True
     )  # with worker processes, whose output is the system's
-    alone = evonas(*command, "--run-dir", "alone", "--set", "executor.name=serial")
+    alone = evonas(
+        *command, "--run-dir", "alone", "--set", "executor={name: serial, isolate: false}"
+    )
     for code, output, errors in (
         (done.returncode, done.stdout, done.stderr),
         (alone.exit_code, alone.stdout, alone.stderr),

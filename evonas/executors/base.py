@@ -89,7 +89,7 @@ def run_trial(evaluator: Evaluator, trial: Trial, watch: Watch | None = None) ->
             curve.append(point)
             try:
                 stopped = watch is not None and watch(*point)
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
                 stopped, fault = True, error
         if stopped:
             raise _Stop
@@ -108,9 +108,10 @@ def run_trial(evaluator: Evaluator, trial: Trial, watch: Watch | None = None) ->
     except Infeasible as broken:
         ended = replace(trial, state=TrialState.PRUNED, metrics=_finite(broken.metrics))
     # A trial runs anybody's code: everything it raises is data, and recorded with its traceback.
-    except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
-        ended = trial.failed(reason)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        ended = trial.failed(reason(error))
     else:
         ended = replace(trial, state=TrialState.COMPLETE, metrics=metrics)
     if fault is not None:
@@ -121,6 +122,15 @@ def run_trial(evaluator: Evaluator, trial: Trial, watch: Watch | None = None) ->
     learnt = work.pixels - before
     effort = learnt / work.full if work.full else trial.proposal.fidelity
     return replace(ended, curve=tuple(curve), seconds=seconds, effort=effort)
+
+
+def reason(error: BaseException) -> str:
+    """Why a trial failed: a line, and the traceback."""
+    try:
+        said = str(error)
+    except Exception:  # anybody's class, which may have a fault of its own
+        said = "(which cannot be printed)"
+    return f"{type(error).__name__}: {said}\n{''.join(traceback.format_exception(error))}"
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -72,7 +72,7 @@ class ExecutorSection(Component):
     """Where trials run."""
 
     name: str = "serial"
-    """``serial`` here, one after another; ``processes`` side by side."""
+    """``serial``: one after another; ``processes``: side by side; both in worker processes."""
     device: str = "auto"
     """auto (all GPUs, else the CPU), cpu, cuda (all GPUs), cuda:1, …"""
 

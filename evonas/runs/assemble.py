@@ -17,6 +17,7 @@ from evonas.datasets import base as datasets
 from evonas.errors import InvalidArchitecture, PluginError, RecipeError, did_you_mean
 from evonas.evaluators.base import Context, Evaluator, ability
 from evonas.executors.base import Executor
+from evonas.executors.processes import Processes
 from evonas.executors.serial import Serial
 from evonas.recipe import options, reading
 from evonas.recipe.options import Part, bind
@@ -242,9 +243,9 @@ class Assembly:
 
     def final_executor(self, trainings: int) -> Executor:
         """A fresh executor for so many final trainings, to be closed by the caller."""
-        if trainings == 1:  # here, with all cores and the data that are loaded already
-            return Serial(self.make_evaluator, self.devices)
         part = self.parts.executor
+        if trainings == 1 and part.cls is Processes:  # one worker, which has all cores
+            return Serial(self.make_evaluator, self.devices)
         # Without the time limit, which is for trials: a final training takes far longer.
         untimed = replace(part, options={k: v for k, v in part.options.items() if k != "timeout"})
         executor: Executor = untimed(self.make_evaluator, self.devices)

@@ -26,12 +26,12 @@ class Placement:
     Attributes:
         device: What its evaluator is built for: "cpu", or "cuda", the only GPU that it sees.
         env: Environment variables to set before CUDA is initialised.
-        threads: CPU threads that it may use.
+        threads: CPU threads that it may use; None: as many as it finds fastest, for it is alone.
     """
 
     device: str
     env: Mapping[str, str] = field(default_factory=dict)
-    threads: int = 1
+    threads: int | None = 1
 
 
 def available() -> tuple[str, ...]:
@@ -132,7 +132,7 @@ def placements(
     """
     on_gpu = any(device.startswith("cuda") for device in devices)
     count = workers or (len(devices) * per_device if on_gpu else min(cores, MOST_CPU_WORKERS))
-    threads = max(1, cores // count)
+    threads = max(1, cores // count) if count > 1 else None
     return tuple(
         Placement("cuda", {VISIBLE: _outer_name(device, visible)}, threads)
         if device.startswith("cuda")

@@ -91,7 +91,8 @@ def test_each_worker_has_its_gpu_and_its_share_of_the_cores(tmp_path, monkeypatc
         seen = [f.result(SECONDS).metrics for f in futures]
     assert {m["gpu"] for m in seen} == {4, 5}
     assert all(m["threads"] == 3 and m["on_gpu"] for m in seen)
-    assert {m["torch_threads"] for m in seen} == {-1}, "torch was imported before it was needed"
+    # The server that forks the workers has torch, if this process started it for networks.
+    assert {m["torch_threads"] for m in seen} <= {-1, 3}
 
 
 def test_a_failed_trial_keeps_a_cpu_worker_but_not_a_gpu_worker():
@@ -311,6 +312,18 @@ def run_program(folder, body, imports=""):
     )
 
 
+def test_what_a_trial_left_behind_ends_with_a_killed_search_though_it_is_deep_in_c(tmp_path):
+    body = """start(trial(0, "hang_in_c", file=folder + "/pids"), workers=1)
+    time.sleep(60)"""
+    program = run_program(tmp_path, body)
+    pids = [int(pid) for pid in wait_for(tmp_path / "pids").split()]
+    assert len(pids) == 2
+    assert all(map(alive, pids))
+    program.kill()
+    program.wait()
+    assert gone(pids, 5)
+
+
 def test_workers_die_with_a_killed_parent(tmp_path):
     body = """executor, (idle, _) = start(
         trial(0, "meet", mine=folder + "/here", other=folder + "/pids"),
@@ -360,10 +373,10 @@ def test_the_interpreter_exits_though_trials_run(tmp_path):
 
 def test_a_worker_does_not_import_the_main_program(tmp_path):
     body = """executor, futures = start(trial(0), workers=os.cpu_count())
-    print(futures[0].result().metrics["torch_threads"])
+    print(futures[0].result().state)
     executor.close()"""
-    program = run_program(tmp_path, body, imports="import os, torch; print('imported')")
-    assert program.communicate(timeout=SECONDS)[0] == "imported\n-1.0\n"  # the worker has no torch
+    program = run_program(tmp_path, body, imports="import os; print('imported')")
+    assert program.communicate(timeout=SECONDS)[0] == "imported\ncomplete\n"
 
 
 def children(pid):

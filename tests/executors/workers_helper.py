@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import signal
@@ -24,6 +25,13 @@ def trial(number: int = 0, do: str = "nothing", **choices: int | float | str) ->
     return Trial(number, Proposal(Architecture("test", {"do": do, **choices})))
 
 
+class Unprintable(BaseException):
+    """Not an Exception, and its text cannot be had."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
 class Obedient(Evaluator):
     """Does what the architecture says, and tells about its process."""
 
@@ -38,8 +46,8 @@ class Obedient(Evaluator):
         getattr(self, trial.architecture.choices["do"])(trial.architecture.choices)
         return {
             "pid": os.getpid(),
-            "threads": float(os.environ["OMP_NUM_THREADS"]),
-            "gpu": float(os.environ["CUDA_VISIBLE_DEVICES"] or -1),
+            "threads": float(os.environ.get("OMP_NUM_THREADS", -1)),
+            "gpu": float(os.environ.get("CUDA_VISIBLE_DEVICES") or -1),
             "on_gpu": self.device == "cuda",
             "torch_threads": self.torch_threads(),
         }
@@ -67,6 +75,15 @@ class Obedient(Evaluator):
         while True:
             pass
 
+    def hang_in_c(self, choices) -> None:
+        """Never give the interpreter's lock back, with a child that is nobody's any more."""
+        sleeper = "import subprocess as s; print(s.Popen(['sleep', '300'], stdout=s.DEVNULL).pid)"
+        orphan = subprocess.run(
+            [sys.executable, "-c", sleeper], stdout=subprocess.PIPE, start_new_session=True
+        )
+        write(choices["file"], f"{os.getpid()} {orphan.stdout.decode()}")
+        ctypes.PyDLL(None).sleep(300)
+
     def meet(self, choices) -> None:
         """End only when the other one has come, too."""
         write(choices["mine"], "here")
@@ -74,6 +91,21 @@ class Obedient(Evaluator):
 
     def leave(self, choices) -> None:
         os._exit(choices["code"])
+
+    def exit(self, choices) -> None:
+        sys.exit(0)
+
+    def crash(self, choices) -> None:
+        ctypes.string_at(0)
+
+    def close_everything(self, choices) -> None:
+        os.closerange(3, 256)
+
+    def fork_and_return(self, choices) -> None:
+        os.fork()
+
+    def raise_what_is_no_exception(self, choices) -> None:
+        raise Unprintable
 
     def eat(self, choices) -> None:
         """Take memory until there is none left."""

@@ -27,6 +27,7 @@ from evonas.training.checkpoints import Checkpoints, Continued
 from evonas.trial import Objective, Proposal, Trial, TrialState
 
 UP = (Objective("val_accuracy"),)
+HERE = {"name": "serial", "isolate": False}
 TWO = {"name": "processes", "workers": 2, "device": "cpu"}
 
 
@@ -60,7 +61,7 @@ class Told(Tracker):
 def session(
     folder: Path,
     make_evaluator: Callable[[str], Evaluator],
-    executor: Mapping[str, Any] | str = "serial",
+    executor: Mapping[str, Any] = HERE,
     objectives: tuple[Objective, ...] = UP,
     seed: int = 0,
     tell: Callable[[str], None] = print,

@@ -73,7 +73,7 @@ def run(
     evaluator: Evaluator | None = None,
     trials: int = 40,
 ) -> list[Trial]:
-    with Serial(lambda device: evaluator or Climb(), ("cpu",)) as executor:
+    with Serial(lambda device: evaluator or Climb(), ("cpu",), isolate=False) as executor:
         chosen = strategy or random_search()
         return list(Search(chosen, executor, Budget(trials), 0, history, watcher=pruner))
 

@@ -81,7 +81,7 @@ def content() -> Callable[..., dict[str, Any]]:
             "budget": {"trials": TRIALS},
             "final": {"top": 2, "seeds": 2, "flip": True},
             "audit": {"trials": 4},
-            "executor": {"name": "serial", "device": "cpu"},
+            "executor": {"name": "serial", "isolate": False, "device": "cpu"},
             "tracking": "console",
             **EVALUATIONS[name],
             **changes,

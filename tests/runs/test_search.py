@@ -52,7 +52,7 @@ def run(
     evaluator: Evaluator | None = None,
     seed: int = 0,
 ) -> list[Trial]:
-    with Serial(lambda device: evaluator or Ones(), ("cpu",)) as executor:
+    with Serial(lambda device: evaluator or Ones(), ("cpu",), isolate=False) as executor:
         return list(Search(strategy, executor, budget, seed, history))
 
 
@@ -135,7 +135,7 @@ def test_effort_is_a_budget_over_all_sessions() -> None:
 def test_what_was_prepared_is_effort_once(cut: int) -> None:
     def search(events: list[Trial]) -> list[Trial]:
         evaluator = Ones({"value": 1.0})
-        with Serial(lambda device: evaluator, ("cpu",)) as executor:
+        with Serial(lambda device: evaluator, ("cpu",), isolate=False) as executor:
             strategy = RandomSearch(Bits(), OBJECTIVES)
             return list(Search(strategy, executor, Budget(effort=4), 0, events, prepared=1.5))
 
@@ -166,7 +166,7 @@ def test_a_bad_trial_is_data_and_many_in_a_row_end_the_run(result: object, reaso
 
 def test_stopping_finishes_what_runs_and_asks_no_more() -> None:
     events: list[Trial] = []
-    with Serial(lambda device: Ones(), ("cpu",)) as executor:
+    with Serial(lambda device: Ones(), ("cpu",), isolate=False) as executor:
         for event in Search(
             RandomSearch(Bits(), OBJECTIVES), executor, Budget(50), 0, (), lambda: len(events) >= 7
         ):

@@ -152,7 +152,7 @@ class SometimesNaN(Evaluator):
 
 
 def test_nan_never_becomes_a_parent() -> None:
-    with Serial(lambda device: SometimesNaN(), ("cpu",)) as executor:
+    with Serial(lambda device: SometimesNaN(), ("cpu",), isolate=False) as executor:
         events = list(Search(evolution(5, 2), executor, Budget(60), seed=0))
     failed = {e.number for e in events if e.state is TrialState.FAILED}
     bred = {number for event in events for number in event.proposal.parents}

@@ -189,7 +189,9 @@ def make(space: SearchSpace) -> Strategy:
 @real_spaces
 def test_a_killed_and_resumed_search_goes_on_as_it_would_have(space: SearchSpace) -> None:
     def events(history: Sequence[Trial] = ()) -> list[Trial]:
-        with Serial(lambda device: Fake(Context(space, None, device, 0)), ("cpu",)) as executor:
+        with Serial(
+            lambda device: Fake(Context(space, None, device, 0)), ("cpu",), isolate=False
+        ) as executor:
             found = Search(make(space), executor, Budget(40), 0, history)
             return [replace(e, seconds=0.0, elapsed=0.0, error=None) for e in found]
 
