@@ -136,6 +136,29 @@ def resume(run_dir: Path, overrides: tuple[str, ...], told: str | None) -> None:
 
 
 @main.command()
+@click.argument("run_dir", type=_PATH)
+@click.option("--workers", type=click.IntRange(1), help="Trials at once; default: by the devices.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@click.option("--idle", default=30.0, show_default=True, help="Minutes to wait for a trial.")
+def worker(run_dir: Path, workers: int | None, device: str, idle: float) -> None:
+    """Run trials of the run in RUN_DIR, whose executor is folder, on this machine.
+
+    It leaves when the run is finished. SIGINT, SIGTERM and SIGUSR1 have it give its trials back.
+    """
+    from evonas.runs import worker as working
+    from evonas.runs.run import Interruption
+    from evonas.runs.session import Stopped
+
+    interruption = Interruption()
+    try:
+        with interruption.watching(signal.SIGUSR1):
+            working.work(run_dir, workers, device, 60 * idle, click.echo, interruption)
+    except (Stopped, KeyboardInterrupt):
+        click.echo("stopped; its trials were given back", err=True)
+        sys.exit(_code(interruption))
+
+
+@main.command()
 @click.argument("recipe", metavar="RECIPE|SWEEP_DIR", type=_PATH, shell_complete=_recipes)
 @_SET
 @click.option("--sweep-dir", type=_PATH, help="Default: a new one in mlruns.")

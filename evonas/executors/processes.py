@@ -36,7 +36,7 @@ class Processes(Executor):
         devices: "cpu", or the GPUs to use: ("cuda:0", "cuda:1").
         workers: Number of workers; by default one per GPU, or one per core (see ``placements``).
         per_device: Workers per GPU when ``workers`` is not given.
-        timeout: Seconds that one trial may take; then its worker is killed.
+        timeout: Seconds that one trial of the search may take; then its worker is killed.
         grace: Seconds that running trials have left after Ctrl-C or SIGTERM; what has not ended by
             then begins again when the run is resumed.
 

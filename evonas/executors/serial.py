@@ -21,7 +21,8 @@ class Serial(Executor):
         devices: Of which the first is used.
         isolate: Whether trials run in a worker process. If not, one that ends its process, or
             hangs, does so to the search: for looking into a trial with a debugger.
-        timeout: Seconds that one trial may take; then its worker is killed. Only if isolated.
+        timeout: Seconds that one trial of the search may take; then its worker is killed. Only if
+            isolated.
         grace: As of ``processes``, if isolated; else a trial has any time.
 
     Raises:

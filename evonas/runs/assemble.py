@@ -243,13 +243,9 @@ class Assembly:
 
     def final_executor(self, trainings: int) -> Executor:
         """A fresh executor for so many final trainings, to be closed by the caller."""
-        part = self.parts.executor
-        if trainings == 1 and part.cls is Processes:  # one worker, which has all cores
+        if trainings == 1 and self.parts.executor.cls is Processes:  # one worker has all cores
             return Serial(self.make_evaluator, self.devices)
-        # Without the time limit, which is for trials: a final training takes far longer.
-        untimed = replace(part, options={k: v for k, v in part.options.items() if k != "timeout"})
-        executor: Executor = untimed(self.make_evaluator, self.devices)
-        return executor
+        return self.executor()
 
     def pruner(self) -> Pruner | None:
         """A fresh pruner; None if the recipe wants no trial stopped."""

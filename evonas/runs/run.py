@@ -73,9 +73,10 @@ class Interruption:
         return self.signal is not None
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Handle the two signals; the handlers of before are put back."""
-        before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    def watching(self, *more: int) -> Iterator[None]:
+        """Handle the two signals, and more; the handlers of before are put back."""
+        numbers = (signal.SIGINT, signal.SIGTERM, *more)
+        before = {number: signal.signal(number, self._handle) for number in numbers}
         try:
             yield
         finally:

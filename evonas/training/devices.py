@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,8 @@ class Placement:
     Attributes:
         device: What its evaluator is built for: "cpu", or "cuda", the only GPU that it sees.
         env: Environment variables to set before CUDA is initialised.
-        threads: CPU threads that it may use; None: as many as it finds fastest, for it is alone.
+        threads: CPU threads that it may use; None: as many as the process that starts it, for it
+            is alone.
     """
 
     device: str
@@ -87,6 +89,12 @@ def cpu_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def threads() -> int:
+    """CPU threads of this process: torch's, or one per core if nobody imported it."""
+    torch = sys.modules.get("torch")
+    return torch.get_num_threads() if torch else cores()
 
 
 def choose(device: str, available: Sequence[str]) -> tuple[str, ...]:

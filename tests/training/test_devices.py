@@ -65,7 +65,14 @@ def test_a_gpu_outside_the_visible_ones_is_refused(visible):
 
 @pytest.mark.parametrize(
     ("cores", "workers", "placed", "threads"),
-    [(1, None, 1, 1), (4, None, 4, 1), (32, None, 8, 4), (4, 1, 1, 4), (4, 3, 3, 1), (2, 5, 5, 1)],
+    [
+        (1, None, 1, None),
+        (4, None, 4, 1),
+        (32, None, 8, 4),
+        (4, 1, 1, None),
+        (4, 3, 3, 1),
+        (2, 5, 5, 1),
+    ],
 )
 def test_the_cpu_has_a_worker_per_core_and_they_share_the_cores(cores, workers, placed, threads):
     expected = Placement("cpu", {"CUDA_VISIBLE_DEVICES": ""}, threads)

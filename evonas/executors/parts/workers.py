@@ -29,6 +29,8 @@ from threadpoolctl import threadpool_limits
 
 from evonas.executors.base import MakeEvaluator, Watch, reason, run_trial
 from evonas.executors.parts import fork_server
+from evonas.executors.parts.reports import Reports
+from evonas.training import devices
 from evonas.training.containers import figure
 from evonas.training.devices import Placement
 from evonas.trial import Trial, TrialState
@@ -54,7 +56,7 @@ class Slot:
     Args:
         placement: Where its workers compute.
         make_evaluator: Builds the evaluator for a device; what cannot be pickled fails at once.
-        timeout: Seconds that a trial may take; None: any time.
+        timeout: Seconds that a trial of the search may take; None: any time.
     """
 
     def __init__(
@@ -69,17 +71,13 @@ class Slot:
 
     def run(self, trial: Trial, watch: Watch | None) -> Trial:
         """Run a trial in this slot's worker; start one if there is none alive."""
-        start = time.perf_counter()
-        curve: dict[int, Mapping[str, float]] = {}
+        start, reports = time.perf_counter(), Reports(watch)
 
-        def noted(step: int, metrics: Mapping[str, float]) -> bool:
-            if step in curve:  # the worker before it came as far
-                return False
-            curve[step] = metrics  # the pruner knows it, so a dead worker's event has it
-            return watch is not None and watch(step, metrics)
+        # A final training takes far longer than a trial of the search.
+        timeout = self._timeout if trial.proposal.stage == "search" else None
 
         def attempt() -> Trial:
-            return self._ready().run(trial, noted if watch else None, self._timeout)
+            return self._ready().run(trial, reports if watch else None, timeout)
 
         try:
             try:
@@ -91,7 +89,7 @@ class Slot:
             self.end()
             reason = _CLOSED if self._killed else str(lost)
             failed = trial.failed(reason, time.perf_counter() - start)
-            return replace(failed, curve=tuple(curve.items()))
+            return replace(failed, curve=tuple(reports.curve.items()))
         if ended.state is TrialState.FAILED and self._placement.device != "cpu":
             # An illegal memory access poisons the CUDA context, and with it every later trial.
             self.end()
@@ -132,9 +130,12 @@ class _Worker:
 
     def __init__(self, context: BaseContext, placement: Placement, recipe: bytes) -> None:
         self._connection, theirs = context.Pipe()
+        threads = placement.threads or devices.threads()
+        environment = {**os.environ, **placement.env}
         # Not a daemon process: those may not have children, and a DataLoader has.
         self._process = context.Process(  # type: ignore[attr-defined]
-            target=_work, args=(theirs, placement, dict(os.environ), recipe)
+            target=_work,
+            args=(theirs, placement.device, threads, environment, recipe),
         )
         self._reaped = False
         self._kills_before = _out_of_memory_kills()
@@ -254,17 +255,21 @@ def _signal_name(number: int) -> str:
 
 
 def _work(
-    connection: Connection, placement: Placement, environment: Mapping[str, str], recipe: bytes
+    connection: Connection,
+    device: str,
+    threads: int,
+    environment: Mapping[str, str],
+    recipe: bytes,
 ) -> None:
     """Say that the evaluator is built, or why not; then answer every trial with its final event.
 
     A trial that is watched asks before, at each of its reports, whether to stop.
     """
-    _settle(placement, environment)
+    _settle(threads, environment)
     own = os.getpid()
     try:
         # Unpickled only now: it may import torch, which reads the environment.
-        evaluator = pickle.loads(recipe)(placement.device)
+        evaluator = pickle.loads(recipe)(device)
     # Anybody's code, as in ``run_trial``: what it raises is the reason why the trial failed.
     except BaseException as error:
         connection.send_bytes(reason(error).encode())
@@ -277,7 +282,7 @@ def _work(
         _send(connection, {"ended": ended.to_json()})
 
 
-def _settle(placement: Placement, environment: Mapping[str, str]) -> None:
+def _settle(threads: int, environment: Mapping[str, str]) -> None:
     os.setpgid(0, 0)  # a group of its own, to be killed with all it started
     os.dup2(2, 1)  # what anybody's code prints: the output is the parent's, which may be JSON
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # see _block_signals
@@ -287,10 +292,8 @@ def _settle(placement: Placement, environment: Mapping[str, str]) -> None:
     fork_server.end_with_parent(signal.SIGKILL)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.environ.clear()  # the server's, which may be of long ago
-    os.environ.update({**environment, **placement.env})
-    if placement.threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(placement.threads)
-        threadpool_limits(placement.threads)  # of libraries that were loaded before the fork
+    os.environ.update(environment, OMP_NUM_THREADS=str(threads))
+    threadpool_limits(threads)  # of libraries that were loaded before the fork
 
 
 def _die_with_parent() -> None:

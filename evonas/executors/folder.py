@@ -1,0 +1,236 @@
+"""Trials on any machine that sees a folder: each runs ``evonas worker RUN_DIR``."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from evonas.errors import RecipeError
+from evonas.executors.base import Executor, MakeEvaluator, Watch
+from evonas.executors.parts.exchange import Exchange, Key
+from evonas.executors.parts.reports import Reports
+from evonas.recipe.options import NonNegative
+from evonas.trial import Trial
+
+_POLL = 0.1  # seconds between looks into the folder
+
+
+@dataclass
+class _Pending:
+    """A trial that has not ended, and what is known of it."""
+
+    trial: Trial
+    watched: bool
+    reports: Reports
+    future: Future[Trial] = field(default_factory=Future)
+    losses: int = 0  # workers that were lost with it
+    answered: int | None = None  # the step
+    missed_since: float | None = None  # when it was nowhere in the folder
+
+
+class Folder(Executor):
+    """Hand trials to workers that come and go, on any machine that sees a folder.
+
+    A worker takes a trial by renaming its file, and shows that it lives by touching one of its own.
+    One that has not done so for the length of the lease is given up: the trial is begun again by
+    another one, once, and what the lost one hands in later is ignored. A worker that is told to
+    leave, by SIGTERM or SIGUSR1, gives its trials back. No clock is compared with another.
+
+    A run that goes on takes over what its workers have, or finished meanwhile.
+
+    Args:
+        make_evaluator: Not called: workers read the recipe from the run folder.
+        devices: Not used: workers have their own.
+        path: The folder, as all machines see it; default: ``work`` in the run folder.
+        lease: Seconds without a sign of life after which a worker is given up. Network file systems
+            may show a change a minute late.
+        timeout: Seconds that one trial of the search may take; workers hold to it.
+        grace: Seconds that running trials have left after Ctrl-C or SIGTERM; what has not ended by
+            then goes on in its worker, and a run that is resumed takes it over.
+
+    Raises:
+        RecipeError: If no path is given and there is no run folder.
+    """
+
+    def __init__(
+        self,
+        make_evaluator: MakeEvaluator,
+        devices: tuple[str, ...],
+        path: Path | None = None,
+        lease: Annotated[float, Field(gt=0)] = 120.0,
+        timeout: Annotated[float, Field(ge=1)] | None = None,
+        grace: NonNegative = 60.0,
+    ) -> None:
+        super().__init__(make_evaluator, devices)
+        self.grace, self._lease = grace, lease
+        self._exchange = Exchange(folder_of(path, getattr(make_evaluator, "run_dir", None)))
+        self._pending: dict[Key, _Pending] = {}
+        self._left: dict[tuple[str, int], tuple[Key, str, str]] = {}  # by an earlier session
+        self._seen: dict[str, tuple[int, float]] = {}  # of workers: the last stamp, and since when
+        self._slots: dict[str, int] = {}
+        self._lock = threading.Lock()  # of all of these
+        self._looking: threading.Thread | None = None
+        self._closed = False
+
+    @property
+    def workers(self) -> int:  # type: ignore[override]
+        """How many trials the workers take that live now; one waits for the first of them."""
+        return max(1, sum(self._slots.values()))
+
+    def submit(self, trial: Trial, watch: Watch | None = None) -> Future[Trial]:
+        """Lay the trial into the folder; or take over what is there of it."""
+        if self._closed:
+            raise RuntimeError("submit after close")
+        pending = _Pending(trial, watch is not None, Reports(watch))
+        with self._lock:
+            if self._looking is None:
+                self._begin()
+            stage, number = trial.proposal.stage, trial.number
+            key, folder, worker = self._left.pop((stage, number), (Key(stage, number, -1), "", ""))
+            if folder and self._is_of(trial, key, folder, worker):
+                self._pending[key] = pending
+                if folder == "read":  # but the search was killed before it was written down
+                    self._exchange.move(key, worker, "read", "ended")
+            else:
+                self._offer(key, pending)
+        return pending.future
+
+    def close(self, kill: bool = False) -> None:
+        """Wait for what runs; ``kill``: leave it to its workers, for a session to come."""
+        self._closed = True
+        if self._looking is None:
+            return
+        if kill:
+            with self._lock:
+                for key, pending in self._pending.items():
+                    self._exchange.drop("open", key)
+                    pending.future.cancel()
+                self._pending.clear()
+        self._looking.join()
+        if not kill:
+            for key, worker in self._exchange.entries("read").items():
+                self._exchange.drop("read", key, worker)
+
+    def _begin(self) -> None:
+        self._exchange.make()
+        for folder in ("open", "taken", "ended", "read"):
+            for key, worker in self._exchange.entries(folder).items():
+                name = key.stage, key.number
+                if name not in self._left or self._left[name][0] < key:
+                    self._left[name] = key, folder, worker
+        self._looking = threading.Thread(target=self._look_on, daemon=True)
+        self._looking.start()
+
+    def _is_of(self, trial: Trial, key: Key, folder: str, worker: str) -> bool:
+        content: Mapping[str, Any] | None = self._exchange.read(folder, key, worker)
+        if content is None:
+            return False
+        return Trial.from_json(content.get("trial", content)).proposal == trial.proposal
+
+    def _offer(self, before: Key, pending: _Pending) -> None:
+        key = replace(before, attempt=before.attempt + 1)
+        pending.missed_since = pending.answered = None
+        self._pending[key] = pending
+        content = {"trial": pending.trial.to_json(), "watched": pending.watched}
+        self._exchange.write("open", key, "", content)
+
+    def _look_on(self) -> None:
+        while self._pending or not self._closed:
+            try:
+                with self._lock:
+                    self._look()
+            except BaseException as bug:  # raised again where the results are asked for
+                with self._lock:
+                    for pending in self._pending.values():
+                        pending.future.set_exception(bug)
+                    self._pending.clear()
+                return
+            time.sleep(_POLL)
+
+    def _look(self) -> None:
+        self._end()
+        self._answer()
+        # In this order: whoever has a trial was there before it had it.
+        taken = self._exchange.entries("taken")
+        living = self._living()
+        for key, worker in taken.items():
+            if key not in self._pending:
+                self._exchange.drop("taken", key, worker)  # of an attempt that was given up
+            elif worker not in living:
+                self._lose(key, worker)
+        self._miss({*taken, *self._exchange.entries("open"), *self._exchange.entries("ended")})
+
+    def _end(self) -> None:
+        for key, worker in self._exchange.entries("ended").items():
+            content = self._exchange.read("ended", key, worker)
+            pending = self._pending.pop(key, None)
+            if pending is None or content is None:
+                self._exchange.drop("ended", key, worker)  # too late
+                continue
+            self._exchange.move(key, worker, "ended", "read")
+            pending.future.set_result(Trial.from_json(content))
+
+    def _answer(self) -> None:
+        for key, worker in self._exchange.entries("reports").items():
+            pending = self._pending.get(key)
+            if pending is None:
+                self._exchange.drop("reports", key, worker)
+                continue
+            content = self._exchange.read("reports", key, worker)
+            if content is not None and content["step"] != pending.answered:
+                step = pending.answered = content["step"]
+                stop = pending.reports(step, content["metrics"])
+                self._exchange.write("answers", key, worker, {"step": step, "stop": stop})
+
+    def _living(self) -> set[str]:
+        """The workers that have shown within the lease that they live; others are given up."""
+        now, found = time.monotonic(), self._exchange.workers()
+        self._seen = {name: seen for name, seen in self._seen.items() if name in found}
+        for name, (_, stamp) in found.items():
+            if self._seen.get(name, (None, now))[0] != stamp:
+                self._seen[name] = stamp, now
+            elif now - self._seen[name][1] > self._lease:
+                self._exchange.dismiss(name)
+                del self._seen[name]
+        self._slots = {name: found[name][0] for name in self._seen}
+        return set(self._seen)
+
+    def _lose(self, key: Key, worker: str) -> None:
+        if not self._exchange.take_from(key, worker):  # it was given back, or ended, meanwhile
+            return
+        pending = self._pending.pop(key)
+        pending.losses += 1
+        if pending.losses == 1:
+            self._offer(key, pending)
+            return
+        failed = pending.trial.failed(f"worker lost: {worker}")
+        pending.future.set_result(replace(failed, curve=tuple(pending.reports.curve.items())))
+
+    def _miss(self, present: set[Key]) -> None:
+        """Offer again what is nowhere, as a renaming whose answer was lost leaves it."""
+        now = time.monotonic()
+        for key, pending in list(self._pending.items()):
+            if key in present:
+                pending.missed_since = None
+            elif pending.missed_since is None:
+                pending.missed_since = now
+            elif now - pending.missed_since > self._lease:
+                self._offer(key, self._pending.pop(key))
+
+
+def folder_of(path: Path | None, run_dir: Path | None) -> Path:
+    """Where a run's trials are exchanged.
+
+    Raises:
+        RecipeError: If nothing says so.
+    """
+    if path is None and run_dir is None:
+        raise RecipeError("executor.path: is not given, and there is no run folder")
+    return path.absolute() if path else Path(str(run_dir)).absolute() / "work"

@@ -1,0 +1,199 @@
+"""Workers on a shared folder: three of them, of which one is killed, one stopped and continued."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+from workers_helper import Obedient, Stubborn, gone, trial, wait_for
+
+from evonas import testing
+from evonas.errors import RecipeError
+from evonas.executors.folder import Folder
+from evonas.executors.parts.exchange import Exchange
+from evonas.executors.serial import Serial
+from evonas.runs.session import Stopped
+from evonas.runs.worker import serve
+from evonas.trial import TrialState
+
+SECONDS = 30.0
+
+# A worker in a process of its own, whose trials run in the process of the worker.
+WORKER = """
+import signal, sys, threading
+from pathlib import Path
+from workers_helper import Obedient
+from evonas.executors.parts.exchange import Exchange, Lost
+from evonas.executors.serial import Serial
+from evonas.runs import worker
+from evonas.runs.session import Stopped
+
+worker._BEAT = 0.1
+stop = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: stop.set())
+while True:
+    with Serial(Obedient, ("cpu",)) as executor:
+        try:
+            worker.serve(Exchange(Path(sys.argv[1])), executor, print, lambda _: "", stop.is_set)
+        except Lost:
+            executor.close(kill=True)
+            Path(sys.argv[1], "was_lost").touch()
+        except Stopped:
+            executor.close(kill=True)
+            break
+"""
+
+
+def worker(folder):
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(folder)],
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,
+    )
+
+
+@contextmanager
+def helpers(folder, evaluators):
+    """Workers in threads of this process, one for each evaluator."""
+    stop = threading.Event()
+
+    def work(make):
+        with Serial(make, ("cpu",), isolate=False) as executor, pytest.raises(Stopped):
+            serve(Exchange(folder), executor, lambda _: None, lambda _: "", stop.is_set)
+
+    Exchange(folder).make()
+    threads = [threading.Thread(target=work, args=(make,)) for make in evaluators]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_it_keeps_the_contract(tmp_path):
+    with helpers(tmp_path, [testing._Sum] * 2):
+        assert testing.check_executor(partial(Folder, path=tmp_path), trials=6) == []
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_trial_waits_for_the_first_worker_and_then_there_are_as_many_as_they_take(tmp_path):
+    with Folder(Obedient, ("cpu",), tmp_path) as executor:
+        assert executor.workers == 1
+        first = executor.submit(trial(0))
+        with helpers(tmp_path, [Obedient] * 3):
+            assert first.result(SECONDS).state is TrialState.COMPLETE
+            deadline = time.monotonic() + SECONDS
+            while executor.workers < 3:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+
+
+def test_a_watched_trial_is_stopped(tmp_path):
+    seen = []
+
+    def watch(step, metrics):
+        seen.append(step)
+        return step == 3
+
+    with helpers(tmp_path, [Stubborn]), Folder(Obedient, ("cpu",), tmp_path) as executor:
+        ended = executor.submit(trial(0), watch).result(SECONDS)
+    assert ended.state is TrialState.PRUNED
+    assert seen == [step for step, _ in ended.curve] == [1, 2, 3]
+
+
+def test_one_worker_is_killed_one_is_stopped_and_comes_back_too_late(tmp_path):
+    folder = tmp_path / "work"
+    with Folder(Obedient, ("cpu",), folder, lease=1.5) as executor:
+        hanging = executor.submit(
+            trial(0, "meet", mine=str(tmp_path / "a"), other=str(tmp_path / "go"))
+        )
+        killed = worker(folder)
+        wait_for(tmp_path / "a")
+        (tmp_path / "a").unlink()
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+        stopped = worker(folder)
+        wait_for(tmp_path / "a")  # the lease has run out, and it was begun again
+        (tmp_path / "go").touch()
+        assert hanging.result(SECONDS).state is TrialState.COMPLETE
+
+        (tmp_path / "go").unlink()
+        slow = executor.submit(
+            trial(1, "meet", mine=str(tmp_path / "b"), other=str(tmp_path / "go"))
+        )
+        wait_for(tmp_path / "b")
+        (tmp_path / "b").unlink()
+        os.kill(stopped.pid, signal.SIGSTOP)
+        third = worker(folder)
+        wait_for(tmp_path / "b")
+        (tmp_path / "go").touch()
+        ended = slow.result(SECONDS)
+        os.kill(stopped.pid, signal.SIGCONT)
+        wait_for(folder / "was_lost")
+        assert ended.state is TrialState.COMPLETE
+        following = [executor.submit(trial(n)) for n in (2, 3)]
+        assert [f.result(SECONDS).number for f in following] == [2, 3]
+        for process in (stopped, third):
+            process.terminate()
+            assert process.wait(SECONDS) == 0
+    assert not list(folder.rglob("*.json")), "what came too late was thrown away"
+
+
+def test_two_workers_lost_with_it_fail_a_trial(tmp_path):
+    with Folder(Obedient, ("cpu",), tmp_path / "work", lease=1) as executor:
+        lost = executor.submit(trial(0, "hang", file=str(tmp_path / "pid")), lambda *_: False)
+        for _ in range(2):
+            process = worker(tmp_path / "work")
+            pid = int(wait_for(tmp_path / "pid"))
+            (tmp_path / "pid").unlink()
+            os.kill(process.pid, signal.SIGKILL)
+            assert gone([pid]), "its trial's process ends with it"
+        ended = lost.result(SECONDS)
+    assert ended.state is TrialState.FAILED
+    assert ended.error.startswith("worker lost: ")
+    assert ended.curve == ((1, {"loss": 0.5}),)
+
+
+def test_who_is_told_to_leave_gives_its_trial_back_and_the_next_one_takes_it(tmp_path):
+    with Folder(Obedient, ("cpu",), tmp_path / "work") as executor:
+        waiting = executor.submit(
+            trial(0, "meet", mine=str(tmp_path / "a"), other=str(tmp_path / "go"))
+        )
+        first = worker(tmp_path / "work")
+        wait_for(tmp_path / "a")
+        first.terminate()
+        assert first.wait(SECONDS) == 0
+        (tmp_path / "go").touch()
+        with helpers(tmp_path / "work", [Obedient]):
+            assert waiting.result(SECONDS).state is TrialState.COMPLETE
+
+
+def test_a_session_takes_over_what_the_one_before_left(tmp_path):
+    first = Folder(Obedient, ("cpu",), tmp_path)
+    waiting, finished = trial(0), trial(1)
+    first.submit(waiting)
+    with helpers(tmp_path, [Obedient]):
+        assert first.submit(finished).result(SECONDS).number == 1
+    first.close(kill=True)  # before anything was written down
+    with Folder(Obedient, ("cpu",), tmp_path) as second:
+        assert second.submit(finished).result(SECONDS).metrics["pid"] == os.getpid()
+        other = second.submit(trial(0, "fail"))  # another trial of the same number
+        with helpers(tmp_path, [Obedient]):
+            assert other.result(SECONDS).error.startswith("ValueError: as told")
+    with pytest.raises(RuntimeError, match="after close"):
+        second.submit(trial(2))
+
+
+def test_without_a_folder_it_is_refused():
+    with pytest.raises(RecipeError, match=r"executor\.path"):
+        Folder(Obedient, ("cpu",))
