@@ -30,10 +30,12 @@ class Executor(ABC):
         workers: How many trials run at once.
         grace: Seconds that running trials have left when the user wants to stop; then they are
             ended, if they can be, and begin again when the run is resumed.
+        remark: What a person must do or know before trials can run; usually nothing.
     """
 
     workers: int
     grace: float = math.inf
+    remark: str = ""
 
     def __init__(self, make_evaluator: MakeEvaluator, devices: tuple[str, ...]) -> None:
         self.make_evaluator = make_evaluator

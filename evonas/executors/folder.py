@@ -19,6 +19,7 @@ from evonas.executors.parts.reports import Reports
 from evonas.recipe.options import NonNegative
 from evonas.trial import Trial
 
+LEASE = 120.0  # seconds
 _POLL = 0.1  # seconds between looks into the folder
 
 
@@ -64,13 +65,15 @@ class Folder(Executor):
         make_evaluator: MakeEvaluator,
         devices: tuple[str, ...],
         path: Path | None = None,
-        lease: Annotated[float, Field(gt=0)] = 120.0,
+        lease: Annotated[float, Field(gt=0)] = LEASE,
         timeout: Annotated[float, Field(ge=1)] | None = None,
         grace: NonNegative = 60.0,
     ) -> None:
         super().__init__(make_evaluator, devices)
         self.grace, self._lease = grace, lease
-        self._exchange = Exchange(folder_of(path, getattr(make_evaluator, "run_dir", None)))
+        run_dir = getattr(make_evaluator, "run_dir", None)
+        self._exchange = Exchange(folder_of(path, run_dir))
+        self.remark = f"trials wait for workers: evonas worker {run_dir or 'RUN_DIR'}"
         self._pending: dict[Key, _Pending] = {}
         self._left: dict[tuple[str, int], tuple[Key, str, str]] = {}  # by an earlier session
         self._seen: dict[str, tuple[int, float]] = {}  # of workers: the last stamp, and since when

@@ -110,6 +110,8 @@ class Session:
         draws = Draws(self.folder, limits) if limits and stage == "search" else None
         work = self.assembly.evaluator.context.work
         prepared = work.pixels / work.full if work.full and stage == "search" else 0.0
+        if executor.remark and stage == "search":
+            self.note(executor.remark)
         with executor:
             search = Search(
                 *(strategy, executor, budget, seed, events, self.stopping, watcher, stage, elapsed),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from evonas.errors import HistoryError, RecipeError
 from evonas.executors.base import Executor
-from evonas.executors.folder import Folder, folder_of
+from evonas.executors.folder import LEASE, Folder, folder_of
 from evonas.executors.parts.exchange import Exchange, Key, Lost
 from evonas.executors.processes import Processes
 from evonas.recipe import reading
@@ -26,7 +26,7 @@ from evonas.training import devices
 from evonas.trial import Trial
 
 _POLL = 0.2  # seconds between looks into the folder
-_BEAT = 5.0  # seconds between signs of life
+_BEAT = 5.0  # seconds between signs of life, if the lease is long
 _LINGER = 10.0  # seconds without a trial after which the end of the run is believed
 
 
@@ -56,6 +56,7 @@ def work(
     assembly = _assembled(run_dir, idle, stopping)
     options = assembly.parts.executor.options
     exchange = Exchange(folder_of(options.get("path"), run_dir))
+    beat = min(_BEAT, options.get("lease", LEASE) / 4)
     exchange.make()
     chosen = devices.choose(device, devices.available())
     while True:
@@ -64,7 +65,7 @@ def work(
         ) as executor:
             over = partial(_over, run_dir, idle)
             try:
-                return serve(exchange, executor, say, over, stopping)
+                return serve(exchange, executor, beat, say, over, stopping)
             except Lost:
                 executor.close(kill=True)
                 say("the search gave this worker up; it begins anew")
@@ -73,6 +74,7 @@ def work(
 def serve(
     exchange: Exchange,
     executor: Executor,
+    beat: float,
     say: Callable[[str], None],
     over: Callable[[float], str],
     stopping: Callable[[], bool],
@@ -82,6 +84,7 @@ def serve(
     Args:
         exchange: Where trials are.
         executor: Runs them.
+        beat: Seconds between signs of life, some of which must fit into the lease.
         say: Told what happens.
         over: Given the seconds without a trial; why to leave, if that is so.
         stopping: Asked often.
@@ -97,7 +100,7 @@ def serve(
     busy = beaten = time.monotonic()
     try:
         while not stopping():
-            if time.monotonic() - beaten > _BEAT:
+            if time.monotonic() - beaten > beat:
                 exchange.live(name)
                 beaten = time.monotonic()
             while len(running) < executor.workers and (taken := exchange.take(name)):

@@ -34,13 +34,13 @@ from evonas.executors.serial import Serial
 from evonas.runs import worker
 from evonas.runs.session import Stopped
 
-worker._BEAT = 0.1
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
 while True:
     with Serial(Obedient, ("cpu",)) as executor:
         try:
-            worker.serve(Exchange(Path(sys.argv[1])), executor, print, lambda _: "", stop.is_set)
+            exchange = Exchange(Path(sys.argv[1]))
+            worker.serve(exchange, executor, 0.1, print, lambda _: "", stop.is_set)
         except Lost:
             executor.close(kill=True)
             Path(sys.argv[1], "was_lost").touch()
@@ -66,7 +66,7 @@ def helpers(folder, evaluators):
 
     def work(make):
         with Serial(make, ("cpu",), isolate=False) as executor, pytest.raises(Stopped):
-            serve(Exchange(folder), executor, lambda _: None, lambda _: "", stop.is_set)
+            serve(Exchange(folder), executor, 0.1, lambda _: None, lambda _: "", stop.is_set)
 
     Exchange(folder).make()
     threads = [threading.Thread(target=work, args=(make,)) for make in evaluators]

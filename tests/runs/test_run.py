@@ -127,6 +127,25 @@ def test_two_workers_killed_at_many_moments(begin: Callable[..., subprocess.Pope
     every_trial_once(run_dir, 40)
 
 
+@pytest.mark.slow
+def test_a_search_and_workers_on_a_folder_are_killed(
+    begin: Callable[..., subprocess.Popen[str]],
+) -> None:
+    folder = ("--set", "executor={name: folder, lease: 3}", "--set", "evaluation.seconds=0.3")
+    search = begin("run", "recipe.yaml", "--run-dir", "run", *folder)
+    workers = [begin("worker", "run", "--workers", "1") for _ in range(3)]
+    for moment, victim in ((12, workers[0]), (30, search), (50, workers[1])):
+        wait_for(Path("run"), moment, search)
+        victim.send_signal(signal.SIGKILL)
+        victim.wait()
+        if victim is search:
+            search = begin("resume", "run")
+    output = finish(search)
+    assert "finished: the budget is spent (40 complete" in output, output
+    every_trial_once(Path("run"), 40)
+    assert "the run is finished" in finish(workers[2])
+
+
 def test_a_serial_run_killed_is_the_run_left_alone(
     begin: Callable[..., subprocess.Popen[str]],
 ) -> None:
