@@ -44,8 +44,9 @@ class Train(Evaluator):
         epochs: Of a trial at fidelity 1.
         final_epochs: Of the final training of the winner; default: as many as in a trial.
         batch_size: Images a step.
-        optimizer: ``sgd`` (Nesterov, momentum 0.9), ``adamw``, or ``muon``, which makes steps of
-            kernels orthogonal and is SGD for the rest: see ``training/muon.py``.
+        optimizer: ``muon``, which makes steps of kernels orthogonal and is SGD for the rest (see
+            ``training/muon.py``), ``sgd`` (Nesterov, momentum 0.9) or ``adamw``; default: ``muon``,
+            and ``sgd`` with ``init``, which learnt other weights.
         learning_rate: Its peak; default 0.1, for adamw 0.001.
         weight_decay: On all parameters but biases and those of normalisation layers.
         clip_norm: Longest gradient, by its norm over all parameters; 0: any. Without it deep
@@ -81,7 +82,7 @@ class Train(Evaluator):
         epochs: Count = 10,
         final_epochs: Count | None = None,
         batch_size: Count = 128,
-        optimizer: OptimizerName = "sgd",
+        optimizer: OptimizerName | None = None,
         learning_rate: Positive | None = None,
         weight_decay: Decay = 5e-4,
         clip_norm: NonNegative = 5.0,
@@ -114,6 +115,7 @@ class Train(Evaluator):
         self._pixels = self._data.train.pixels
         # A wrapper may make another one of these with smaller data: the recipe's are the largest.
         context.work.full = max(context.work.full, self._final_epochs * self._pixels)
+        optimizer = optimizer or _optimizer(init)
         self._settings = Settings(
             epochs=epochs,
             batch_size=batch_size,
@@ -139,9 +141,11 @@ class Train(Evaluator):
 
     @classmethod
     def derived(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The optimizer's own learning rate, and as many final epochs as a trial has."""
-        rate = _LEARNING_RATES[options["optimizer"]]
-        return {"learning_rate": rate, "final_epochs": options["epochs"]}
+        """The optimizer, its own learning rate, and as many final epochs as a trial has."""
+        optimizer = options["optimizer"] or _optimizer(options["init"])
+        rate = _LEARNING_RATES[optimizer]
+        epochs = options["epochs"]
+        return {"optimizer": optimizer, "learning_rate": rate, "final_epochs": epochs}
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """Train for ``fidelity`` times ``epochs`` epochs, at least one; finals ``final_epochs``.
@@ -243,3 +247,7 @@ class Train(Evaluator):
 
     def _epochs(self, fidelity: float) -> int:
         return max(1, round(self._settings.epochs * fidelity))
+
+
+def _optimizer(init: str | None) -> OptimizerName:
+    return "muon" if init is None else "sgd"

@@ -129,7 +129,7 @@ def test_options_are_shown_with_range_default_and_meaning() -> None:
     assert lines[place + 1] == "      Random trials before the model is used."
     assert any("Algorithms for hyper-parameter optimization, NeurIPS 2011" in x for x in lines)
     train = showing.show(REGISTRY, "train", None, "3x32x32", 10)
-    assert "  optimizer: sgd | adamw | muon; default sgd\n" in train
+    assert "  optimizer: sgd | adamw | muon\n" in train
     assert "  weight_decay: number, at least 0, less than 1; default 0.0005\n" in train
     assert "  compile: true or false; default false\n" in train
     inner = showing.show(REGISTRY, "inherit", None, "3x32x32", 10)
