@@ -11,6 +11,7 @@ from collections.abc import Callable
 from random import Random
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from evonas.architecture import Architecture
@@ -23,6 +24,7 @@ from evonas.training.augmentation import Augmentation
 from evonas.training.loop import bfloat16, schedule
 
 _LABEL_SMOOTHING = 0.1
+_CLIP_NORM = 5.0  # The longest gradient, as of `train`: a path may diverge that others train well.
 # The first paths stand for the domains, and for whatever else the space draws by.
 _PATHS_IN_DIGEST = 16
 
@@ -39,7 +41,8 @@ class SinglePathOneShot(SharedWeights[Shared]):
         of: What trains finals.
         epochs: Of the supernet.
         batch_size: Images a step, which trains one path.
-        learning_rate: The peak of warm-up and cosine; SGD with Nesterov momentum 0.9.
+        learning_rate: The peak of warm-up and cosine; SGD with Nesterov momentum 0.9 and gradients
+            that are cut to a norm of 5.
         weight_decay: On the parameters of the step's path.
         augmentation: ``none``, ``crop``, ``standard``, ``v1`` or ``v2``; see ``Train``.
         calibration_batches: Batches that an architecture's normalisation statistics come from.
@@ -95,6 +98,7 @@ class SinglePathOneShot(SharedWeights[Shared]):
             loss = F.cross_entropy(logits, labels, label_smoothing=_LABEL_SMOOTHING)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(training.supernet.parameters(), _CLIP_NORM)
         optimizer.step()
         return loss.detach()
 
