@@ -136,8 +136,10 @@ def problems() -> Iterator[Problem]:
         yield of_table(name)
 
 
-def found(problem: Problem, name: str, limited: bool, trials: int, seed: int) -> tuple[float, ...]:
-    """The share near the limit, and the best within it."""
+def found(
+    problem: Problem, name: str, limited: bool, trials: int, seed: int
+) -> tuple[float, float | None]:
+    """The share near the limit, and the best within it, if there is any."""
     bounds = {"params": Limit(max=problem.limit)} if limited else {}
     space = problem.space.limited(bounds, problem.task)
     evaluator = Noisy(Context(space, None, "cpu", seed), problem)
@@ -145,8 +147,8 @@ def found(problem: Problem, name: str, limited: bool, trials: int, seed: int) ->
     done = [trial.metrics for trial in completed(strategy, evaluator, trials, seed)]
     near = [NEAR * problem.limit <= m["params"] <= problem.limit for m in done[FIRST:]]
     within = [metrics for metrics in done if metrics["params"] <= problem.limit]
-    best = max(within, key=lambda metrics: metrics["observed"])
-    return fmean(near), best["value"]
+    best = max(within, key=lambda metrics: metrics["observed"], default=None)
+    return fmean(near), None if best is None else best["value"]
 
 
 @click.command(help=__doc__.partition("\n")[0])
@@ -164,7 +166,8 @@ def main(strategies: str, trials: int, seeds: int) -> None:
             for limited in (True, False):
                 label = name if limited else f"{name}, no limit"
                 each = [found(problem, name, limited, trials, seed) for seed in range(seeds)]
-                near, best = (Summary(column) for column in zip(*each, strict=True))
+                near = Summary([share for share, _ in each])
+                best = Summary([value for _, value in each if value is not None])
                 print_row(label, [near.text(2), best.text(2)])
                 rows[label] = {"near": near.to_json(), "best": best.to_json()}
     click.echo(json.dumps(figures))

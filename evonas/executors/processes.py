@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import atexit
 import os
-import threading
-import time
-from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
-from queue import LifoQueue
 
 from evonas.errors import RecipeError
 from evonas.executors.base import Executor, MakeEvaluator, Watch
-from evonas.executors.parts.workers import GRACE, Slot
+from evonas.executors.parts.pool import Pool
+from evonas.executors.parts.workers import Starter
 from evonas.recipe.options import NonNegative
 from evonas.training.devices import VISIBLE, cores, placements
 from evonas.trial import Trial
@@ -58,61 +54,18 @@ class Processes(Executor):
         _check(workers=workers, per_device=per_device, timeout=timeout)
         placed = placements(devices, workers, per_device, cores(), os.environ.get(VISIBLE))
         self.workers = len(placed)
-        self._slots = [Slot(placement, make_evaluator, timeout) for placement in placed]
-        self._idle: LifoQueue[Slot] = LifoQueue()  # last in, first out: prefers a running worker
-        for slot in reversed(self._slots):
-            self._idle.put(slot)
-        self._waiting: dict[threading.Thread, Future[Trial]] = {}
-        self._closed = False
+        starter = Starter(make_evaluator)
+        self._pool = Pool([starter.slot(placement, timeout) for placement in placed])
         atexit.register(self.close, kill=True)
 
     def submit(self, trial: Trial, watch: Watch | None = None) -> Future[Trial]:
         """Start the trial in an idle worker, or as soon as there is one."""
-        if self._closed:
-            raise RuntimeError("submit after close")
-        future: Future[Trial] = Future()
-        # A daemon thread, unlike a pool's, does not keep the interpreter from exiting.
-        thread = threading.Thread(target=self._run, args=(trial, watch, future), daemon=True)
-        self._waiting = {t: f for t, f in self._waiting.items() if not f.done()}
-        self._waiting[thread] = future
-        thread.start()
-        return future
+        return self._pool.submit(trial, watch)
 
     def close(self, kill: bool = False) -> None:
         """End all workers; ``kill``: running trials become FAILED, waiting ones are cancelled."""
-        self._closed = True
-        if kill:
-            for future in self._waiting.values():
-                future.cancel()
-            for slot in self._slots:
-                slot.kill()
-        for thread in self._waiting:
-            thread.join(GRACE if kill else None)
-        for slot in self._slots:
-            slot.dismiss()
-        deadline = time.monotonic() + GRACE
-        for slot in self._slots:
-            slot.end(max(0.0, deadline - time.monotonic()))
+        self._pool.close(kill)
         atexit.unregister(self.close)
-
-    def _run(self, trial: Trial, watch: Watch | None, future: Future[Trial]) -> None:
-        try:
-            with self._slot() as slot:
-                going = future.set_running_or_notify_cancel()
-                ended = slot.run(trial, watch) if going else trial
-        except BaseException as bug:  # raised again where the result is asked for
-            future.set_exception(bug)
-        else:
-            if not future.cancelled():
-                future.set_result(ended)
-
-    @contextmanager
-    def _slot(self) -> Iterator[Slot]:
-        slot = self._idle.get()
-        try:
-            yield slot
-        finally:
-            self._idle.put(slot)
 
 
 def _check(**numbers: float | None) -> None:

@@ -1,4 +1,4 @@
-"""Worker processes, one per slot; what passes between them and the search is JSON.
+"""Worker processes; what passes between them and the search is JSON.
 
 On Linux a server forks them (``fork_server``), which has imported what they need; elsewhere each is
 an interpreter of its own. POSIX only.
@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -29,100 +28,30 @@ from threadpoolctl import threadpool_limits
 
 from evonas.executors.base import MakeEvaluator, Watch, reason, run_trial
 from evonas.executors.parts import fork_server
-from evonas.executors.parts.reports import Reports
+from evonas.executors.parts.pool import GRACE, START, Slot, WorkerDied, WorkerLost
 from evonas.training import devices
 from evonas.training.containers import figure
 from evonas.training.devices import Placement
-from evonas.trial import Trial, TrialState
-
-GRACE = 5.0  # seconds a worker may take to leave by itself
-_START = 600.0  # seconds a worker may take to build its evaluator, which may decode a data set
-_CLOSED = "killed: the executor was closed"
+from evonas.trial import Trial
 
 _CHILDREN = threading.Lock()  # starting a process also reaps others that ended: one at a time
 
 
-class WorkerLost(Exception):
-    """The worker can do no more; says why."""
-
-
-class WorkerDied(WorkerLost):
-    """It died while it worked, and nobody knows why: another one may fare better."""
-
-
-class Slot:
-    """A place for one worker at a time; used by one thread at a time, but for ``kill``.
+class Starter:
+    """Starts workers that all build the same evaluator.
 
     Args:
-        placement: Where its workers compute.
         make_evaluator: Builds the evaluator for a device; what cannot be pickled fails at once.
-        timeout: Seconds that a trial of the search may take; None: any time.
     """
 
-    def __init__(
-        self, placement: Placement, make_evaluator: MakeEvaluator, timeout: float | None
-    ) -> None:
-        self._placement, self._timeout = placement, timeout
+    def __init__(self, make_evaluator: MakeEvaluator) -> None:
         self._recipe = pickle.dumps(make_evaluator)
         self._context = fork_server.context(getattr(make_evaluator, "__module__", ""))
-        self._worker: _Worker | None = None
-        self._killed = False
-        self._starting = threading.Lock()  # so that ``kill`` cannot miss a worker just started
 
-    def run(self, trial: Trial, watch: Watch | None) -> Trial:
-        """Run a trial in this slot's worker; start one if there is none alive."""
-        start, reports = time.perf_counter(), Reports(watch)
-
-        # A final training takes far longer than a trial of the search.
-        timeout = self._timeout if trial.proposal.stage == "search" else None
-
-        def attempt() -> Trial:
-            return self._ready().run(trial, reports if watch else None, timeout)
-
-        try:
-            try:
-                ended = attempt()
-            except WorkerDied:
-                self.end()
-                ended = attempt()
-        except WorkerLost as lost:
-            self.end()
-            reason = _CLOSED if self._killed else str(lost)
-            failed = trial.failed(reason, time.perf_counter() - start)
-            return replace(failed, curve=tuple(reports.curve.items()))
-        if ended.state is TrialState.FAILED and self._placement.device != "cpu":
-            # An illegal memory access poisons the CUDA context, and with it every later trial.
-            self.end()
-        return ended
-
-    def _ready(self) -> _Worker:
-        if self._worker and self._worker.alive:
-            return self._worker
-        self.end()
-        with self._starting:
-            if self._killed:
-                raise WorkerLost(_CLOSED)
-            self._worker = _Worker(self._context, self._placement, self._recipe)
-        self._worker.await_ready()
-        return self._worker
-
-    def kill(self) -> None:
-        """End the worker now, and never start another."""
-        with self._starting:
-            self._killed = True
-        if worker := self._worker:
-            worker.kill()
-
-    def dismiss(self) -> None:
-        """Tell an idle worker to leave."""
-        if worker := self._worker:
-            worker.dismiss()
-
-    def end(self, grace: float = 0.0) -> None:
-        """Make sure that no worker is left."""
-        if worker := self._worker:
-            worker.end(grace)
-        self._worker = None
+    def slot(self, placement: Placement, timeout: float | None) -> Slot:
+        """A slot whose workers compute where it says."""
+        begin = partial(_Worker, self._context, placement, self._recipe)
+        return Slot(begin, timeout, fragile=placement.device != "cpu")
 
 
 class _Worker:
@@ -153,7 +82,7 @@ class _Worker:
         return not wait([self._process.sentinel], timeout=0)
 
     def await_ready(self) -> None:
-        if reason := self._receive(_START, time.monotonic()):
+        if reason := self._receive(START, time.monotonic()):
             raise WorkerLost(reason.decode())
 
     def run(self, trial: Trial, watch: Watch | None, timeout: float | None) -> Trial:

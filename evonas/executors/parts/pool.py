@@ -1,0 +1,216 @@
+"""Slots for workers, and the trials that wait for one; what a worker is, the executor says."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from queue import LifoQueue
+from typing import Protocol
+
+from evonas.executors.base import Watch
+from evonas.executors.parts.reports import Reports
+from evonas.trial import Trial, TrialState
+
+GRACE = 5.0  # seconds a worker may take to leave by itself
+START = 600.0  # seconds a worker may take to build its evaluator, which may decode a data set
+_CLOSED = "killed: the executor was closed"
+
+
+class WorkerLost(Exception):
+    """The worker can do no more; says why."""
+
+
+class WorkerDied(WorkerLost):
+    """It died while it worked, and nobody knows why: another one may fare better."""
+
+
+class Displaced(WorkerLost):
+    """There is no place for it (any more), through no fault of the trial's."""
+
+
+class Worker(Protocol):
+    """Runs trials, one at a time."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can take another."""
+
+    def await_ready(self) -> None:
+        """Wait until its evaluator is built; raises WorkerLost."""
+
+    def run(self, trial: Trial, watch: Watch | None, timeout: float | None) -> Trial:
+        """How a trial ended; raises WorkerLost."""
+
+    def dismiss(self) -> None:
+        """Tell it to leave when it is idle."""
+
+    def end(self, grace: float) -> None:
+        """Wait for it to leave, and kill what is left of it."""
+
+    def kill(self) -> None:
+        """End it now; from any thread."""
+
+
+class Slot:
+    """A place for one worker at a time; used by one thread at a time, but for ``kill``.
+
+    Args:
+        begin: Starts a worker.
+        timeout: Seconds that a trial of the search may take; None: any time.
+        fragile: Whether a worker is replaced after a trial that failed: an illegal memory access
+            poisons the CUDA context, and with it every later trial.
+    """
+
+    def __init__(self, begin: Callable[[], Worker], timeout: float | None, fragile: bool) -> None:
+        self._begin, self._timeout, self._fragile = begin, timeout, fragile
+        self._worker: Worker | None = None
+        self._killed = False
+        self._starting = threading.Lock()  # so that ``kill`` cannot miss a worker just started
+
+    def run(self, trial: Trial, watch: Watch | None) -> Trial:
+        """Run a trial in this slot's worker; start one if there is none alive.
+
+        Raises:
+            Displaced: If there is no place for a worker.
+        """
+        start, reports = time.perf_counter(), Reports(watch)
+        # A final training takes far longer than a trial of the search.
+        timeout = self._timeout if trial.proposal.stage == "search" else None
+
+        def attempt() -> Trial:
+            return self._ready().run(trial, reports if watch else None, timeout)
+
+        try:
+            try:
+                ended = attempt()
+            except WorkerDied:
+                self.end()
+                ended = attempt()
+        except WorkerLost as lost:
+            self.end()
+            if isinstance(lost, Displaced) and not self._killed:
+                raise
+            reason = _CLOSED if self._killed else str(lost)
+            failed = trial.failed(reason, time.perf_counter() - start)
+            return replace(failed, curve=tuple(reports.curve.items()))
+        if ended.state is TrialState.FAILED and self._fragile:
+            self.end()
+        return ended
+
+    def _ready(self) -> Worker:
+        if self._worker and self._worker.alive:
+            return self._worker
+        self.end()
+        with self._starting:
+            if self._killed:
+                raise WorkerLost(_CLOSED)
+            self._worker = self._begin()
+        self._worker.await_ready()
+        return self._worker
+
+    def kill(self) -> None:
+        """End the worker now, and never start another."""
+        with self._starting:
+            self._killed = True
+        if worker := self._worker:
+            worker.kill()
+
+    def dismiss(self) -> None:
+        """Tell an idle worker to leave."""
+        if worker := self._worker:
+            worker.dismiss()
+
+    def end(self, grace: float = 0.0) -> None:
+        """Make sure that no worker is left."""
+        if worker := self._worker:
+            worker.end(grace)
+        self._worker = None
+
+
+class Pool:
+    """Runs trials in slots, as soon as one is free.
+
+    Args:
+        slots: At least one.
+    """
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self._slots: list[Slot] = []
+        self._idle: LifoQueue[Slot] = LifoQueue()  # last in, first out: prefers a running worker
+        self._waiting: dict[threading.Thread, Future[Trial]] = {}
+        self._closed = False
+        for slot in reversed(slots):
+            self.add(slot)
+
+    @property
+    def size(self) -> int:
+        """How many slots there are."""
+        return len(self._slots)
+
+    def add(self, slot: Slot) -> None:
+        """One more slot."""
+        self._slots.append(slot)
+        self._idle.put(slot)
+
+    def submit(self, trial: Trial, watch: Watch | None) -> Future[Trial]:
+        """Start the trial in an idle slot, or as soon as there is one."""
+        if self._closed:
+            raise RuntimeError("submit after close")
+        future: Future[Trial] = Future()
+        # A daemon thread, unlike a pool's, does not keep the interpreter from exiting.
+        thread = threading.Thread(target=self._settle, args=(trial, watch, future), daemon=True)
+        self._waiting = {t: f for t, f in self._waiting.items() if not f.done()}
+        self._waiting[thread] = future
+        thread.start()
+        return future
+
+    def close(self, kill: bool) -> None:
+        """End all workers; ``kill``: running trials become FAILED, waiting ones are cancelled."""
+        self._closed = True
+        if kill:
+            for future in self._waiting.values():
+                future.cancel()
+            for slot in self._slots:
+                slot.kill()
+        for thread in self._waiting:
+            thread.join(GRACE if kill else None)
+        for slot in self._slots:
+            slot.dismiss()
+        deadline = time.monotonic() + GRACE
+        for slot in self._slots:
+            slot.end(max(0.0, deadline - time.monotonic()))
+
+    def _settle(self, trial: Trial, watch: Watch | None, future: Future[Trial]) -> None:
+        try:
+            ended = self._run(trial, watch, future)
+        except BaseException as bug:  # raised again where the result is asked for
+            future.set_exception(bug)
+        else:
+            if ended is not None:
+                future.set_result(ended)
+
+    def _run(self, trial: Trial, watch: Watch | None, future: Future[Trial]) -> Trial | None:
+        """How the trial ended; None if it was cancelled before it began.
+
+        A slot without a place is given up, and the trial waits for another one; the last is tried
+        until there is a place.
+        """
+        slot = self._idle.get()
+        deadline = time.monotonic() + START
+        try:
+            if not future.set_running_or_notify_cancel():
+                return None
+            while True:
+                try:
+                    return slot.run(trial, watch)
+                except Displaced as displaced:
+                    if self.size > 1:
+                        self._slots.remove(slot)
+                        slot = self._idle.get()
+                    elif time.monotonic() > deadline:
+                        return trial.failed(str(displaced))
+        finally:
+            self._idle.put(slot)
