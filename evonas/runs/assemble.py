@@ -148,7 +148,7 @@ class EvaluatorFactory:
     run_dir: Path
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"parts": self.parts, "run_dir": self.run_dir}
+        return {"parts": self.parts, "run_dir": self.run_dir.absolute()}
 
     def __call__(self, device: str) -> Evaluator:
         """The evaluator for a device, one for all who ask: it keeps the data on the device."""
@@ -173,6 +173,17 @@ class EvaluatorFactory:
                 )
             self._made[device] = evaluator
         return self._made[device]
+
+    @property
+    def carried(self) -> Data | None:
+        """The data, if they are in memory and so can be sent along."""
+        return None if self.data is None or self.data.train.mapped else self.data
+
+    def given(self, data: Data) -> EvaluatorFactory:
+        """One like this that does not load the data, but is given them."""
+        factory = EvaluatorFactory(self.parts, self.run_dir)
+        vars(factory)["data"] = data
+        return factory
 
     @cached_property
     def _made(self) -> dict[str, Evaluator]:
