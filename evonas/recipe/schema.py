@@ -72,7 +72,8 @@ class ExecutorSection(Component):
     """Where trials run."""
 
     name: str = "serial"
-    """``serial``: one after another; ``processes``: side by side; both in worker processes."""
+    """``serial``: one after another; ``processes``: side by side; ``folder`` and ``ray``: on
+    other machines."""
     device: str = "auto"
     """auto (all GPUs, else the CPU), cpu, cuda (all GPUs), cuda:1, …"""
 

@@ -118,12 +118,12 @@ def test_one_worker_is_killed_one_is_stopped_and_comes_back_too_late(tmp_path):
             trial(0, "meet", mine=str(tmp_path / "a"), other=str(tmp_path / "go"))
         )
         killed = worker(folder)
-        wait_for(tmp_path / "a")
+        wait_for(tmp_path / "a", SECONDS)
         (tmp_path / "a").unlink()
         os.killpg(killed.pid, signal.SIGKILL)
         killed.wait()
         stopped = worker(folder)
-        wait_for(tmp_path / "a")  # the lease has run out, and it was begun again
+        wait_for(tmp_path / "a", SECONDS)  # the lease has run out, and it was begun again
         (tmp_path / "go").touch()
         assert hanging.result(SECONDS).state is TrialState.COMPLETE
 
@@ -131,15 +131,15 @@ def test_one_worker_is_killed_one_is_stopped_and_comes_back_too_late(tmp_path):
         slow = executor.submit(
             trial(1, "meet", mine=str(tmp_path / "b"), other=str(tmp_path / "go"))
         )
-        wait_for(tmp_path / "b")
+        wait_for(tmp_path / "b", SECONDS)
         (tmp_path / "b").unlink()
         os.kill(stopped.pid, signal.SIGSTOP)
         third = worker(folder)
-        wait_for(tmp_path / "b")
+        wait_for(tmp_path / "b", SECONDS)
         (tmp_path / "go").touch()
         ended = slow.result(SECONDS)
         os.kill(stopped.pid, signal.SIGCONT)
-        wait_for(folder / "was_lost")
+        wait_for(folder / "was_lost", SECONDS)
         assert ended.state is TrialState.COMPLETE
         following = [executor.submit(trial(n)) for n in (2, 3)]
         assert [f.result(SECONDS).number for f in following] == [2, 3]
@@ -154,7 +154,7 @@ def test_two_workers_lost_with_it_fail_a_trial(tmp_path):
         lost = executor.submit(trial(0, "hang", file=str(tmp_path / "pid")), lambda *_: False)
         for _ in range(2):
             process = worker(tmp_path / "work")
-            pid = int(wait_for(tmp_path / "pid"))
+            pid = int(wait_for(tmp_path / "pid", SECONDS))
             (tmp_path / "pid").unlink()
             os.kill(process.pid, signal.SIGKILL)
             assert gone([pid]), "its trial's process ends with it"
@@ -170,7 +170,7 @@ def test_who_is_told_to_leave_gives_its_trial_back_and_the_next_one_takes_it(tmp
             trial(0, "meet", mine=str(tmp_path / "a"), other=str(tmp_path / "go"))
         )
         first = worker(tmp_path / "work")
-        wait_for(tmp_path / "a")
+        wait_for(tmp_path / "a", SECONDS)
         first.terminate()
         assert first.wait(SECONDS) == 0
         (tmp_path / "go").touch()
