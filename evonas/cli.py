@@ -40,8 +40,13 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-def main(debug: bool) -> None:
+@click.option("--no-plugins", is_flag=True, help="Refuse code that is neither ours nor installed.")
+def main(debug: bool, no_plugins: bool) -> None:
     """Neural architecture search by evolution and its rivals."""
+    from evonas.recipe.registry import REFUSED
+
+    if no_plugins:
+        os.environ[REFUSED] = "1"  # for workers, too
     try:
         sys.path.append(os.getcwd())  # so that module:Class finds modules of the working directory
     except FileNotFoundError as error:

@@ -24,13 +24,18 @@ def write(path: Path, data: bytes) -> None:
     """
     draft = path.with_suffix(".tmp")  # the same each time, so that kills leave no more than one
     try:
-        with draft.open("wb") as file:
+        with open(draft, "wb", opener=_not_through_links) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _not_through_links(path: str, flags: int) -> int:
+    """Open a file, but not where somebody has laid a link in its place."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def store(path: Path, text: str) -> None:

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from evonas.cli import main
+from evonas.recipe.registry import REFUSED
 from evonas.runs.journal import JOURNAL, Journal, read_journal
 
 RECIPE = """
@@ -530,6 +531,39 @@ def test_two_of_one_name() -> None:
         refused(run("strategy.name=random"), 6, "'random' is there twice: built-in and ")
         twice = run("strategy.name=mine", more=["--plugins", "a", "--plugins", "b"])
         refused(twice, 6, "'mine' is there twice: ")
+
+
+def test_code_that_is_not_installed_is_refused_if_none_is_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(REFUSED, "")  # put back at the end: workers are to see it
+    plugin(STRATEGY)
+    with nothing_written():
+        for name in ("mine", "os:PathLike"):
+            more = ("run", "r.yaml", "--set", f"strategy.name={name}")
+            refused(evonas("--no-plugins", *more), 6, "and --no-plugins is given")
+
+
+def test_code_that_a_run_folder_names_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin(STRATEGY, "foreign", "there/plugins")
+    more = ["--plugins", "there/plugins", "--run-dir", "there/run"]
+    assert run("strategy.name=foreign", "budget.trials=1", more=more).exit_code == 0
+    del sys.modules["evonas_plugins.strategies.foreign"]
+    resumed = evonas("resume", "there/run")
+    assert resumed.exit_code == 0, resumed.output
+    path = Path("there/plugins/strategies/foreign.py").absolute()
+    assert f"evonas: imports {path}, as the run's journal says" in resumed.stderr
+    monkeypatch.chdir("there")  # here they are one's own
+    del sys.modules["evonas_plugins.strategies.foreign"]
+    assert "imports" not in evonas("resume", "run").stderr
+
+
+def test_a_file_is_not_written_through_a_link_that_somebody_laid() -> None:
+    Path("victim").write_text("as it was")
+    Path("run").mkdir()
+    Path("run/recipe.tmp").symlink_to("../victim")
+    refused(run(more=["--run-dir", "run"]), 5, "run/recipe.yaml: ")
+    assert Path("victim").read_text() == "as it was"
 
 
 def test_no_plugins_folder() -> None:

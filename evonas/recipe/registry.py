@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import multiprocessing
 import os
 import pkgutil
 import sys
@@ -22,6 +23,8 @@ from types import ModuleType
 from typing import Any
 
 from evonas.errors import EvonasError, PluginError, UnknownComponent, did_you_mean
+
+REFUSED = "EVONAS_NO_PLUGINS"  # The variable is set if only installed code may be imported.
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,12 @@ class Registry:
 
     Attributes:
         plugins: Folders that hold ``spaces/NAME.py``, ``strategies/NAME.py`` and so on.
+        named_by: Where these folders stand, if nobody typed them: what is imported from them is
+            then announced, unless they are those of the working directory.
     """
 
     plugins: tuple[Path, ...] = ()
+    named_by: str = ""
 
     def origins(self, kind: str) -> dict[str, list[str]]:
         """Every known name of a kind and where it comes from; imports nothing."""
@@ -97,6 +103,7 @@ class Registry:
             PluginError: If there are two, or it does not load.
         """
         if ":" in name:
+            _check_allowed(f"{kind} {name!r}")
             return self._from_reference(kind, name, f"{kind} {name!r}")
         origins, noun = self.origins(kind), KINDS[kind].noun or kind
         if name not in origins:
@@ -104,13 +111,27 @@ class Registry:
         if len(origins[name]) > 1:
             raise PluginError(f"{noun} {name!r} is there twice: {' and '.join(origins[name])}")
         origin = origins[name][0]
-        if origin.startswith("entry point "):
+        if origin.startswith("entry point "):  # installed, and so trusted
             return self._from_reference(kind, origin.removeprefix("entry point "), origin)
         if origin == "built-in":
             module = importlib.import_module(f"{KINDS[kind].package}.{name}")
         else:
+            self._announce(Path(origin))
             module = _load(f"evonas_plugins.{KINDS[kind].folder}.{name}", Path(origin))
         return _only_class(kind, module, origin)
+
+    def _announce(self, path: Path) -> None:
+        """Refuse a plugin if none is allowed; announce one that a run folder names.
+
+        Raises:
+            PluginError: If it is refused.
+        """
+        _check_allowed(str(path))
+        known = f"evonas_plugins.{path.parent.name}.{path.stem}" in sys.modules
+        own = path.is_relative_to(Path("plugins").absolute())
+        # Once, in the process that people look at.
+        if self.named_by and not (own or known or multiprocessing.parent_process()):
+            print(f"evonas: imports {path}, as {self.named_by} says", file=sys.stderr)
 
     def _misplaced(self, kind: str, name: str) -> str:
         """Where a file of that name lies in a plugins folder, if not where it is looked for."""
@@ -131,6 +152,11 @@ class Registry:
         if not (isinstance(component, type) and issubclass(component, contract)):
             raise PluginError(f"{origin}: not a {contract.__name__}")
         return component
+
+
+def _check_allowed(origin: str) -> None:
+    if os.environ.get(REFUSED):
+        raise PluginError(f"{origin}: is neither ours nor installed, and --no-plugins is given")
 
 
 @contextmanager

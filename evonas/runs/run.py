@@ -371,7 +371,8 @@ def info_of(
 
 def registry_of(header: Mapping[str, Any]) -> Registry:
     """The registry that a run began with."""
-    return Registry(tuple(Path(path) for path in header.get("plugins", ())))
+    folders = tuple(Path(path) for path in header.get("plugins", ()))
+    return Registry(folders, named_by="the run's journal")
 
 
 def _fresh(given: Recipe) -> Path:
