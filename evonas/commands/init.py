@@ -183,7 +183,7 @@ def _text(name: str, folder: Path, found: Found, chosen: Plan, minutes: float) -
     if least < _FEW:
         hints += [
             "# With fewer than 50 pictures of a class, weights that were trained on ImageNet help",
-            "# most: see `evonas show recipe cifar10_transfer`.",
+            "# most: see `evonas show recipe my_images_pretrained`.",
         ]
     objective = "val_accuracy"
     if most >= _UNEQUAL * least:
