@@ -152,6 +152,15 @@ def test_a_worker_killed_between_trials_costs_nothing():
         assert executor.submit(trial(1)).result(SECONDS).state is TrialState.COMPLETE
 
 
+def test_the_server_that_forks_workers_is_killed_and_begun_again():
+    with processes() as executor:
+        pid = int(executor.submit(trial(0)).result(SECONDS).metrics["pid"])
+        server = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(server, signal.SIGKILL)
+        assert gone([server, pid])
+        assert executor.submit(trial(1)).result(SECONDS).state is TrialState.COMPLETE
+
+
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_worker_that_leaves_fails_its_trial(code):
     with processes() as executor:

@@ -72,8 +72,8 @@ class _Worker:
             with _CHILDREN, _without_main():
                 _block_signals()
                 self._process.start()
-        except OSError as error:
-            raise WorkerLost(f"worker did not start: {error}") from error
+        except (OSError, EOFError) as error:  # the server may have died; then a new one is begun
+            raise WorkerDied(f"worker did not start: {error}") from error
         finally:
             theirs.close()  # else the end of the worker would not close the connection
 
