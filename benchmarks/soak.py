@@ -70,31 +70,25 @@ def begin(*arguments: str) -> subprocess.Popen[bytes]:
 def killed(run_dir: Path, executor: str, rng: Random) -> Counter[str]:
     """One run, from start to end; how often what was killed."""
     kills: Counter[str] = Counter()
-    search = begin("run", "recipe.yaml", "--run-dir", str(run_dir), "--set", f"executor={executor}")
     helpers: list[subprocess.Popen[bytes]] = []
-    while search.poll() is None:
+    search = go_on(run_dir, executor)
+    while True:
         if "folder" in executor:
             helpers = [helper for helper in helpers if helper.poll() is None]
-            while len(helpers) < 2 and search.poll() is None:
-                helpers.append(begin("worker", str(run_dir), "--workers", "1", "--idle", "1"))
+            while len(helpers) < 2:
+                helpers.append(begin("worker", str(run_dir), "--workers", "1"))
         with suppress(subprocess.TimeoutExpired):
-            search.wait(rng.uniform(3, 15))
-            break
+            if search.wait(rng.uniform(3, 15)) == 0 or "ray" not in executor:
+                break
+            kills["cluster"] += 1  # its head was killed, and the search went with it
+            search = go_on(run_dir, executor)
+            continue
         workers = [helper.pid for helper in helpers] or descendants(search.pid)
         if rng.random() < 0.5 or not workers:
             search.kill()
             search.wait()
             kills["search"] += 1
-            begun = (run_dir / JOURNAL).exists() and read_journal(run_dir)[0]
-            again = (
-                ("resume", str(run_dir))
-                if begun
-                else (
-                    *("run", "recipe.yaml", "--run-dir", str(run_dir)),
-                    *("--set", f"executor={executor}"),
-                )
-            )
-            search = begin(*again)
+            search = go_on(run_dir, executor)
         else:
             with suppress(ProcessLookupError):
                 os.kill(rng.choice(workers), signal.SIGKILL)
@@ -102,6 +96,14 @@ def killed(run_dir: Path, executor: str, rng: Random) -> Counter[str]:
     for helper in helpers:
         helper.wait(120)
     return kills
+
+
+def go_on(run_dir: Path, executor: str) -> subprocess.Popen[bytes]:
+    """Begin a run, or resume it if it has begun."""
+    if (run_dir / JOURNAL).exists() and read_journal(run_dir)[0]:
+        return begin("resume", str(run_dir))
+    more = ("--run-dir", str(run_dir), "--set", f"executor={executor}")
+    return begin("run", "recipe.yaml", *more)
 
 
 def complaint(run_dir: Path) -> str:
