@@ -6,7 +6,7 @@ EXAMPLES := $(shell sed -n 's|.*`\([a-z]*/[a-z_0-9]*[.]py\)`.*|plugins/\1|p' plu
 SOURCES := evonas tests benchmarks $(EXAMPLES)
 READY := $(VENV)/.installed
 
-.PHONY: demo test slow docs clean
+.PHONY: demo test test-faults slow docs clean
 
 demo: $(READY)
 	$(VENV)/bin/evonas run recipes/digits_evo.yaml
@@ -16,6 +16,9 @@ test: $(READY)
 	$(VENV)/bin/ruff format --check $(SOURCES)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest -n auto
+
+test-faults: $(READY)
+	$(VENV)/bin/pytest -m faults -n auto -v
 
 slow: $(READY)
 	$(VENV)/bin/pytest -m slow

@@ -20,6 +20,8 @@ from evonas.cli import main
 from evonas.recipe.registry import REFUSED
 from evonas.runs.journal import JOURNAL, Journal, read_journal
 
+pytestmark = pytest.mark.faults
+
 RECIPE = """
 name: tiny
 dataset: {name: digits, validation: 0.2}

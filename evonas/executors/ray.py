@@ -269,6 +269,9 @@ class _Remote:
             if "node has died" in str(error) or "node was terminated" in str(error):
                 raise Displaced("a node of the Ray cluster was lost") from error
             raise WorkerDied("worker died") from error
+        except ray.exceptions.RaySystemError as error:
+            said = str(error).partition("\n")[0]
+            raise PluginError(f"executor ray: the cluster is gone: {said}") from error
 
 
 class _Actor:
@@ -280,7 +283,6 @@ class _Actor:
             queue.SimpleQueue()
         )
         self._answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self._building = threading.Lock()
         self._evaluator: Any = None
 
     def sees(self, path: str, text: str) -> bool:

@@ -34,6 +34,8 @@ from evonas.executors.serial import Serial
 from evonas.runs import worker
 from evonas.runs.session import Stopped
 
+pytestmark = pytest.mark.faults
+
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
 while True:

@@ -26,6 +26,8 @@ from evonas.executors.processes import Processes
 from evonas.executors.serial import Serial
 from evonas.trial import TrialState
 
+pytestmark = pytest.mark.faults
+
 SECONDS = 30.0  # far more than anything here takes: a hang fails the test, and does not stop it
 
 

@@ -19,6 +19,8 @@ from evonas.runs import run as runs
 from evonas.runs.journal import read_journal
 from evonas.trial import TrialState
 
+pytestmark = pytest.mark.faults
+
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 

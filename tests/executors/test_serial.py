@@ -7,6 +7,8 @@ from evonas.errors import RecipeError
 from evonas.executors.serial import Serial
 from evonas.trial import TrialState
 
+pytestmark = pytest.mark.faults
+
 SECONDS = 30.0
 DIED = "worker died: "
 FAULTS = {

@@ -18,6 +18,8 @@ from evonas.runs.journal import JOURNAL, Journal, read_journal
 from evonas.trial import Objective, Proposal, Trial, TrialState
 from evonas.trials import Trials
 
+pytestmark = pytest.mark.faults
+
 UP = (Objective("a"),)
 
 

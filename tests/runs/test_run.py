@@ -22,6 +22,8 @@ SLEEPY = '''
 import time
 from evonas.evaluators.base import Evaluator
 
+pytestmark = pytest.mark.faults
+
 class Sleepy(Evaluator):
     """The number of channels, after a while."""
     metrics = ("value",)

@@ -32,6 +32,8 @@ from evonas.trackers.parts.state import FILE
 from evonas.trial import Objective, Proposal, Stage, Trial, TrialState
 from evonas.trials import Trials
 
+pytestmark = pytest.mark.faults
+
 PARENT = "mlflow.parentRunId"
 
 
