@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -75,7 +74,7 @@ class Folder(Executor):
         self._exchange = Exchange(folder_of(path, run_dir))
         self.remark = f"trials wait for workers: evonas worker {run_dir or 'RUN_DIR'}"
         self._pending: dict[Key, _Pending] = {}
-        self._left: dict[tuple[str, int], tuple[Key, str, str]] = {}  # by an earlier session
+        self._left: dict[tuple[str, int], Key] = {}  # by an earlier session
         self._seen: dict[str, tuple[int, float]] = {}  # of workers: the last stamp, and since when
         self._slots: dict[str, int] = {}
         self._lock = threading.Lock()  # of all of these
@@ -96,11 +95,9 @@ class Folder(Executor):
             if self._looking is None:
                 self._begin()
             stage, number = trial.proposal.stage, trial.number
-            key, folder, worker = self._left.pop((stage, number), (Key(stage, number, -1), "", ""))
-            if folder and self._is_of(trial, key, folder, worker):
+            key = self._left.pop((stage, number), Key(stage, number, -1))
+            if key.attempt >= 0 and self._is_of(trial, key):
                 self._pending[key] = pending
-                if folder == "read":  # but the search was killed before it was written down
-                    self._exchange.move(key, worker, "read", "ended")
             else:
                 self._offer(key, pending)
         return pending.future
@@ -125,17 +122,25 @@ class Folder(Executor):
         self._exchange.make()
         for folder in ("open", "taken", "ended", "read"):
             for key, worker in self._exchange.entries(folder).items():
+                if folder == "read":  # but perhaps the search was killed before it wrote it down
+                    self._exchange.move(key, worker, "read", "ended")
                 name = key.stage, key.number
-                if name not in self._left or self._left[name][0] < key:
-                    self._left[name] = key, folder, worker
+                self._left[name] = max(key, self._left.get(name, key))
         self._looking = threading.Thread(target=self._look_on, daemon=True)
         self._looking.start()
 
-    def _is_of(self, trial: Trial, key: Key, folder: str, worker: str) -> bool:
-        content: Mapping[str, Any] | None = self._exchange.read(folder, key, worker)
-        if content is None:
-            return False
-        return Trial.from_json(content.get("trial", content)).proposal == trial.proposal
+    def _is_of(self, trial: Trial, key: Key) -> bool:
+        for folder in ("open", "taken", "ended"):  # in the order in which it may move meanwhile
+            worker = self._exchange.entries(folder).get(key)
+            content = None if worker is None else self._exchange.read(folder, key, worker)
+            if content is not None:
+                there = Trial.from_json(content.get("trial", content))
+                return there.proposal == trial.proposal
+        return False
+
+    def _is_left(self, key: Key) -> bool:
+        """Whether the trial may be submitted yet, by a session that goes on with an earlier one."""
+        return self._left.get((key.stage, key.number)) == key
 
     def _offer(self, before: Key, pending: _Pending) -> None:
         key = replace(before, attempt=before.attempt + 1)
@@ -164,6 +169,8 @@ class Folder(Executor):
         taken = self._exchange.entries("taken")
         living = self._living()
         for key, worker in taken.items():
+            if self._is_left(key):
+                continue
             if key not in self._pending:
                 self._exchange.drop("taken", key, worker)  # of an attempt that was given up
             elif worker not in living:
@@ -172,6 +179,8 @@ class Folder(Executor):
 
     def _end(self) -> None:
         for key, worker in self._exchange.entries("ended").items():
+            if self._is_left(key):
+                continue
             content = self._exchange.read("ended", key, worker)
             pending = self._pending.pop(key, None)
             if pending is None or content is None:
@@ -184,7 +193,8 @@ class Folder(Executor):
         for key, worker in self._exchange.entries("reports").items():
             pending = self._pending.get(key)
             if pending is None:
-                self._exchange.drop("reports", key, worker)
+                if not self._is_left(key):
+                    self._exchange.drop("reports", key, worker)
                 continue
             content = self._exchange.read("reports", key, worker)
             if content is not None and content["step"] != pending.answered:

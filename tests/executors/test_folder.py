@@ -16,7 +16,7 @@ from workers_helper import Obedient, Stubborn, gone, trial, wait_for
 from evonas import testing
 from evonas.errors import RecipeError
 from evonas.executors.folder import Folder
-from evonas.executors.parts.exchange import Exchange
+from evonas.executors.parts.exchange import Exchange, Key
 from evonas.executors.serial import Serial
 from evonas.runs.session import Stopped
 from evonas.runs.worker import serve
@@ -194,6 +194,25 @@ def test_a_session_takes_over_what_the_one_before_left(tmp_path):
             assert other.result(SECONDS).error.startswith("ValueError: as told")
     with pytest.raises(RuntimeError, match="after close"):
         second.submit(trial(2))
+
+
+def test_what_ended_while_no_search_was_there_is_not_run_again(tmp_path):
+    left = Exchange(tmp_path)
+    left.make()
+    for n in range(3):  # as a search leaves them that is killed
+        content = {"trial": trial(n).to_json(), "watched": False}
+        left.write("open", Key("search", n, 4), "", content)
+    with helpers(tmp_path, [Obedient]):
+        deadline = time.monotonic() + SECONDS
+        while len(left.entries("ended")) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    ended = [left.read("ended", key, worker) for key, worker in left.entries("ended").items()]
+    with Folder(Obedient, ("cpu",), tmp_path) as executor:
+        first = executor.submit(trial(0)).result(SECONDS)
+        time.sleep(0.5)  # what is submitted later is not thrown away meanwhile
+        rest = [executor.submit(trial(n)).result(SECONDS) for n in (1, 2)]
+    assert {t.seconds for t in (first, *rest)} == {content["seconds"] for content in ended}
 
 
 def test_without_a_folder_it_is_refused():
