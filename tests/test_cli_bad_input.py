@@ -22,6 +22,7 @@ from evonas.runs.journal import JOURNAL, Journal, read_journal
 
 pytestmark = pytest.mark.faults
 
+
 RECIPE = """
 name: tiny
 dataset: {name: digits, validation: 0.2}

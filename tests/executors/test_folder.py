@@ -22,6 +22,8 @@ from evonas.runs.session import Stopped
 from evonas.runs.worker import serve
 from evonas.trial import TrialState
 
+pytestmark = pytest.mark.faults
+
 SECONDS = 30.0
 
 # A worker in a process of its own, whose trials run in the process of the worker.
@@ -34,7 +36,6 @@ from evonas.executors.serial import Serial
 from evonas.runs import worker
 from evonas.runs.session import Stopped
 
-pytestmark = pytest.mark.faults
 
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -28,6 +28,7 @@ from evonas.trial import TrialState
 
 pytestmark = pytest.mark.faults
 
+
 SECONDS = 30.0  # far more than anything here takes: a hang fails the test, and does not stop it
 
 

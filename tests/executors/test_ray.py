@@ -21,6 +21,7 @@ from evonas.trial import TrialState
 
 pytestmark = pytest.mark.faults
 
+
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 

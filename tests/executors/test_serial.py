@@ -9,6 +9,7 @@ from evonas.trial import TrialState
 
 pytestmark = pytest.mark.faults
 
+
 SECONDS = 30.0
 DIED = "worker died: "
 FAULTS = {

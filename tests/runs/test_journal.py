@@ -20,6 +20,7 @@ from evonas.trials import Trials
 
 pytestmark = pytest.mark.faults
 
+
 UP = (Objective("a"),)
 
 

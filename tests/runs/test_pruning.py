@@ -384,7 +384,9 @@ def test_wrappers_that_pass_reports_on_may_be_pruned(
 
 def test_real_trainings_are_pruned(images: Callable[..., Path]) -> None:
     pruning = {"name": "successive_halving", "reduction_factor": 2}
-    assembly = assemble(given(images, pruning=pruning, budget={"trials": 12}), Registry(), Path())
+    evaluation = {**QUICK, "optimizer": "sgd"}  # by which tiny networks differ soonest
+    changes = {"pruning": pruning, "evaluation": evaluation, "budget": {"trials": 12}}
+    assembly = assemble(given(images, **changes), Registry(), Path())
     with assembly.executor() as executor:
         events = list(
             Search(assembly.strategy(), executor, assembly.budget, 0, watcher=assembly.pruner())

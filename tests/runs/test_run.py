@@ -17,12 +17,13 @@ from evonas.runs.journal import JOURNAL, read_journal
 from evonas.trial import Trial, TrialState
 from evonas.trials import Trials
 
+pytestmark = pytest.mark.faults
+
 EVONAS = Path(sys.executable).with_name("evonas")
 SLEEPY = '''
 import time
 from evonas.evaluators.base import Evaluator
 
-pytestmark = pytest.mark.faults
 
 class Sleepy(Evaluator):
     """The number of channels, after a while."""

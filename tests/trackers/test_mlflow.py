@@ -34,6 +34,7 @@ from evonas.trials import Trials
 
 pytestmark = pytest.mark.faults
 
+
 PARENT = "mlflow.parentRunId"
 
 
