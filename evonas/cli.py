@@ -608,11 +608,16 @@ def new(kind: str, name: str, plugins: Path) -> None:
 @click.argument("folder", type=_PATH)
 @click.option("--minutes", default=60.0, show_default=True, type=click.FloatRange(1))
 @click.option("--output", type=_PATH, help="Where to write it; default: NAME.yaml, of FOLDER.")
-def init(folder: Path, minutes: float, output: Path | None) -> None:
+@click.option(
+    "--pretrained/--from-scratch",
+    default=None,
+    help="Begin with weights trained on ImageNet, or not; default: if some are on this machine.",
+)
+def init(folder: Path, minutes: float, output: Path | None, pretrained: bool | None) -> None:
     """Look at the pictures in FOLDER, and write a recipe for them and the MINUTES that one has."""
     from evonas.commands import init as writing
 
-    path, text = writing.write(folder, minutes, output)
+    path, text = writing.write(folder, minutes, output, pretrained)
     for line in text.splitlines():
         if line.startswith("# ") and "evonas init" not in line:
             click.echo(line.removeprefix("# "))
