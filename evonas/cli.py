@@ -315,13 +315,15 @@ def _print_outcome(outcome: Any) -> None:
 
 def _print_incumbent(report: Any) -> None:
     from evonas.report import table
+    from evonas.trial import figure
 
     trial = report.incumbent
     click.echo(f"  incumbent    trial {trial.number}, architecture {trial.architecture.id}")
     for name, value in trial.architecture.choices.items():
         click.echo(f"               {name} = {value}")
     _print_metrics(trial.metrics, "search")
-    _print_metrics(report.final, "final training")
+    news = dict(report.final.items() - trial.metrics.items())  # costs, say, are told already
+    _print_metrics({name: news[name] for name in report.final if name in news}, "final training")
     if report.verdict:
         click.echo(f"  audit        {report.verdict}")
     if len(report.front) > 1:
@@ -329,14 +331,16 @@ def _print_incumbent(report: Any) -> None:
         click.echo(f"  Pareto front of {len(report.front)} trials{volume}:")
         first, *others = report.front
         names = [name for name in first.metrics if all(name in trial.metrics for trial in others)]
-        rows = [[str(t.number), *(f"{t.metrics[n]:,.6g}" for n in names)] for t in report.front]
+        rows = [[str(t.number), *(figure(t.metrics[n]) for n in names)] for t in report.front]
         for line in table.aligned([["trial", *names], *rows]):
             click.echo(f"               {line}")
 
 
 def _print_metrics(metrics: Mapping[str, float], origin: str) -> None:
+    from evonas.trial import figure
+
     for name, value in metrics.items():
-        click.echo(f"  {name:<12} {value:,.6g}   ({origin})")
+        click.echo(f"  {name:<12} {figure(value)}   ({origin})")
 
 
 @main.command()
@@ -556,7 +560,7 @@ def predict(
     try:
         for prediction in pictures.predictions(network):
             made.append(prediction)
-            if not as_json:
+            if not as_json and csv_path is None:
                 click.echo(predicting.line(prediction, network.classes, top))
     finally:
         for complaint in pictures.complaints() if made else ():
@@ -568,6 +572,8 @@ def predict(
             click.echo(line)
     if csv_path is not None:
         files.store(csv_path, predicting.to_csv(made, network))
+        if not as_json:
+            click.echo(f"wrote {csv_path} ({len(made):,} pictures)")
 
 
 @main.command()
@@ -636,11 +642,16 @@ def new(kind: str, name: str, plugins: Path) -> None:
 @click.argument("folder", type=_PATH)
 @click.option("--minutes", default=60.0, show_default=True, type=click.FloatRange(1))
 @click.option("--output", type=_PATH, help="Where to write it; default: NAME.yaml, of FOLDER.")
-def init(folder: Path, minutes: float, output: Path | None) -> None:
+@click.option(
+    "--pretrained/--from-scratch",
+    default=None,
+    help="Begin with weights trained on ImageNet, or not; default: if some are on this machine.",
+)
+def init(folder: Path, minutes: float, output: Path | None, pretrained: bool | None) -> None:
     """Look at the pictures in FOLDER, and write a recipe for them and the MINUTES that one has."""
     from evonas.commands import init as writing
 
-    path, text = writing.write(folder, minutes, output)
+    path, text = writing.write(folder, minutes, output, pretrained)
     for line in text.splitlines():
         if line.startswith("# ") and "evonas init" not in line:
             click.echo(line.removeprefix("# "))

@@ -16,6 +16,12 @@ Curve = tuple[tuple[int, Mapping[str, float]], ...]
 Reporter = Callable[[int, Mapping[str, float]], None]  # step, metrics
 
 
+def figure(value: float) -> str:
+    """A metric's value: every digit of a whole number, as counts are, and six of any other."""
+    whole = float(value).is_integer() and abs(value) < 1e15
+    return f"{value:,.0f}" if whole else f"{value:,.6g}"
+
+
 @dataclass(frozen=True)
 class Objective:
     """A metric and the direction in which it is better."""

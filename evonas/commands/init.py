@@ -7,6 +7,7 @@ import math
 import re
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -20,13 +21,27 @@ from evonas import files
 from evonas.datasets.parts.listing import Listing, listed
 from evonas.errors import DataError, StorageError
 from evonas.recipe import reading
-from evonas.spaces.base import Task
+from evonas.spaces.backbone import Backbone
+from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.mbconv import MBConv
-from evonas.training import devices
+from evonas.training import devices, transfer
 from evonas.trial import Limit
 
 _SIDES = (32, 48, 64, 96, 128)  # Pixels a side that are worth while for small networks.
 _MOST_ON_CPU = 64  # Larger images take a CPU too long.
+# What published weights know they know of larger pictures: small ones are enlarged for them.
+_ENLARGED = (64, 96, 128, 160, 192, 224)
+_MOST_ENLARGED_ON_CPU = 128
+# Small networks with weights of ImageNet; the first one whose weights are here is begun with.
+_PUBLISHED = (
+    "torchvision:mobilenet_v3_small",
+    "timm:mobilenetv3_small_100",
+    "torchvision:mobilenet_v3_large",
+    "torchvision:efficientnet_b0",
+    "timm:efficientnet_b0",
+    "torchvision:resnet18",
+    "timm:resnet18",
+)
 _BATCH = 64
 _PARAMS = 200_000
 _FLOPS = 50_000  # Of a picture, for each of its pixels: 200 million at 64 pixels a side.
@@ -78,13 +93,12 @@ def look(folder: Path) -> Found:
     return Found(training, splits, round(median(sides)), listing.sentence())
 
 
-def step_seconds(classes: int, device: str) -> float:
+def step_seconds(space: SearchSpace, task: Task, device: str) -> float:
     """Seconds per pixel that a training step takes, measured here on networks of the recipe.
 
-    Their FLOPs are limited by the number of pixels, so it is the same for pictures of any size.
+    It is taken for the same for pictures of any size: FLOPs are limited by the number of pixels, or
+    go with it.
     """
-    task = Task(3, _SIDES[0], _SIDES[0], classes)
-    space = MBConv().limited(_limits(task.height), task)
     labels = torch.zeros(_BATCH, dtype=torch.long, device=device)
     times = []
     for seed in range(3):
@@ -114,23 +128,27 @@ class Plan:
     trials: int
 
 
-def plan(found: Found, minutes: float, workers: int, on_cpu: bool, step: float) -> Plan:
+def sizes(side: int, on_cpu: bool) -> list[int]:
+    """Pixels a side that are worth trying for pictures of a shorter side: not more than that."""
+    most = min(side, _MOST_ON_CPU if on_cpu else _SIDES[-1])
+    return [size for size in _SIDES if size <= most] or [max(8, most // 4 * 4)]
+
+
+def plan(found: Found, minutes: float, workers: int, sides: Sequence[int], step: float) -> Plan:
     """Choose size and epochs: the largest pictures of which enough good trials fit into the time.
 
     Args:
         found: The pictures.
         minutes: For search and final training.
         workers: Trials at once.
-        on_cpu: Whether there is no GPU.
+        sides: Pixels a side to choose from, the smallest first.
         step: Seconds of a training step per pixel, see ``step_seconds``.
     """
-    most = min(found.side, _MOST_ON_CPU if on_cpu else _SIDES[-1])
-    sizes = [side for side in _SIDES if side <= most] or [max(8, most // 4 * 4)]
     searching = 60 * minutes * _SEARCH * workers
     steps = math.ceil(found.training / _BATCH)
     fewest, enough, most_epochs = _EPOCHS
-    fitting = [n for n in sizes if step * n**2 * steps * enough * _TRIALS <= searching]
-    size = max(fitting, default=sizes[0])
+    fitting = [n for n in sides if step * n**2 * steps * enough * _TRIALS <= searching]
+    size = max(fitting, default=sides[0])
     epoch = step * size**2 * steps
     epochs = min(max(fewest, int(searching / (_TRIALS * epoch))), most_epochs)
     left = int(60 * minutes * (1 - _SEARCH) / epoch)
@@ -138,13 +156,17 @@ def plan(found: Found, minutes: float, workers: int, on_cpu: bool, step: float) 
     return Plan(size, epochs, final_epochs, int(searching / (epoch * epochs)))
 
 
-def write(folder: Path, minutes: float, output: Path | None) -> tuple[Path, str]:
+def write(
+    folder: Path, minutes: float, output: Path | None, pretrained: bool | None = None
+) -> tuple[Path, str]:
     """Write the recipe.
 
     Args:
         folder: Of pictures.
         minutes: That a run may take.
         output: Where to; default: NAME.yaml, of the folder's name.
+        pretrained: Whether networks begin with published weights, which the run fetches if they
+            are not on this machine; default: if they are.
 
     Returns:
         The file, and its text.
@@ -162,45 +184,98 @@ def write(folder: Path, minutes: float, output: Path | None) -> tuple[Path, str]
     (device, *others) = devices.available()
     on_cpu = device == "cpu"
     workers = min(devices.cores(), devices.MOST_CPU_WORKERS) if on_cpu else 1 + len(others)
-    step = step_seconds(len(found.pictures), device)
-    chosen = plan(found, minutes, workers, on_cpu, step)
-    text = _text(name, folder.expanduser(), found, chosen, minutes)
+    start = _start(found, on_cpu, pretrained)
+    task = Task(3, start.sides[0], start.sides[0], len(found.pictures))
+    step = step_seconds(_space(start.network, task), task, device)
+    chosen = plan(found, minutes, workers, start.sides, step)
+    text = _text(name, folder.expanduser(), found, start, chosen, minutes)
     reading.validate(reading.parse_yaml(text, str(path)), str(path))
     files.store(path, text)
     return path, text
 
 
-def _text(name: str, folder: Path, found: Found, chosen: Plan, minutes: float) -> str:
+@dataclass(frozen=True)
+class _Start:
+    """What networks begin with.
+
+    Attributes:
+        network: Whose published weights; empty: from scratch.
+        here: Whether these are on this machine.
+        sides: Pixels a side to choose from.
+    """
+
+    network: str
+    here: bool
+    sides: Sequence[int]
+
+
+def _start(found: Found, on_cpu: bool, pretrained: bool | None) -> _Start:
+    here = next((network for network in _PUBLISHED if transfer.here(network)), "")
+    if pretrained is False or not (here or pretrained):
+        return _Start("", bool(here), sizes(found.side, on_cpu))
+    most = _MOST_ENLARGED_ON_CPU if on_cpu else _ENLARGED[-1]
+    return _Start(here or _PUBLISHED[0], bool(here), [side for side in _ENLARGED if side <= most])
+
+
+def _space(network: str, task: Task) -> SearchSpace:
+    """That of the recipe, for measuring."""
+    if network:
+        return Backbone(network, task.height)
+    return MBConv().limited(_limits(task.height), task)
+
+
+def _text(
+    name: str, folder: Path, found: Found, start: _Start, chosen: Plan, minutes: float
+) -> str:
     (common, most), least = found.pictures.most_common(1)[0], min(found.pictures.values())
     total = sum(found.pictures.values())
     splits = ", ".join(f"{count:,} {split}" for split, count in found.splits.items())
     hints = [
         f"# {splits}; {len(found.pictures)} classes of {least:,} to {most:,} training pictures.",
         f"# Always saying {json.dumps(common)} would be right in {most / total:.0%}.",
+        *_said(start, least),
     ]
     if found.skipped:
         hints.append(f"# {found.skipped}")
-    if least < _FEW:
-        hints += [
-            "# With fewer than 50 pictures of a class, weights that were trained on ImageNet help",
-            "# most: see `evonas show recipe my_images_pretrained`.",
-        ]
     objective = "val_accuracy"
     if most >= _UNEQUAL * least:
         objective = "val_balanced_accuracy"
         hints.append("# The classes are unequal: the objective counts each of them alike.")
+    enlarged = {"network": start.network, "resolution": chosen.size}
+    limits = {"params": _PARAMS, "flops": _FLOPS * chosen.size**2}
+    stored = min(chosen.size, max(8, found.side))  # enlarging is left to the network
     return TEMPLATE.format(
         hints="\n".join(hints),
         objective=objective,
         name=name,
         path=json.dumps(str(folder)),
+        size=stored if start.network else chosen.size,
+        space=(PRETRAINED if start.network else FROM_SCRATCH).format(**enlarged),
+        init=INIT.format(**enlarged) if start.network else "",
+        limits="" if start.network else LIMITS.format(**limits),
         minutes=f"{minutes:g}",
-        params=_PARAMS,
-        flops=_FLOPS * chosen.size**2,
+        epochs=chosen.epochs,
+        final_epochs=chosen.final_epochs,
+        trials=chosen.trials,
         batch=_BATCH,
         shortest=_RUNGS[chosen.epochs >= _RUNGS_FROM],
-        **vars(chosen),
     )
+
+
+def _said(start: _Start, least: int) -> list[str]:
+    """Which weights networks begin with, and how to have it otherwise."""
+    if start.network:
+        whence = "are on this machine" if start.here else "the run will fetch"
+        return [
+            f"# Networks begin with the weights of {start.network}, which {whence};",
+            "# --from-scratch does without.",
+        ]
+    help_most = f", and help most with so few as {least} pictures of a class" * (least < _FEW)
+    whence = "are on this machine" if start.here else "the run would fetch"
+    return [
+        "# Networks are trained from scratch. Weights that were trained on ImageNet",
+        f"# {whence}{help_most}: --pretrained.",
+    ]
 
 
 TEMPLATE = """\
@@ -216,8 +291,7 @@ dataset:
   validation: 0.15        # of the training pictures, if there is no split of that name
   test: 0.2               # of all pictures, if there is no split of that name
 
-space: mbconv             # what can be built; others: evonas list spaces
-
+{space}
 strategy:                 # what to try next; others: evonas list strategies
   name: successive_halving
   eta: 3                  # one trial in three is promoted, to three times the epochs
@@ -226,7 +300,7 @@ strategy:                 # what to try next; others: evonas list strategies
 
 evaluation:
   name: train
-  epochs: {epochs}               # of the longest trials; {trials} such fit into the time here
+{init}  epochs: {epochs}               # of the longest trials; {trials} such fit into the time here
   final_epochs: {final_epochs}        # of the winner's final training
   batch_size: {batch}
   augmentation: standard  # shifts and left-right flips; crop: shifts alone, as letters need it
@@ -234,15 +308,35 @@ evaluation:
 objectives:
   {objective}: max
 
+{limits}budget:
+  minutes: {minutes}             # search and final training
+
+executor:
+  name: processes         # one worker per GPU, or one per CPU core
+"""
+
+FROM_SCRATCH = """\
+space: mbconv             # what can be built; others: evonas list spaces
+"""
+
+PRETRAINED = """\
+space:                    # what can be built; others: evonas list spaces
+  name: backbone          # how much of a published network to keep, what of that to train
+  network: {network}
+  max_resolution: {resolution}     # pixels a side, to which networks scale the pictures
+  training:               # searched beside it: what was learnt before is lost at great rates
+    learning_rate: [0.005, 0.1, log]
+"""
+
+INIT = """\
+  init: {network}    # the weights to begin with
+"""
+
+LIMITS = """\
 constraints:
   params:
     max: {params}
   flops:
     max: {flops}        # of one picture, twice the multiply-adds
 
-budget:
-  minutes: {minutes}             # search and final training
-
-executor:
-  name: processes         # one worker per GPU, or one per CPU core
 """

@@ -14,7 +14,7 @@ from evonas.runs import run
 from evonas.runs.assemble import Samples, assemble
 from evonas.runs.journal import read_journal
 from evonas.strategies.hypernet import COMPLEXITY
-from evonas.trial import Proposal, Trial
+from evonas.trial import Proposal, Trial, figure
 
 _ROUNDING = 0.02  # .33, .33, .33 sum to .99
 
@@ -75,7 +75,7 @@ def sample(run_dir: Path, complexity: str, note: Callable[[str], None]) -> list[
     return [
         f"architecture {architecture.id}",
         *(f"  {value:<14} {' '.join(places)}" for value, places in sorted(names.items())),
-        *(f"  {name:<14} {value:,.6g}" for name, value in ended.metrics.items()),
+        *(f"  {name:<14} {figure(value)}" for name, value in ended.metrics.items()),
     ]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from evonas.errors import OptionError
 from evonas.spaces.base import SearchSpace
-from evonas.trial import Limit, Trial
+from evonas.trial import Limit, Trial, figure
 from evonas.trial import Reporter as Reporter  # part of the contract
 
 if TYPE_CHECKING:
@@ -90,7 +90,9 @@ class Infeasible(Exception):
 
     def __init__(self, metrics: Mapping[str, float]) -> None:
         self.metrics = {str(name): float(value) for name, value in metrics.items()}
-        super().__init__(", ".join(f"{name} {value:.6g}" for name, value in self.metrics.items()))
+        super().__init__(
+            ", ".join(f"{name} {figure(value)}" for name, value in self.metrics.items())
+        )
 
 
 def hold(limits: Mapping[str, Limit], metrics: Mapping[str, float]) -> None:

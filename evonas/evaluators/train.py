@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ from evonas.training.loop import (
 from evonas.trial import Trial
 
 _LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3, "muon": 0.1}
+_FEW = 50  # Training pictures of a class; with fewer, what was learnt elsewhere helps most.
 _SLOWER = 1 / 3  # A training that diverged gets this share of the learning rate.
 
 
@@ -109,7 +110,7 @@ class Train(Evaluator):
         if freeze and init is None:
             raise OptionError("freeze", f"must be 0, or with init more, not {freeze}")
         self._on_device = OnDevice(self._data, context.device)
-        self._init = None if init is None else transfer.read(init)
+        self._init_name, self._init = init, None if init is None else transfer.read(init)
         self._freeze = freeze
         self._final_epochs = final_epochs or epochs
         self._pixels = self._data.train.pixels
@@ -146,6 +147,18 @@ class Train(Evaluator):
         rate = _LEARNING_RATES[optimizer]
         epochs = options["epochs"]
         return {"optimizer": optimizer, "learning_rate": rate, "final_epochs": epochs}
+
+    def prepare(self, note: Callable[[str], None], stopping: Callable[[], bool]) -> bool:
+        """Say what networks begin with, if somebody may have expected something else."""
+        fewest = int(torch.bincount(self._data.train.labels).min())
+        if self._init_name is not None:
+            note(f"weights: networks begin with those of {self._init_name}, but for the classifier")
+        elif self._data.test_files and fewest < _FEW:
+            note(
+                f"weights: from scratch; with {fewest} pictures of a class, those of a published "
+                "network help: recipe my_images_pretrained"
+            )
+        return True
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """Train for ``fidelity`` times ``epochs`` epochs, at least one; finals ``final_epochs``.

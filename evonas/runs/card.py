@@ -12,6 +12,7 @@ from typing import Any
 from evonas import __version__
 from evonas.runs.scores import Confusion
 from evonas.runs.session import Session
+from evonas.trial import figure
 
 FILE = "MODEL_CARD.md"
 _COSTS = {
@@ -67,7 +68,7 @@ def _network_rows(
         ("choices", choices),
         ("input", f"{size}, 0…255; {about['preprocessing']['cut']}, bicubic"),
     ]
-    rows += [(title, f"{metrics[name]:,.6g}") for name, title in _COSTS.items() if name in metrics]
+    rows += [(title, figure(metrics[name])) for name, title in _COSTS.items() if name in metrics]
     files = sorted(path for path in folder.iterdir() if path.suffix in (".pt2", ".safetensors"))
     rows += [(f"size of {path.name}", f"{path.stat().st_size:,} bytes") for path in files]
     return rows

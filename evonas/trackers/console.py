@@ -9,6 +9,7 @@ what takes several of them, such as the best trial, is put down by the search's 
 from __future__ import annotations
 
 import sys
+import textwrap
 import threading
 import time
 import weakref
@@ -25,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evonas.trackers.base import Report, RunInfo, Tracker, headline
-from evonas.trial import Trial, TrialState
+from evonas.trial import Trial, TrialState, figure
 from evonas.trials import Trials
 
 _SHARED = ("hypernet", "supernet")  # Their first trial reports epochs, which others have none of.
@@ -131,7 +132,7 @@ class Console(Tracker):
             self._say(f"trial {trial.number} failed: {_reason(trial)}")
         elif self._best is trial:
             metrics = headline(trial.metrics, self._trials.objectives)
-            shown = ", ".join(f"{k} {v:,.6g}" for k, v in metrics.items())
+            shown = ", ".join(f"{k} {figure(v)}" for k, v in metrics.items())
             self._say(f"trial {trial.number} is the best so far: {shown}")
         elif self._counts_now(now):
             self._counted = now
@@ -189,7 +190,17 @@ class Console(Tracker):
 
     def _say(self, line: str) -> None:
         self._said = self._clock()
-        self._terminal.print(line, markup=False)
+        self._terminal.print(self._wrapped(line) if self._shows else line, markup=False)
+
+    def _wrapped(self, line: str) -> str:
+        """Broken between words, which a terminal does not do; what is longer stays whole."""
+        return textwrap.fill(
+            line,
+            max(20, self._terminal.width),
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
 
     def _due(self) -> bool:
         """Whether somebody who reads a pipe has waited long enough."""

@@ -12,6 +12,7 @@ import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -52,6 +53,28 @@ def read(init: str) -> dict[str, torch.Tensor]:
     if source == "timm":
         return _timm(name)
     return _file(Path(init))
+
+
+def here(init: str) -> Path | None:
+    """The file of a published network's weights, if it is on this machine; nothing is fetched.
+
+    Args:
+        init: ``torchvision:NAME`` or ``timm:NAME``, of a name that there is.
+    """
+    source, _, name = init.partition(":")
+    if source == "torchvision":
+        file = _downloaded(name)[0]
+        return file if file.exists() else None
+    try:
+        import timm
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    repository = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None) or ""
+    for file_name in ("model.safetensors", "pytorch_model.bin") if repository else ():
+        if isinstance(found := try_to_load_from_cache(repository, file_name), str):
+            return Path(found)
+    return None
 
 
 def begin(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> float:
@@ -96,12 +119,19 @@ def _torchvision(name: str) -> dict[str, torch.Tensor]:
     names = models.list_models()
     if name not in names:
         raise OptionError("init", f"torchvision has no {name!r}{did_you_mean(name, names)}")
-    weights = models.get_model_weights(name).DEFAULT
-    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    file, weights = _downloaded(name)
     if file.exists():
         return _file(file)
     with _one_line(f"{file} is not there and cannot be fetched from {weights.url}", _INSTEAD):
         return dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
+
+
+def _downloaded(name: str) -> tuple[Path, Any]:
+    """Where torch keeps a model's default weights once they were fetched, and these."""
+    from torchvision import models
+
+    weights = models.get_model_weights(name).DEFAULT
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name, weights
 
 
 def _timm(name: str) -> dict[str, torch.Tensor]:

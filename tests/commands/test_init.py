@@ -6,8 +6,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from torchvision import models
 
 from evonas.cli import main
 from evonas.commands import init
@@ -28,6 +30,7 @@ def pictures(folder: str = "my pets") -> None:
     (Path(folder) / "cat" / "notes.txt").write_text("no picture")
 
 
+@pytest.mark.usefixtures("hub")
 def test_a_recipe_is_written_that_runs() -> None:
     pictures()
     done = evonas("init", "my pets", "--minutes", "2")
@@ -38,10 +41,7 @@ def test_a_recipe_is_written_that_runs() -> None:
     assert given.budget.minutes == 2
     assert given.dataset is not None
     assert given.dataset.size == 16  # the largest multiple of four that every picture has
-    short = ["budget.trials=1", "evaluation.epochs=1", "evaluation.final_epochs=1"]
-    short += ["executor=serial", "tracking=console", "strategy=random"]
-    sets = [argument for override in short for argument in ("--set", override)]
-    assert "finished" in evonas("run", "my_pets.yaml", *sets).output
+    assert "finished" in runs("my_pets.yaml")
 
 
 def test_of_unequal_classes_each_counts_alike() -> None:
@@ -71,15 +71,64 @@ def test_a_folder_without_classes(folder: str) -> None:
     assert len(refused.output.splitlines()) == 1
 
 
-def found(pictures_: int, side: int = 100) -> init.Found:
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where torch keeps weights that it has fetched: a folder that is empty."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def runs(recipe: str) -> str:
+    short = ["budget.trials=1", "evaluation.epochs=1", "evaluation.final_epochs=1"]
+    short += ["executor=serial", "tracking=console", "strategy=random"]
+    return evonas("run", recipe, *(word for key in short for word in ("--set", key))).output
+
+
+def test_weights_that_are_here_are_begun_with(hub: Path) -> None:
+    weights = models.mobilenet_v3_small().state_dict()
+    torch.save(weights, hub / "mobilenet_v3_small-047dcff4.pth")
+    pictures("pets")
+    said = evonas("init", "pets", "--minutes", "1").output
+    assert "the weights of torchvision:mobilenet_v3_small, which are on this machine" in said
+    given = reading.load(Path("pets.yaml"))
+    assert (given.space.name, given.evaluation.name) == ("backbone", "train")
+    assert given.dataset is not None
+    assert given.dataset.size == 18  # the pictures' own: networks enlarge them
+    done = runs("pets.yaml")
+    assert "weights: networks begin with those of torchvision:mobilenet_v3_small" in done
+    assert "finished" in done, done
+    assert "from scratch. Weights that were trained on ImageNet are on this" in " ".join(
+        evonas("init", "pets", "--from-scratch", "--output", "own.yaml").output.split()
+    )
+    assert reading.load(Path("own.yaml")).space.name == "mbconv"
+
+
+@pytest.mark.usefixtures("hub")
+def test_without_any_weights_it_is_from_scratch_and_says_so() -> None:
+    pictures("pets")
+    said = evonas("init", "pets", "--minutes", "1").output
+    assert "from scratch" in said
+    assert "so few as 12 pictures of a class: --pretrained" in said
+    assert reading.load(Path("pets.yaml")).space.name == "mbconv"
+    done = runs("pets.yaml")
+    assert "weights: from scratch; with 8 pictures of a class" in done
+    asked = evonas("init", "pets", "--pretrained", "--output", "fetched.yaml").output
+    assert "torchvision:mobilenet_v3_small, which the run will fetch" in asked
+    assert reading.load(Path("fetched.yaml")).space.name == "backbone"
+
+
+def found(pictures_: int) -> init.Found:
     return init.Found(
-        Counter(a=pictures_ // 2, b=pictures_ // 2), Counter(train=pictures_), side, ""
+        Counter(a=pictures_ // 2, b=pictures_ // 2), Counter(train=pictures_), 100, ""
     )
 
 
 def test_more_time_gives_larger_pictures_and_longer_trainings() -> None:
     step = 1e-4
-    plans = [init.plan(found(2000), minutes, 2, True, step) for minutes in (5, 30, 240)]
+    sides = init.sizes(100, on_cpu=True)
+    plans = [init.plan(found(2000), minutes, 2, sides, step) for minutes in (5, 30, 240)]
     assert [p.size for p in plans] == sorted(p.size for p in plans)
     assert plans[0].size < plans[-1].size
     for each in plans[1:]:
@@ -88,10 +137,10 @@ def test_more_time_gives_larger_pictures_and_longer_trainings() -> None:
 
 
 def test_pictures_are_not_made_larger_than_they_are() -> None:
-    assert init.plan(found(100, side=30), 60, 2, True, 1e-6).size == 28
-    assert init.plan(found(100, side=50), 60, 2, True, 1e-6).size == 48
-    assert init.plan(found(100, side=999), 60, 2, True, 1e-7).size == 64
-    assert init.plan(found(100, side=999), 60, 2, False, 1e-7).size == 128
+    assert init.sizes(30, on_cpu=True) == [28]
+    assert init.sizes(50, on_cpu=True)[-1] == 48
+    assert init.sizes(999, on_cpu=True)[-1] == 64
+    assert init.sizes(999, on_cpu=False)[-1] == 128
 
 
 def test_the_doctor_says_what_is_there() -> None:

@@ -300,13 +300,14 @@ def test_folders_of_classes_give_a_score(form: str, run_dir: Path, tmp_path: Pat
     done("export", run_dir, "--format", form)
     source = run_dir / "incumbent" / f"network.{form}"
     said = done("predict", source, tmp_path / "new", "--csv", "out.csv").splitlines()
-    assert said[15].startswith("accuracy ")
-    assert said[-4].split() == list(CLASSES)
+    assert said[0].startswith("accuracy ")
+    assert said[-5].split() == list(CLASSES)
+    assert said[-1] == "wrote out.csv (15 pictures)"
     with Path("out.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["label"] for row in rows] == [name for name in CLASSES for _ in range(5)]
     right = sum(row["label"] == row["class"] for row in rows)
-    assert f"{right} of 15" in said[15]
+    assert f"{right} of 15" in said[0]
     report = json.loads(done("predict", source, tmp_path / "new", "--json"))
     assert report["scores"]["accuracy"] == pytest.approx(right / 15)
     assert report["scores"]["images"] == 15

@@ -1,12 +1,17 @@
-"""What the console says of a run when its output is no screen."""
+"""What the console says of a run, into a pipe mostly, and on a screen."""
 
 from __future__ import annotations
 
 import io
+import os
+import pty
+import re
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +21,7 @@ from rich.console import Console as Terminal
 from evonas.architecture import Architecture
 from evonas.trackers.base import Report, RunInfo
 from evonas.trackers.console import Console
-from evonas.trial import Objective, Proposal, Trial, TrialState
+from evonas.trial import Objective, Proposal, Trial, TrialState, figure
 from evonas.trials import Trials
 
 OBJECTIVES = (Objective("acc"), Objective("params", "min"))
@@ -259,6 +264,43 @@ def test_a_narrow_low_screen_loses_nothing_of_the_state(monkeypatch: pytest.Monk
     assert "59 more" in lines[4]
     assert " ".join(line.strip() for line in lines[5:]) == console._state()
     console.stop()
+
+
+SAYS = """
+from pathlib import Path
+from evonas.trackers.base import RunInfo
+from evonas.trackers.console import Console
+console = Console()
+versions = {"evonas": 1, "python": 1, "torch": 1, "devices": "cpu"}
+console.start(RunInfo("r", Path("run"), {}, (), versions, 0.0), [])
+console.note("data: " + ", ".join(f"class-{n} 1,0{n}" for n in range(10, 40)) + " " + "x" * 70)
+console.stop()
+"""
+
+
+def test_a_screen_breaks_lines_between_words() -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", SAYS],
+        stdout=theirs,
+        env={**os.environ, "COLUMNS": "60", "TERM": "xterm"},
+    )
+    os.close(theirs)
+    written = b""
+    with suppress(OSError):  # what Linux raises when the other end is closed
+        while piece := os.read(ours, 4096):
+            written += piece
+    os.close(ours)
+    assert process.wait() == 0
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode()).replace("\r", "")
+    lines = plain[plain.index("data:") :].splitlines()
+    assert all(len(line) <= 60 or line.strip() == "x" * 70 for line in lines), lines
+    assert re.findall(r"class-\d+ +1,0\d+", " ".join(lines))[29:] == ["class-39 1,039"]
+
+
+def test_counts_have_every_digit() -> None:
+    assert figure(29_578_032) == figure(29_578_032.0) == "29,578,032"
+    assert figure(0.27146812) == "0.271468"
 
 
 def test_a_budget_of_effort_tells_how_much_is_spent_and_left() -> None:

@@ -321,6 +321,29 @@ def test_torchvisions_weights_are_read_from_its_folder(offline: Path) -> None:
     assert transfer.read("torchvision:resnet18")["conv1.weight"].sum() == 2
 
 
+def test_what_is_here_is_found_without_fetching(offline: Path) -> None:
+    assert transfer.here("torchvision:resnet18") is None
+    offline.mkdir(parents=True)
+    torch.save({"conv1.weight": torch.ones(2)}, offline / "resnet18-f37072fd.pth")
+    assert transfer.here("torchvision:resnet18") == offline / "resnet18-f37072fd.pth"
+
+
+def test_timms_weights_are_found_in_the_cache_of_their_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("timm", reason="needs the extra timm")
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert transfer.here("timm:resnet18") is None
+    snapshot = tmp_path / "models--timm--resnet18.a1_in1k" / "snapshots" / "0"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").touch()
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0")
+    assert transfer.here("timm:resnet18") == snapshot / "model.safetensors"
+
+
 def cifar(shared_data: Path, classes: range, each: int) -> Data:
     """Images of some classes at 16×16, those classes numbered from 0."""
     with np.load(shared_data / "cifar10_jpeg.npz", allow_pickle=False) as file:

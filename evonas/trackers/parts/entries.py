@@ -14,7 +14,7 @@ from mlflow.entities import Metric, Param
 
 from evonas.recipe import reading
 from evonas.trackers.base import Report, RunInfo
-from evonas.trial import Objective, Trial, TrialState
+from evonas.trial import Objective, Trial, TrialState, figure
 from evonas.trials import Trials
 
 PARENT = "mlflow.parentRunId"
@@ -209,11 +209,11 @@ def description(run: RunInfo, report: Report) -> str:
     if best is not None:
         found = {**best.metrics, **report.final}
         parts.append(f"### The winner: trial {best.number}")
-        parts.append(_table(("metric", "value"), [(k, f"{v:,.6g}") for k, v in found.items()]))
+        parts.append(_table(("metric", "value"), [(k, figure(v)) for k, v in found.items()]))
         parts.append(_table(("choice", "value"), best.architecture.choices.items()))
     if len(report.front) > 1:
         names = [objective.metric for objective in run.objectives]
-        rows = [(t.number, *(f"{t.metrics[n]:,.6g}" for n in names)) for t in report.front]
+        rows = [(t.number, *(figure(t.metrics[n]) for n in names)) for t in report.front]
         parts += [f"### Pareto front of {len(rows)}", _table(("trial", *names), rows)]
     parts += [f"### Audit\n\n{report.verdict}"] if report.verdict else []
     parts += [f"- {remark}" for remark in report.remarks]
