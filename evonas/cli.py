@@ -43,9 +43,9 @@ class _Group(click.Group):
 @click.option("--no-plugins", is_flag=True, help="Refuse code that is neither ours nor installed.")
 def main(debug: bool, no_plugins: bool) -> None:
     """Neural architecture search by evolution and its rivals."""
-    from evonas.recipe.registry import REFUSED
-
     if no_plugins:
+        from evonas.recipe.registry import REFUSED
+
         os.environ[REFUSED] = "1"  # for workers, too
     try:
         sys.path.append(os.getcwd())  # so that module:Class finds modules of the working directory

@@ -23,7 +23,7 @@ from evonas.architecture import Architecture
 from evonas.errors import OptionError, TooManyFailures
 from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.evaluators.parts.hypernetwork import Hypernetwork, draw, uniform_weights
-from evonas.evaluators.parts.one_shot import Shared, SharedWeights
+from evonas.evaluators.parts.one_shot import LONGEST, Shared, SharedWeights
 from evonas.recipe.options import Count, Decay, Positive
 from evonas.spaces.darts import DARTS, OPERATIONS_BY_KIND, count_kinds
 from evonas.spaces.parts.supernet import Supernet
@@ -38,7 +38,6 @@ from evonas.trial import Trial
 # three kinds would not sum to the number of edges.
 NUMBERED = tuple(name for kind in COMPLEXITY for name in OPERATIONS_BY_KIND[kind])
 _HIDDEN = 16  # This is the width of the hypernetwork's small network.
-_LONGEST = 5.0  # A longer gradient is cut to this norm, as in DARTS.
 _MOMENTA = (0.5, 0.999)  # These are Adam's betas in DARTS for architectures.
 
 
@@ -254,7 +253,7 @@ class Hypernet(SharedWeights[_Joint]):
         price = training.hypernetwork.cost(weights, log_probabilities)
         torch.autograd.backward([task, self._kappa * price])
         for part in (training.supernet, training.hypernetwork):
-            nn.utils.clip_grad_norm_(part.parameters(), _LONGEST)
+            nn.utils.clip_grad_norm_(part.parameters(), LONGEST)
         for optimizer in training.optimizers:
             optimizer.step()
         return task.detach()

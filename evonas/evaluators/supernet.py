@@ -17,14 +17,13 @@ from torch.nn import functional as F
 from evonas.architecture import Architecture
 from evonas.errors import InvalidArchitecture, OptionError
 from evonas.evaluators.base import Context, Evaluator
-from evonas.evaluators.parts.one_shot import Shared, SharedWeights
+from evonas.evaluators.parts.one_shot import LONGEST, Shared, SharedWeights
 from evonas.recipe.options import Count, Decay, Positive
 from evonas.spaces.parts.supernet import Supernet
 from evonas.training.augmentation import Augmentation
 from evonas.training.loop import bfloat16, schedule
 
 _LABEL_SMOOTHING = 0.1
-_CLIP_NORM = 5.0  # The longest gradient, as of `train`: a path may diverge that others train well.
 # The first paths stand for the domains, and for whatever else the space draws by.
 _PATHS_IN_DIGEST = 16
 
@@ -98,7 +97,7 @@ class SinglePathOneShot(SharedWeights[Shared]):
             loss = F.cross_entropy(logits, labels, label_smoothing=_LABEL_SMOOTHING)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(training.supernet.parameters(), _CLIP_NORM)
+        nn.utils.clip_grad_norm_(training.supernet.parameters(), LONGEST)
         optimizer.step()
         return loss.detach()
 

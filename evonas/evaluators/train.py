@@ -150,14 +150,15 @@ class Train(Evaluator):
 
     def prepare(self, note: Callable[[str], None], stopping: Callable[[], bool]) -> bool:
         """Say what networks begin with, if somebody may have expected something else."""
-        fewest = int(torch.bincount(self._data.train.labels).min())
         if self._init_name is not None:
             note(f"weights: networks begin with those of {self._init_name}, but for the classifier")
-        elif self._data.test_files and fewest < _FEW:
-            note(
-                f"weights: from scratch; with {fewest} pictures of a class, those of a published "
-                "network help: recipe my_images_pretrained"
-            )
+        elif self._data.test_files:
+            fewest = int(torch.bincount(self._data.train.labels).min())
+            if fewest < _FEW:
+                note(
+                    f"weights: from scratch; with {fewest} pictures of a class, those of a "
+                    "published network help: recipe my_images_pretrained"
+                )
         return True
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:

@@ -109,9 +109,9 @@ def run_trial(evaluator: Evaluator, trial: Trial, watch: Watch | None = None) ->
         ended = trial
     except Infeasible as broken:
         ended = replace(trial, state=TrialState.PRUNED, metrics=_finite(broken.metrics))
-    # A trial runs anybody's code: everything it raises is data, and recorded with its traceback.
     except KeyboardInterrupt:
         raise
+    # A trial runs anybody's code: everything it raises is data, and recorded with its traceback.
     except BaseException as error:
         ended = trial.failed(reason(error))
     else:

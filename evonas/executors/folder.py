@@ -15,10 +15,9 @@ from evonas.errors import RecipeError
 from evonas.executors.base import Executor, MakeEvaluator, Watch
 from evonas.executors.parts.exchange import Exchange, Key
 from evonas.executors.parts.reports import Reports
-from evonas.recipe.options import NonNegative
+from evonas.recipe.options import NonNegative, Positive
 from evonas.trial import Trial
 
-LEASE = 120.0  # seconds
 _POLL = 0.1  # seconds between looks into the folder
 
 
@@ -55,6 +54,9 @@ class Folder(Executor):
         grace: Seconds that running trials have left after Ctrl-C or SIGTERM; what has not ended by
             then goes on in its worker, and a run that is resumed takes it over.
 
+    Attributes:
+        exchange: The folder; a worker has the same, and holds to ``lease`` and ``timeout``.
+
     Raises:
         RecipeError: If no path is given and there is no run folder.
     """
@@ -64,14 +66,16 @@ class Folder(Executor):
         make_evaluator: MakeEvaluator,
         devices: tuple[str, ...],
         path: Path | None = None,
-        lease: Annotated[float, Field(gt=0)] = LEASE,
+        lease: Positive = 120.0,
         timeout: Annotated[float, Field(ge=1)] | None = None,
         grace: NonNegative = 60.0,
     ) -> None:
         super().__init__(make_evaluator, devices)
-        self.grace, self._lease = grace, lease
-        run_dir = getattr(make_evaluator, "run_dir", None)
-        self._exchange = Exchange(folder_of(path, run_dir))
+        self.grace, self.lease, self.timeout = grace, lease, timeout
+        run_dir: Path | None = getattr(make_evaluator, "run_dir", None)
+        if path is None and run_dir is None:
+            raise RecipeError("executor.path: is not given, and there is no run folder")
+        self.exchange = Exchange((path or Path(str(run_dir)) / "work").absolute())
         self.remark = f"trials wait for workers: evonas worker {run_dir or 'RUN_DIR'}"
         self._pending: dict[Key, _Pending] = {}
         self._left: dict[tuple[str, int], Key] = {}  # by an earlier session
@@ -110,20 +114,20 @@ class Folder(Executor):
         if kill:
             with self._lock:
                 for key, pending in self._pending.items():
-                    self._exchange.drop("open", key)
+                    self.exchange.drop("open", key)
                     pending.future.cancel()
                 self._pending.clear()
         self._looking.join()
         if not kill:
-            for key, worker in self._exchange.entries("read").items():
-                self._exchange.drop("read", key, worker)
+            for key, worker in self.exchange.entries("read").items():
+                self.exchange.drop("read", key, worker)
 
     def _begin(self) -> None:
-        self._exchange.make()
+        self.exchange.make()
         for folder in ("open", "taken", "ended", "read"):
-            for key, worker in self._exchange.entries(folder).items():
+            for key, worker in self.exchange.entries(folder).items():
                 if folder == "read":  # but perhaps the search was killed before it wrote it down
-                    self._exchange.move(key, worker, "read", "ended")
+                    self.exchange.move(key, worker, "read", "ended")
                 name = key.stage, key.number
                 self._left[name] = max(key, self._left.get(name, key))
         self._looking = threading.Thread(target=self._look_on, daemon=True)
@@ -131,8 +135,8 @@ class Folder(Executor):
 
     def _is_of(self, trial: Trial, key: Key) -> bool:
         for folder in ("open", "taken", "ended"):  # in the order in which it may move meanwhile
-            worker = self._exchange.entries(folder).get(key)
-            content = None if worker is None else self._exchange.read(folder, key, worker)
+            worker = self.exchange.entries(folder).get(key)
+            content = None if worker is None else self.exchange.read(folder, key, worker)
             if content is not None:
                 there = Trial.from_json(content.get("trial", content))
                 return there.proposal == trial.proposal
@@ -147,7 +151,7 @@ class Folder(Executor):
         pending.missed_since = pending.answered = None
         self._pending[key] = pending
         content = {"trial": pending.trial.to_json(), "watched": pending.watched}
-        self._exchange.write("open", key, "", content)
+        self.exchange.write("open", key, "", content)
 
     def _look_on(self) -> None:
         while self._pending or not self._closed:
@@ -166,57 +170,57 @@ class Folder(Executor):
         self._end()
         self._answer()
         # In this order: whoever has a trial was there before it had it.
-        taken = self._exchange.entries("taken")
+        taken = self.exchange.entries("taken")
         living = self._living()
         for key, worker in taken.items():
             if self._is_left(key):
                 continue
             if key not in self._pending:
-                self._exchange.drop("taken", key, worker)  # of an attempt that was given up
+                self.exchange.drop("taken", key, worker)  # of an attempt that was given up
             elif worker not in living:
                 self._lose(key, worker)
-        self._miss({*taken, *self._exchange.entries("open"), *self._exchange.entries("ended")})
+        self._miss({*taken, *self.exchange.entries("open"), *self.exchange.entries("ended")})
 
     def _end(self) -> None:
-        for key, worker in self._exchange.entries("ended").items():
+        for key, worker in self.exchange.entries("ended").items():
             if self._is_left(key):
                 continue
-            content = self._exchange.read("ended", key, worker)
+            content = self.exchange.read("ended", key, worker)
             pending = self._pending.pop(key, None)
             if pending is None or content is None:
-                self._exchange.drop("ended", key, worker)  # too late
+                self.exchange.drop("ended", key, worker)  # too late
                 continue
-            self._exchange.move(key, worker, "ended", "read")
+            self.exchange.move(key, worker, "ended", "read")
             pending.future.set_result(Trial.from_json(content))
 
     def _answer(self) -> None:
-        for key, worker in self._exchange.entries("reports").items():
+        for key, worker in self.exchange.entries("reports").items():
             pending = self._pending.get(key)
             if pending is None:
                 if not self._is_left(key):
-                    self._exchange.drop("reports", key, worker)
+                    self.exchange.drop("reports", key, worker)
                 continue
-            content = self._exchange.read("reports", key, worker)
+            content = self.exchange.read("reports", key, worker)
             if content is not None and content["step"] != pending.answered:
                 step = pending.answered = content["step"]
                 stop = pending.reports(step, content["metrics"])
-                self._exchange.write("answers", key, worker, {"step": step, "stop": stop})
+                self.exchange.write("answers", key, worker, {"step": step, "stop": stop})
 
     def _living(self) -> set[str]:
         """The workers that have shown within the lease that they live; others are given up."""
-        now, found = time.monotonic(), self._exchange.workers()
+        now, found = time.monotonic(), self.exchange.workers()
         self._seen = {name: seen for name, seen in self._seen.items() if name in found}
         for name, (_, stamp) in found.items():
             if self._seen.get(name, (None, now))[0] != stamp:
                 self._seen[name] = stamp, now
-            elif now - self._seen[name][1] > self._lease:
-                self._exchange.dismiss(name)
+            elif now - self._seen[name][1] > self.lease:
+                self.exchange.dismiss(name)
                 del self._seen[name]
         self._slots = {name: found[name][0] for name in self._seen}
         return set(self._seen)
 
     def _lose(self, key: Key, worker: str) -> None:
-        if not self._exchange.take_from(key, worker):  # it was given back, or ended, meanwhile
+        if not self.exchange.drop("taken", key, worker):  # it was given back, or ended, meanwhile
             return
         pending = self._pending.pop(key)
         pending.losses += 1
@@ -234,16 +238,5 @@ class Folder(Executor):
                 pending.missed_since = None
             elif pending.missed_since is None:
                 pending.missed_since = now
-            elif now - pending.missed_since > self._lease:
+            elif now - pending.missed_since > self.lease:
                 self._offer(key, self._pending.pop(key))
-
-
-def folder_of(path: Path | None, run_dir: Path | None) -> Path:
-    """Where a run's trials are exchanged.
-
-    Raises:
-        RecipeError: If nothing says so.
-    """
-    if path is None and run_dir is None:
-        raise RecipeError("executor.path: is not given, and there is no run folder")
-    return path.absolute() if path else Path(str(run_dir)).absolute() / "work"

@@ -21,7 +21,7 @@ from evonas.trial import Trial
 
 
 class Processes(Executor):
-    """Run trials side by side, each in one of a fixed number of spawned processes.
+    """Run trials side by side, each in one of a fixed number of worker processes.
 
     Workers are started when first needed and kept. The evaluator is built in the worker, with
     ``make_evaluator("cpu")`` or, as a worker sees one GPU only, ``make_evaluator("cuda")``.

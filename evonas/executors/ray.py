@@ -200,7 +200,7 @@ class _Remote:
 
     def await_ready(self) -> None:
         """Wait for room, then until the evaluator is built."""
-        if self._got(self._actor.sees.remote("", ""), _PLACE) is None:
+        if self._got(self._actor.is_there.remote(), _PLACE) is None:
             self.kill()
             raise Displaced("there is no room in the Ray cluster")
         if self._run_dir is not None and self._run_dir.is_dir():
@@ -285,11 +285,15 @@ class _Actor:
         self._answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._evaluator: Any = None
 
+    def is_there(self) -> bool:
+        """Answered as soon as there is room for it."""
+        return True
+
     def sees(self, path: str, text: str) -> bool:
         """Whether a file says so here."""
         with suppress(OSError):
             return Path(path).read_text() == text
-        return not path
+        return False
 
     def build(self) -> str:
         """Build the evaluator; why that failed, if it did."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from evonas.errors import HistoryError, RecipeError
 from evonas.executors.base import Executor
-from evonas.executors.folder import LEASE, Folder, folder_of
+from evonas.executors.folder import Folder
 from evonas.executors.parts.exchange import Exchange, Key, Lost
 from evonas.executors.processes import Processes
 from evonas.recipe import reading
@@ -54,18 +54,17 @@ def work(
         Stopped: If it was asked to stop.
     """
     assembly = _assembled(run_dir, idle, stopping)
-    options = assembly.parts.executor.options
-    exchange = Exchange(folder_of(options.get("path"), run_dir))
-    beat = min(_BEAT, options.get("lease", LEASE) / 4)
-    exchange.make()
+    folder = assembly.executor()
+    assert isinstance(folder, Folder), "it was looked at before"
+    folder.exchange.make()
+    beat, over = min(_BEAT, folder.lease / 4), partial(_over, run_dir, idle)
     chosen = devices.choose(device, devices.available())
     while True:
         with Processes(
-            assembly.make_evaluator, chosen, workers, timeout=options.get("timeout")
+            assembly.make_evaluator, chosen, workers, timeout=folder.timeout
         ) as executor:
-            over = partial(_over, run_dir, idle)
             try:
-                return serve(exchange, executor, beat, say, over, stopping)
+                return serve(folder.exchange, executor, beat, say, over, stopping)
             except Lost:
                 executor.close(kill=True)
                 say("the search gave this worker up; it begins anew")
@@ -138,13 +137,13 @@ def _over(run_dir: Path, idle: float, seconds: float) -> str:
 def _assembled(run_dir: Path, idle: float, stopping: Callable[[], bool]) -> Assembly:
     """The run's parts, as soon as it has begun."""
     deadline = time.monotonic() + idle
-    while not ((run_dir / JOURNAL).exists() and read_journal(run_dir)[0]):
+    journal = run_dir / JOURNAL
+    while not (header := read_journal(run_dir)[0] if journal.exists() else {}):
         if stopping():
             raise Stopped
         if time.monotonic() > deadline:
             raise HistoryError(f"{run_dir} holds no run after {idle / 60:g} minutes")
         time.sleep(_POLL)
-    header, _ = read_journal(run_dir)
     recipe = reading.load(run_dir / reading.FILE)
     assembly = assemble(recipe, registry_of(header), run_dir)
     if assembly.parts.executor.cls is not Folder:

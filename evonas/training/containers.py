@@ -29,7 +29,7 @@ def free_memory() -> float:
             most = _number(folder / limit)
             if most < math.inf:
                 # The kernel gives files up that nobody uses, when memory is wanted.
-                cached = figure(folder / "memory.stat", "inactive_file")
+                cached = counter(folder / "memory.stat", "inactive_file")
                 free = min(free, most - _number(folder / used) + cached)
     return max(0.0, free)
 
@@ -47,7 +47,7 @@ def cpus() -> float:
     return quota
 
 
-def figure(file: Path, name: str) -> int:
+def counter(file: Path, name: str) -> int:
     """A number of one of Linux's files that have a name and a number a line; 0 if it is not there.
 
     Such are ``/proc/vmstat`` and a control group's ``memory.stat``.

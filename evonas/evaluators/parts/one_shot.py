@@ -26,6 +26,8 @@ from evonas.training.checkpoints import FOLDER, BadWeights, read_weights, write_
 from evonas.training.loop import Diverged, OnDevice, evaluate, score_names, seeded, shuffled
 from evonas.trial import Trial
 
+LONGEST = 5.0  # A longer gradient is cut to this norm, as in DARTS.
+
 
 class Shared(nn.Module):
     """A supernet in training; subclasses have as submodules what is trained beside it.

@@ -95,24 +95,18 @@ class Exchange:
         """Write a file, whole."""
         files.store(self._file(folder, key, worker), json.dumps(content))
 
-    def drop(self, folder: str, key: Key, worker: str = "") -> None:
-        """Remove a file, if it is there."""
-        self._file(folder, key, worker).unlink(missing_ok=True)
-
-    def move(self, key: Key, worker: str, source: str, target: str) -> bool:
-        """Rename a file into another folder; False if it was not there, or is somebody else's."""
+    def drop(self, folder: str, key: Key, worker: str = "") -> bool:
+        """Remove a file; False if it was not there."""
         try:
-            self._file(source, key, worker if source != "open" else "").rename(
-                self._file(target, key, worker if target != "open" else "")
-            )
+            self._file(folder, key, worker).unlink()
         except FileNotFoundError:
             return False
         return True
 
-    def take_from(self, key: Key, worker: str) -> bool:
-        """Take a trial from a worker; False if it has it no more."""
+    def move(self, key: Key, worker: str, source: str, target: str) -> bool:
+        """Rename a file into another folder; False if it was not there, or is somebody else's."""
         try:
-            self._file("taken", key, worker).unlink()
+            self._file(source, key, worker).rename(self._file(target, key, worker))
         except FileNotFoundError:
             return False
         return True
@@ -175,7 +169,8 @@ class Exchange:
             self.drop(folder, key, worker)
 
     def _file(self, folder: str, key: Key, worker: str) -> Path:
-        return self.path / folder / f"{key}{f'@{worker}' if worker else ''}.json"
+        # What waits is nobody's, whoever lays it there.
+        return self.path / folder / (f"{key}.json" if folder == "open" else f"{key}@{worker}.json")
 
     def _worker(self, worker: str) -> Path:
         return self.path / "workers" / f"{worker}.json"

@@ -30,7 +30,7 @@ from evonas.executors.base import MakeEvaluator, Watch, reason, run_trial
 from evonas.executors.parts import fork_server
 from evonas.executors.parts.pool import GRACE, START, Slot, WorkerDied, WorkerLost
 from evonas.training import devices
-from evonas.training.containers import figure
+from evonas.training.containers import counter
 from evonas.training.devices import Placement
 from evonas.trial import Trial
 
@@ -82,8 +82,8 @@ class _Worker:
         return not wait([self._process.sentinel], timeout=0)
 
     def await_ready(self) -> None:
-        if reason := self._receive(START, time.monotonic()):
-            raise WorkerLost(reason.decode())
+        if fault := self._receive(START, time.monotonic()):
+            raise WorkerLost(fault.decode())
 
     def run(self, trial: Trial, watch: Watch | None, timeout: float | None) -> Trial:
         start = time.monotonic()
@@ -169,7 +169,7 @@ def _block_signals() -> None:
 
 def _out_of_memory_kills() -> int:
     """How many processes of this machine Linux has killed for want of memory; elsewhere 0."""
-    return figure(Path("/proc/vmstat"), "oom_kill")
+    return counter(Path("/proc/vmstat"), "oom_kill")
 
 
 def _send(connection: Connection, message: Any) -> None:
