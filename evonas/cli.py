@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -53,6 +54,14 @@ def main(debug: bool, no_plugins: bool) -> None:
         raise errors.RecipeError(
             "the working directory is gone; go to one that is there"
         ) from error
+
+
+def _sentence(line: str) -> None:
+    """Print what may be longer than a terminal is wide."""
+    from evonas.trackers.console import wrapped
+
+    width = shutil.get_terminal_size().columns
+    click.echo(wrapped(line, width) if sys.stdout.isatty() else line)
 
 
 def _registry(ctx: click.Context, option: click.Parameter, folders: tuple[Path, ...]) -> Any:
@@ -429,7 +438,7 @@ def data(recipe: Path, overrides: tuple[str, ...], sheet: Path | None, registry:
 
     given = reading.load(reading.find(recipe), overrides)
     found = pictures.read(given, registry)
-    click.echo(found)
+    _sentence(str(found))
     for line in pictures.counts(found):
         click.echo(f"  {line}")
     path = sheet or Path(f"{given.name}-data.png")
@@ -654,7 +663,7 @@ def init(folder: Path, minutes: float, output: Path | None, pretrained: bool | N
     path, text = writing.write(folder, minutes, output, pretrained)
     for line in text.splitlines():
         if line.startswith("# ") and "evonas init" not in line:
-            click.echo(line.removeprefix("# "))
+            _sentence(line.removeprefix("# "))
     click.echo(f"wrote {path}")
     click.echo(f"look at the pictures: evonas data {path}")
     click.echo(f"run it:               evonas run {path}")

@@ -270,11 +270,11 @@ def _said(start: _Start, least: int) -> list[str]:
             f"# Networks begin with the weights of {start.network}, which {whence};",
             "# --from-scratch does without.",
         ]
-    help_most = f", and help most with so few as {least} pictures of a class" * (least < _FEW)
+    help_most = f" and help most with as few as {least} pictures of a class" * (least < _FEW)
     whence = "are on this machine" if start.here else "the run would fetch"
     return [
-        "# Networks are trained from scratch. Weights that were trained on ImageNet",
-        f"# {whence}{help_most}: --pretrained.",
+        "# Networks are trained from scratch.",
+        f"# --pretrained begins with weights of ImageNet, which {whence}{help_most}.",
     ]
 
 

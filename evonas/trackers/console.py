@@ -47,6 +47,17 @@ class _Running:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+def wrapped(line: str, width: int) -> str:
+    """Broken between words, which a terminal does not do; what is longer stays whole."""
+    return textwrap.fill(
+        line,
+        max(20, width),
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 class Console(Tracker):
     """What runs and how far it is, the best so far, how many ended how, the time left."""
 
@@ -190,17 +201,8 @@ class Console(Tracker):
 
     def _say(self, line: str) -> None:
         self._said = self._clock()
-        self._terminal.print(self._wrapped(line) if self._shows else line, markup=False)
-
-    def _wrapped(self, line: str) -> str:
-        """Broken between words, which a terminal does not do; what is longer stays whole."""
-        return textwrap.fill(
-            line,
-            max(20, self._terminal.width),
-            subsequent_indent="  ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
+        shown = wrapped(line, self._terminal.width) if self._shows else line
+        self._terminal.print(shown, markup=False)
 
     def _due(self) -> bool:
         """Whether somebody who reads a pipe has waited long enough."""
