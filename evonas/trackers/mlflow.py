@@ -83,7 +83,8 @@ class MLflow(Tracker):
         self._thread = threading.Thread(target=self._follow, name="evonas-mlflow", daemon=True)
         self._thread.start()
         if waits and not self._ready.wait(_PATIENCE):
-            self._warn(TimeoutError(f"nothing within {_PATIENCE:.0f} seconds"))
+            # A store that takes long to be made has not failed: ``close`` goes on believing in it.
+            self._warn(f"nothing within {_PATIENCE:.0f} seconds")
 
     def record(self, trial: Trial) -> None:
         """Wake the thread: the journal has grown."""
@@ -179,14 +180,13 @@ class MLflow(Tracker):
                 self._complete = True
                 return
             except store.ERRORS as error:
-                self._warn(error)
+                if not self._failing:
+                    self._warn(store.first_line(error))
+                self._failing = True
                 self._ready.set()
 
-    def _warn(self, error: Exception) -> None:
-        if not self._failing:
-            why = store.first_line(error)
-            print(
-                f"MLflow at {store.public(self.uri)} does not answer ({why}); the search goes on",
-                file=sys.stderr,
-            )
-        self._failing = True
+    def _warn(self, why: str) -> None:
+        print(
+            f"MLflow at {store.public(self.uri)} does not answer ({why}); the search goes on",
+            file=sys.stderr,
+        )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -358,6 +359,28 @@ def test_four_processes_may_be_the_first(tmp_path: Path) -> None:
     experiment = client.get_experiment_by_name("r")
     assert experiment is not None
     assert len(client.search_runs([experiment.experiment_id])) == 8
+
+
+def make_and_be_killed(uri: str, statements: int) -> None:
+    def counted(*_: object) -> None:
+        nonlocal statements
+        statements -= 1
+        if not statements:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "after_cursor_execute", counted)
+    store.client_of(uri)
+
+
+@pytest.mark.faults
+def test_a_store_whose_making_was_killed_is_made_again(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/store/mlflow.db"
+    for statements in (1, 40, 200):
+        process = multiprocessing.Process(target=make_and_be_killed, args=(uri, statements))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    assert [e.name for e in store.client_of(uri).search_experiments()] == ["Default"]
 
 
 def test_a_worse_trial_after_a_resume_is_not_the_best(uri: str, info: RunInfo) -> None:
