@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext, redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -39,7 +39,7 @@ class _Group(click.Group):
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__)
+@click.version_option(__version__, "-V", "--version")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.option("--no-plugins", is_flag=True, help="Refuse code that is neither ours nor installed.")
 def main(debug: bool, no_plugins: bool) -> None:
@@ -231,6 +231,15 @@ def compare(
     click.echo(f"comparison: {output}", err=as_json)
 
 
+def _read_by_a_program(stdout: IO[str], line: str) -> None:
+    from evonas.trackers.console import unread
+
+    try:
+        click.echo(line, file=stdout)
+    except BrokenPipeError:
+        unread()
+
+
 def _watched(
     command: str,
     folder: Path | None,
@@ -256,7 +265,7 @@ def _watched(
     from evonas.trackers.parts.lines import Lines
 
     said: dict[str, Callable[[str], None]] = {
-        "json": partial(click.echo, file=sys.stdout),
+        "json": partial(_read_by_a_program, sys.stdout),
         "quiet": lambda line: None,
     }
     console = Lines(said[told]) if told else Console()
@@ -453,14 +462,14 @@ def data(recipe: Path, overrides: tuple[str, ...], sheet: Path | None, registry:
 @click.option("--classes", default=100, show_default=True, type=click.IntRange(min=1))
 @_PLUGINS
 def show(reference: str, name: str | None, shape: str, classes: int, registry: Any) -> None:
-    r"""Show a component: what it does, its options with ranges and defaults, its paper.
+    """Show a component: what it does, its options with ranges and defaults, its paper.
 
     \b
     evonas show tpe                    by its name
     evonas show strategy hypernet      of one kind, where several have one of that name
     evonas show mbconv/model4          layers, parameters and FLOPs of a named network
     evonas show recipe digits_evo      a recipe that evonas comes with
-    """
+    """  # noqa: D301  (click wants the character)
     from evonas.commands import showing
 
     click.echo(showing.show(registry, reference, name, shape, classes))

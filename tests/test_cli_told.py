@@ -108,6 +108,23 @@ def test_quiet_is_the_outcome_alone() -> None:
     assert not any("best so far" in line for line in lines)
 
 
+@pytest.mark.parametrize("told", [[], ["--json"]])
+def test_a_run_that_nobody_reads_any_more_ends_as_if_interrupted(told: list[str]) -> None:
+    command = [sys.executable, "-m", "evonas", "run", "digits_evo", "--run-dir", "run", *told]
+    many = ["--set", "budget.trials=500", "--set", "tracking=console", "--set", "executor=serial"]
+    with subprocess.Popen(
+        [*command, *many], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        assert process.stdout.readline()
+        process.stdout.close()  # as head does
+        assert process.stderr.read() == ""
+    assert process.returncode == 130
+    done = evonas("resume", "run", "--set", "budget.trials=2", "--quiet")
+    assert done.exit_code == 0, done.output
+
+
 def on_a_terminal(*settings: str, interruptions: int = 0, **environment: str) -> tuple[str, int]:
     """What a run writes on a real terminal, and its exit code.
 

@@ -8,6 +8,8 @@ what takes several of them, such as the best trial, is put down by the search's 
 
 from __future__ import annotations
 
+import _thread
+import os
 import sys
 import textwrap
 import threading
@@ -58,11 +60,22 @@ def wrapped(line: str, width: int) -> str:
     )
 
 
+def unread() -> None:
+    """Nobody reads any more, as after ``| head``: be silent, and stop as if interrupted once."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _thread.interrupt_main()
+
+
+class _Terminal(Terminal):
+    def on_broken_pipe(self) -> None:
+        unread()
+
+
 class Console(Tracker):
     """What runs and how far it is, the best so far, how many ended how, the time left."""
 
     def __init__(self) -> None:
-        self._terminal = Terminal(highlight=False, soft_wrap=True, emoji=False)
+        self._terminal = _Terminal(highlight=False, soft_wrap=True, emoji=False)
         # FORCE_COLOR has rich take a pipe for a screen, and a dumb terminal cannot draw again.
         cursor = self._terminal.is_terminal and not self._terminal.is_dumb_terminal
         self._shows = cursor and self._terminal.file.isatty()
