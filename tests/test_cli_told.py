@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from evonas.cli import main
@@ -32,6 +33,10 @@ def test_json_is_a_line_an_event_and_nothing_else() -> None:
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [events[0]["event"], events[-1]["event"]] == ["start", "end"]
     assert events[0]["run_dir"] == "run"
+    stored = yaml.safe_load(Path("run/recipe.yaml").read_text())
+    assert (
+        stored["evaluation"]["learning_rate"] == events[0]["recipe"]["evaluation"]["learning_rate"]
+    )
     trials = [e for e in events if e["event"] == "trial" and e["proposal"]["stage"] == "search"]
     assert [(e["number"], e["state"]) for e in trials][:2] == [(0, "running"), (0, "complete")]
     steps = [e for e in events if e["event"] == "step" and e["stage"] == "search"]
