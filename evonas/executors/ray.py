@@ -31,6 +31,7 @@ from evonas.trial import Trial
 _KNOCK = 10.0  # seconds to wait for an answer of an address
 _PLACE = 30.0  # seconds to wait for room in the cluster before another actor is asked
 _REFRESH = 5.0  # seconds between looks at how large the cluster is
+_HEADLESS = 30.0  # seconds without the head; after 60 Ray ends this process, whatever it does
 _MARK = "seen.tmp"  # The run folder has it while it is looked whether a node sees it.
 
 
@@ -73,7 +74,7 @@ class Ray(Executor):
         self._needs = {"CPU": cpus_per_trial, "GPU": gpus_per_trial}
         self._most, self._timeout = workers, timeout
         _connect(address)
-        self._refreshed = time.monotonic()
+        self._refreshed = self._answered = time.monotonic()
         self._begin = partial(_Remote, _Sent(make_evaluator), cpus_per_trial, gpus_per_trial)
         self._pool = Pool([self._slot() for _ in range(max(1, self._room()))])
 
@@ -82,7 +83,8 @@ class Ray(Executor):
         """How many trials run at once now."""
         if time.monotonic() - self._refreshed > _REFRESH:
             self._refreshed = time.monotonic()
-            for _ in range(self._room() - self._pool.size):  # a node has come
+            room = self._room() if self._head_answers() else 0
+            for _ in range(room - self._pool.size):  # a node has come
                 self._pool.add(self._slot())
         return self._pool.size
 
@@ -96,6 +98,24 @@ class Ray(Executor):
 
     def _slot(self) -> Slot:
         return Slot(self._begin, self._timeout, fragile=self._needs["GPU"] > 0)
+
+    def _head_answers(self) -> bool:
+        """Whether the head does; PluginError if it has not for long.
+
+        A client of Ray's (``ray://``) does not know the head, and raises by itself.
+        """
+        ray = _ray()
+        if ray.util.client.ray.is_connected():
+            return True
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), 1.0).close()
+        except OSError as error:
+            if time.monotonic() - self._answered > _HEADLESS:
+                raise PluginError(f"executor ray: the cluster's head is gone: {error}") from error
+            return False
+        self._answered = time.monotonic()
+        return True
 
     def _room(self) -> int:
         there = _ray().cluster_resources()
@@ -126,7 +146,8 @@ def _connect(address: str) -> None:
         said = str(error).partition("\n")[0]
         raise PluginError(
             f"executor.address: no Ray cluster at {address!r}: {said}; begin one by "
-            "ray start --head, or take executor.address=local"
+            "ray start --head, or take executor.address=local; for one that wants a token set "
+            "RAY_AUTH_MODE=token"
         ) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # Ray's would exit, where a run is to be kept
