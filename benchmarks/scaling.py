@@ -22,8 +22,8 @@ strategies are asked and told as in a search, by one process whose own time pass
 clock, too. Utilisation is the share of the workers' time that is spent on trials until the last
 one begins; what comes after is the end of any search.
 
-``--memory``: what a worker holds after each trial, and at most during it, where networks vary:
-images of 64 pixels, 150,000 to 250,000 parameters, 60 million FLOPs at most.
+``--memory``: what a worker holds between trials, and at most during each, where networks vary:
+images of 64 pixels, 150,000 to 250,000 parameters, 30 million FLOPs at most.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ SIMULATED = (
     *("random", "aging_evolution", "evolution", "nsga2", "local_search"),
     *("reinforce", "tpe", "guided_evolution"),
 )
-FLOPS = 60e6  # Of networks that are weighed: some of the size would train for minutes.
+FLOPS = 30e6  # Of networks that are weighed: some of the size would train for minutes.
 FIRST = 10  # A worker's memory is compared with what it is in so many trials.
 PLACES = {"processes": {}, "ray": {"address": "local"}}
 Result = TypeVar("Result")
@@ -393,14 +393,15 @@ class Weighed(Wrapper):
         super().__init__(context, of(context))
 
     def score(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
-        """With ``held`` after the trial, and ``peak`` during it."""
+        """With ``held`` when the trial begins, after that before it, and ``peak`` during it."""
+        held = megabytes("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # Linux then counts the peak anew
         metrics = super().score(trial, report)
-        return {**metrics, "held": megabytes("VmRSS"), "peak": megabytes("VmHWM")}
+        return {**metrics, "held": held, "peak": megabytes("VmHWM")}
 
 
 def weighed(space: str, trials: int, images: int, folder: Path) -> list[tuple[float, float]]:
-    """Megabytes that the worker held after each trial, and at most during it."""
+    """Megabytes that the worker held before each trial, and at most during it."""
     rng = np.random.default_rng(0)
     arrays = {
         f"{axis}_{part}": rng.integers(0, high, (count, *shape), dtype=np.uint8)
@@ -431,7 +432,7 @@ def weighed(space: str, trials: int, images: int, folder: Path) -> list[tuple[fl
 
 def on_memory(spaces: Sequence[str], trials: int, images: int) -> Any:
     """Print a row per space."""
-    click.echo(f"\nMB of a worker, after trials and at most, and as multiples of the first {FIRST}")
+    click.echo(f"\nMB of a worker, between trials and at most: of the first {FIRST} trials, of all")
     figures = {}
     for space in spaces:
         with tempfile.TemporaryDirectory() as name:
