@@ -132,17 +132,24 @@ class Trials:
         """The first of the ranking; None before a trial completed."""
         return next(self.ranked(), None)
 
+    def fullest(self, architecture: Architecture) -> Trial | None:
+        """The trial with which an architecture stands in the ranking; None if none completed."""
+        return self._fullest.get(architecture.id)
+
     def front(self) -> tuple[Trial, ...]:
         """The fullest trials that no other dominates, the best by the first objective first."""
-        ranking = self.ranking()
-        front: list[tuple[Trial, _Point]] = []
-        for trial in ranking:  # who dominates comes earlier in lexicographic order
-            if trial.proposal.fidelity < ranking[0].proposal.fidelity:
+        front: list[Trial] = []
+        highest: list[_Point] = []  # of two objectives one value; of more a front of its own
+        for trial in self.ranked():
+            if front and trial.proposal.fidelity < front[0].proposal.fidelity:
                 break
-            point = keys(self.objectives, trial.metrics)
-            if not any(dominates(other, point) or other == point for _, other in front):
-                front.append((trial, point))
-        return tuple(trial for trial, _ in front)
+            # Who comes earlier is no worse in the first objective: the others decide.
+            others = keys(self.objectives, trial.metrics)[1:]
+            if not any(_covers(known, others) for known in highest):
+                highest = [known for known in highest if not _covers(others, known)]
+                highest.append(others)
+                front.append(trial)
+        return tuple(front)
 
     def volumes(self) -> list[tuple[int, float]]:
         """The hypervolume's curve: number of the trial and volume, wherever it changed.
@@ -164,6 +171,11 @@ class Trials:
     def counts(self) -> Counter[str]:
         """Number of trials by state."""
         return Counter(str(trial.state) for trial in self.latest.values())
+
+
+def _covers(a: _Point, b: _Point) -> bool:
+    """Whether ``a`` is nowhere worse than ``b``."""
+    return all(x >= y for x, y in zip(a, b, strict=True))
 
 
 def _own_effort(trial: Trial) -> float:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from evonas.errors import HistoryError, PluginError, RecipeError
 from evonas.recipe import reading
-from evonas.runs.journal import read_journal
+from evonas.runs.journal import read_header
 from evonas.runs.run import info_of
 from evonas.trackers.mlflow import MLflow
 from evonas.trackers.parts import store, views
@@ -38,7 +38,7 @@ def store_of(run_dir: Path | None, uri: str | None) -> str:
     """
     found = MLflow(uri).uri
     if run_dir is not None and uri is None:
-        read_journal(run_dir)
+        read_header(run_dir)
         found = State.of(run_dir).uri
         if not found:
             raise HistoryError(f"{run_dir}: nothing of it is in MLflow; try evonas sync {run_dir}")
@@ -53,7 +53,7 @@ def links(run_dir: Path, server: str) -> list[tuple[str, str]]:
     state = State.of(run_dir)
     if not state.run_id:
         return []
-    header, _ = read_journal(run_dir)
+    header = read_header(run_dir)
     info = info_of(run_dir, reading.load(run_dir / reading.FILE), header)
     return [
         ("leaderboard", views.leaderboard(server, state.experiment_id, state.view)),

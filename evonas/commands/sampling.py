@@ -12,7 +12,7 @@ from evonas.executors.base import run_trial
 from evonas.recipe import reading
 from evonas.runs import run
 from evonas.runs.assemble import Samples, assemble
-from evonas.runs.journal import read_journal
+from evonas.runs.journal import read_header
 from evonas.strategies.hypernet import COMPLEXITY
 from evonas.trial import Proposal, Trial, figure
 
@@ -53,7 +53,7 @@ def sample(run_dir: Path, complexity: str, note: Callable[[str], None]) -> list[
         RecipeError: If the complexity is none.
     """
     weights = parse(complexity)
-    header, _ = read_journal(run_dir)
+    header = read_header(run_dir)
     stored = reading.load(run_dir / reading.FILE)
     assembly = assemble(stored, run.registry_of(header), run_dir)
     evaluator = assembly.evaluator

@@ -23,7 +23,7 @@ from evonas.recipe import reading
 from evonas.recipe.registry import Registry
 from evonas.runs import export, final
 from evonas.runs.assemble import Assembly, Parts, assemble
-from evonas.runs.journal import Journal, read_journal
+from evonas.runs.journal import Journal, read_header
 from evonas.runs.run import registry_of
 from evonas.runs.session import Session
 from evonas.spaces.base import SearchSpace, Task
@@ -154,7 +154,7 @@ def source(registry: Registry, reference: str, shape: str, classes: int) -> Sour
     if not folder.is_dir():
         space, architecture = showing.find_point(registry, reference)
         return Source(space, architecture, showing.parse_task(shape, classes), registry)
-    header, _ = read_journal(folder)
+    header = read_header(folder)
     content = files.load(folder / export.FOLDER / export.ABOUT, dict[str, Any])
     if content is None:
         raise HistoryError(f"{folder} has no incumbent yet; evonas resume {folder} goes on")

@@ -24,6 +24,7 @@ from pydantic import Field
 
 from evonas.errors import PluginError
 from evonas.executors.base import Executor, MakeEvaluator, Watch, reason, run_trial
+from evonas.executors.parts import memory
 from evonas.executors.parts.pool import START, Displaced, Pool, Slot, WorkerDied, WorkerLost
 from evonas.recipe.options import Count, NonNegative, Positive
 from evonas.trial import Trial
@@ -334,6 +335,7 @@ class _Actor:
         """How a trial ended, as JSON."""
         watch = self._ask if watched else None
         ended = run_trial(self._evaluator, Trial.from_json(json.loads(trial)), watch)
+        memory.give_back()
         if watched:  # then the search waits for one report more than there are
             self._reports.put(None)
         return json.dumps(ended.to_json())

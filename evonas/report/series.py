@@ -37,8 +37,7 @@ def progress(trials: Trials) -> dict[str, Any]:
         at = {**axes, "seconds": round(axes["seconds"], 2), "effort": round(axes["effort"], 4)}
         whole = trial.state is TrialState.COMPLETE
         value = trial.metrics.get(objective.metric) if whole else None
-        row = {**at, "n": trial.number, "value": value, "state": str(trial.state)}
-        rows.append({**row, "note": _note(trial, objective)})
+        rows.append({**at, "n": trial.number, "value": value, "state": str(trial.state)})
         if known.best is trial:
             best.append({**at, "n": trial.number, "value": trial.metrics[objective.metric]})
         if known.hypervolume is not None:
@@ -47,8 +46,9 @@ def progress(trials: Trials) -> dict[str, Any]:
         best.append({**rows[-1], "value": best[-1]["value"], "n": best[-1]["n"]})
     leading = {point["n"] for point in best}
     kept = [r for r in rows if r["n"] in leading]
-    others = importance.evenly([r for r in rows if r["n"] not in leading], _POINTS)
-    return {"rows": kept + others, "best": best, "all": len(rows), "volumes": volumes}
+    kept += importance.evenly([r for r in rows if r["n"] not in leading], _POINTS)
+    drawn = [{**row, "note": _note(trials.latest[row["n"]], objective)} for row in kept]
+    return {"rows": drawn, "best": best, "all": len(rows), "volumes": volumes}
 
 
 def _note(trial: Trial, objective: Objective) -> str:

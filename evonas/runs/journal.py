@@ -11,9 +11,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import math
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -23,6 +24,7 @@ from evonas.trial import Trial
 
 JOURNAL = "history.jsonl"
 FORMAT = 2
+_END = b"}\n"  # of a record, after its event
 
 
 class Journal:
@@ -46,14 +48,13 @@ class Journal:
         try:
             self._lock = _lock(run_dir)
             self._file = self.path.open("ab", buffering=0)
-            records, good, total = _read(self.path)
+            self.header, self.events, good = _replay(self.path)
+            self.dropped = self.path.stat().st_size - good
+            if self.dropped:
+                os.truncate(self.path, good)
         except OSError as error:
             raise StorageError(f"{self.path}: {error.strerror}") from error
-        self.dropped = total - good
-        if self.dropped:
-            os.truncate(self.path, good)
-        self.header, self.events = _replay(self.path, records)
-        self._seq = len(records)
+        self._seq = len(self.events) + bool(good)
 
     def begin(self, header: Mapping[str, Any]) -> None:
         """Write the header of a new journal."""
@@ -103,14 +104,38 @@ def read_journal(run_dir: Path) -> tuple[dict[str, Any], list[Trial]]:
         HistoryError: If there is no run in the folder.
         StorageError: If its journal is damaged.
     """
-    path = run_dir / JOURNAL
+    path = _found(run_dir)
     try:
-        if not path.is_file():
-            raise HistoryError(f"{run_dir} holds no run: {JOURNAL} is not there")
-        records, _, _ = _read(path)
+        header, events, _ = _replay(path)
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
-    return _replay(path, records)
+    return header, events
+
+
+def read_header(run_dir: Path) -> dict[str, Any]:
+    """The header of a run, whatever comes after it; empty if it was never written.
+
+    Raises:
+        HistoryError: If there is no run in the folder.
+        StorageError: If it is damaged.
+    """
+    path = _found(run_dir)
+    try:
+        return next((_header(path, record) for record, _ in _records(path)), {})
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from error
+
+
+def _found(run_dir: Path) -> Path:
+    """The journal of a run folder."""
+    path = run_dir / JOURNAL
+    try:
+        found = path.is_file()
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from error
+    if not found:
+        raise HistoryError(f"{run_dir} holds no run: {JOURNAL} is not there")
+    return path
 
 
 def held(run_dir: Path) -> bool:
@@ -140,51 +165,77 @@ def _lock(run_dir: Path) -> BinaryIO:
 
 def _line(seq: int, event: Mapping[str, Any]) -> bytes:
     """A record as it stands in the file."""
-    text = json.dumps(event, separators=(",", ":"), allow_nan=False)
-    head = json.dumps({"seq": seq, "crc": f"{zlib.crc32(text.encode()):08x}"})
-    return f'{head[:-1]}, "event": {text}}}\n'.encode()
+    text = json.dumps(event, separators=(",", ":"), allow_nan=False).encode()
+    return _head(seq, text) + text + _END
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], int, int]:
-    """The journal's events, how many bytes of it are good, and how many there are."""
-    data = path.read_bytes()
-    records: list[dict[str, Any]] = []
-    good = 0
-    while good < len(data):
-        end = data.find(b"\n", good) + 1
-        event = _parse(data[good:end], len(records)) if end else None
-        if event is None:
-            if end and end < len(data):
-                raise StorageError(f"{path}: record {len(records)} is damaged; nothing was changed")
-            break
-        records.append(event)
-        good = end
-    return records, good, len(data)
+def _head(seq: int, text: bytes) -> bytes:
+    """What comes before an event's text."""
+    return f'{{"seq": {seq}, "crc": "{zlib.crc32(text):08x}", "event": '.encode()
 
 
-def _parse(line: bytes, seq: int) -> dict[str, Any] | None:
+def _parse(line: bytes, seq: int) -> Any:
     """The event of a line, or None if the line is not the intact record ``seq``."""
+    text = line[len(_head(seq, b"")) : -len(_END)]
+    # The checksum tells of a changed text; equal lines, of any change outside of it.
+    if _head(seq, text) + text + _END != line:
+        return None
     try:
-        event: dict[str, Any] = json.loads(line)["event"]
-        # The checksum tells of a changed event; equal lines, of any change outside of it.
-        return event if _line(seq, event) == line else None
-    except (ValueError, KeyError, TypeError, RecursionError):
+        return _DECODER.decode(text.decode())
+    except (ValueError, RecursionError):
         return None
 
 
-def _replay(path: Path, records: list[dict[str, Any]]) -> tuple[dict[str, Any], list[Trial]]:
-    if not records:
-        return {}, []
-    header, *events = records
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        version = header.get("version", "?") if isinstance(header, dict) else "?"
+def _finite(number: str) -> float:
+    """A number of an event; ``_line`` writes no other."""
+    if not math.isfinite(value := float(number)):
+        raise ValueError(f"{number} is not finite")
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
+
+
+def _records(path: Path) -> Iterator[tuple[Any, int]]:
+    """What the intact lines say, one after another, and where each ends.
+
+    Raises:
+        StorageError: If a line before the last is damaged.
+    """
+    end = 0
+    with path.open("rb") as file:
+        for seq, line in enumerate(file):
+            if (record := _parse(line, seq)) is None:
+                if line.endswith(b"\n") and file.read(1):
+                    raise StorageError(f"{path}: record {seq} is damaged; nothing was changed")
+                return
+            end += len(line)
+            yield record, end
+
+
+def _header(path: Path, record: Any) -> dict[str, Any]:
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        version = record.get("version", "?") if isinstance(record, dict) else "?"
         raise HistoryError(f"{path}: written by evonas {version} in another format")
-    trials = []
-    for place, event in enumerate(events, start=1):
+    return record
+
+
+def _replay(path: Path) -> tuple[dict[str, Any], list[Trial], int]:
+    """Header, events, and where the last intact line ends.
+
+    Line by line, for the plain data of a long journal take several times its trials' memory.
+    """
+    header: dict[str, Any] = {}
+    trials: list[Trial] = []
+    end = 0
+    for place, (record, end) in enumerate(_records(path)):  # noqa: B007  (it is returned)
+        if place == 0:
+            header = _header(path, record)
+            continue
         try:
-            trials.append(Trial.from_json(event))
+            trials.append(Trial.from_json(record))
         # Whole, but not what this evonas writes: a key that is missing or new, another type.
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise StorageError(f"{path}: record {place} is no trial: {reason}") from error
-    return header, trials
+    return header, trials, end

@@ -21,7 +21,7 @@ from evonas.errors import DataError, HistoryError
 from evonas.recipe import reading
 from evonas.runs import export
 from evonas.runs.assemble import Parts
-from evonas.runs.journal import JOURNAL, read_journal
+from evonas.runs.journal import JOURNAL, read_header, read_journal
 from evonas.runs.run import registry_of
 from evonas.spaces.base import Task
 from evonas.training import programs
@@ -154,7 +154,7 @@ class _Run:
             raise HistoryError(f"{folder} holds no run: the first record of {JOURNAL} is missing")
         origin = Path(header.get("scaled_from", folder))  # the recipe of what was scaled is there
         if origin != folder:
-            header, _ = read_journal(origin)
+            header = read_header(origin)
         recipe = reading.load(origin / reading.FILE)
         self._parts = Parts(recipe, registry_of(header))
 

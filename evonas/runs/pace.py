@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from evonas.evaluators.base import Evaluator
 from evonas.trial import Trial
@@ -40,7 +41,8 @@ class Reserve:
         """
         if not self.evaluator.finals:  # a trial is a look-up, and there is nothing after the search
             return 0.0
-        known = [t for t in trials.complete if t.origin is None and t.seconds > 0][-_RECENT:]
+        own = (t for t in reversed(trials.complete) if t.origin is None and t.seconds > 0)
+        known = list(islice(own, _RECENT))
         if not known:
             return 0.0
         last = self._at_the_end(known)

@@ -24,7 +24,7 @@ from evonas.recipe.schema import Recipe
 from evonas.report import page
 from evonas.runs import audit, final, front, provenance, summary, warm_start
 from evonas.runs.assemble import Assembly, assemble
-from evonas.runs.journal import JOURNAL, Journal, held, read_journal
+from evonas.runs.journal import JOURNAL, Journal, held, read_header, read_journal
 from evonas.runs.search import End
 from evonas.runs.session import Session, Stopped
 from evonas.trackers.base import Report, RunInfo, Tracker
@@ -166,7 +166,7 @@ def resume(
     Raises:
         HistoryError: If the folder holds no run, or recipe or data are not those of the run.
     """
-    header, _ = read_journal(run_dir)
+    header = read_header(run_dir)
     for override in overrides:
         if not re.match(_GROWS_PATTERN, override):
             raise HistoryError(f"--set {override}: a resumed run may change {_GROWS} only")
@@ -277,7 +277,7 @@ def examine(
         RunInUse: If the run is still going on.
         Stopped: If the user wants to stop; asking again goes on.
     """
-    header, _ = read_journal(run_dir)
+    header = read_header(run_dir)
     assembly = assemble(reading.load(run_dir / reading.FILE), registry_of(header), run_dir)
     with _journal(run_dir, listeners) as journal:
         _check(journal, run_dir, assembly)
@@ -324,7 +324,7 @@ def sync(run_dir: Path) -> int:
         RunInUse: If the run is still going on; it sends for itself.
         PluginError: If the tracker's store cannot be reached.
     """
-    read_journal(run_dir)
+    read_header(run_dir)
     with Journal(run_dir) as journal:  # held, so that a running search does not send the same
         return _send(run_dir, journal.header, journal.events)
 
@@ -385,7 +385,7 @@ def _make(folder: Path, assembly: Assembly) -> None:
     """Make the run folder; one that holds a run is refused."""
     try:
         if (folder / JOURNAL).exists():
-            header, _ = read_journal(folder)
+            header = read_header(folder)
             if header and header["recipe"] != assembly.recipe.digest:
                 raise HistoryError(
                     f"{folder} holds a run of another recipe; choose another --run-dir"

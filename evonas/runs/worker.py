@@ -19,7 +19,7 @@ from evonas.executors.processes import Processes
 from evonas.recipe import reading
 from evonas.runs import summary
 from evonas.runs.assemble import Assembly, assemble
-from evonas.runs.journal import JOURNAL, read_journal
+from evonas.runs.journal import JOURNAL, read_header
 from evonas.runs.run import registry_of
 from evonas.runs.session import Stopped
 from evonas.training import devices
@@ -138,7 +138,7 @@ def _assembled(run_dir: Path, idle: float, stopping: Callable[[], bool]) -> Asse
     """The run's parts, as soon as it has begun."""
     deadline = time.monotonic() + idle
     journal = run_dir / JOURNAL
-    while not (header := read_journal(run_dir)[0] if journal.exists() else {}):
+    while not (header := read_header(run_dir) if journal.exists() else {}):
         if stopping():
             raise Stopped
         if time.monotonic() > deadline:

@@ -11,6 +11,7 @@ docs/results.md.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from random import Random
 from statistics import fmean
 
@@ -24,7 +25,7 @@ from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
 from evonas.strategies.parts.breeding import tournament
 from evonas.strategies.parts.surrogate import Array, Encoding, Learnt, Sizes, Surrogate
-from evonas.trial import Objective, Proposal, Trial
+from evonas.trial import Objective, Proposal, Trial, TrialState
 from evonas.trials import Trials
 
 # So many of the best trials are learnt, and as many of the youngest, for a fit takes cubic time.
@@ -61,7 +62,8 @@ class GuidedEvolution(Strategy):
         self._startup_trials, self._children = startup_trials, children
         self._size, self._entrants = population_size, tournament_size
         self._encoding, self._sizes = Encoding(space), Sizes(space)
-        self._rungs = Trials(self.objectives)  # of all fidelities, where there are several
+        self._rungs: dict[float, Trials] = {}  # by fidelity, where there are several
+        self._complete: list[Trial] = []  # of all of them
         self._surrogate: tuple[int, Surrogate] | None = None  # and of how many ended trials
         self._threads = ThreadpoolController().select(user_api="blas")
 
@@ -81,7 +83,9 @@ class GuidedEvolution(Strategy):
 
     def learn(self, trial: Trial) -> None:
         """Take in an event of any rung, at its own fidelity; ``tell`` has those of the lowest."""
-        self._rungs.add(trial)
+        self._rungs.setdefault(trial.proposal.fidelity, Trials(self.objectives)).add(trial)
+        if trial.state is TrialState.COMPLETE:
+            self._complete.append(trial)
 
     def promising(self, trials: Sequence[Trial], eta: int) -> list[Trial]:
         """The trials, those first that would be the best if they were trained in full.
@@ -128,7 +132,7 @@ class GuidedEvolution(Strategy):
 
     def _fitted(self) -> Surrogate:
         """The surrogate of what was told; made anew when a trial has ended since the last ask."""
-        ended = len(self.told.ended) + len(self._rungs.ended)
+        ended = len(self.told.ended) + sum(len(rung.ended) for rung in self._rungs.values())
         if self._surrogate is None or self._surrogate[0] != ended:
             self._surrogate = ended, Surrogate(self._learnt())
         return self._surrogate[1]
@@ -139,14 +143,13 @@ class GuidedEvolution(Strategy):
         The best tell where the top is, the youngest where children are bred now, and the pruned
         where not to go: they have no value of full effort, so they get the worst there is.
         """
-        complete = self._rungs.complete or self.told.complete
-        lowest = min(trial.proposal.fidelity for trial in complete)
-        rung = [trial for trial in complete if trial.proposal.fidelity == lowest]
-        fuller = [trial for trial in complete if trial.proposal.fidelity > lowest][-_LEARNT:]
-        best = sorted(rung, key=self._value)[-_LEARNT:]
-        promoted = {trial.architecture.id for trial in fuller}
-        below = [trial for trial in rung if trial.architecture.id in promoted]
-        some = {t.number: t for t in (*best, *rung[-_LEARNT:], *below)}.values()
+        lowest = min(self._rungs, default=1.0)
+        rung = self._rungs.get(lowest, self.told)
+        promoted = (t for t in reversed(self._complete) if t.proposal.fidelity > lowest)
+        fuller = list(islice(promoted, _LEARNT))[::-1]
+        best = list(islice(rung.ranked(), _LEARNT))[::-1]
+        below = filter(None, (rung.fullest(trial.architecture) for trial in fuller))
+        some = {t.number: t for t in (*best, *rung.complete[-_LEARNT:], *below)}.values()
         trials = [*some, *sorted(fuller, key=lambda trial: trial.proposal.fidelity)]
         values, pairs = self._aligned(trials)
         pruned = self.told.pruned[-_LEARNT:]

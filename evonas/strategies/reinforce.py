@@ -12,7 +12,7 @@ Measured figures: docs/results.md.
 from __future__ import annotations
 
 import math
-from bisect import bisect
+from bisect import bisect, bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from itertools import pairwise
 from random import Random
@@ -70,6 +70,7 @@ class Reinforce(Strategy):
         self._batch_size, self._entropy = batch_size, entropy
         self._batch: list[tuple[Architecture, float]] = []
         self._baseline: float | None = None
+        self._values: list[float] = []  # of the completed trials, ascending
 
     def ask(self, rng: Random) -> Proposal | None:
         """The controller's first draw that is new and allowed."""
@@ -94,8 +95,9 @@ class Reinforce(Strategy):
         """Share of the completed trials that are worse, halves of ties counted."""
         if trial.state is not TrialState.COMPLETE:
             return 0.0
-        value, *values = (self.objectives[0].key(t.metrics) for t in (trial, *self.told.complete))
-        below = sum((other < value) + (other <= value) for other in values) - 1  # not of itself
+        value, values = self.objectives[0].key(trial.metrics), self._values
+        insort(values, value)
+        below = bisect_left(values, value) + bisect_right(values, value) - 1  # not of itself
         return below / (2 * max(1, len(values) - 1))
 
     def _learn(self) -> None:

@@ -12,7 +12,8 @@ of the schedule of its learning rate. Here every rung is a whole training, whose
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from random import Random
@@ -25,8 +26,9 @@ from evonas.recipe.options import Share
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Findings, Strategy
 from evonas.strategies.random import RandomSearch
-from evonas.trial import Objective, Proposal, Trial
+from evonas.trial import Objective, Proposal, Trial, TrialState
 
+_Place = tuple[float, int]  # the value, smaller being better, and the trial's number
 MakeStrategy = Callable[[SearchSpace, Sequence[Objective]], Strategy]
 Eta = Annotated[int, Field(ge=2)]  # By 1 rungs would never rise.
 _ALMOST_FULL = 0.95  # From here on a fidelity counts as 1, as 9 times 0.111 does.
@@ -46,6 +48,28 @@ class Judge(Protocol):
             trials: Those that were not.
             eta: One in so many is.
         """
+
+
+class _Rung:
+    """The places of a rung's completed trials, the best first, and of those not promoted.
+
+    They are kept in order as trials end: an ask does not grow with their number.
+    """
+
+    def __init__(self) -> None:
+        self.complete: list[_Place] = []
+        self.left: list[_Place] = []
+
+    def add(self, place: _Place) -> None:
+        """A trial completed."""
+        insort(self.complete, place)
+        insort(self.left, place)
+
+    def promote(self, place: _Place) -> None:
+        """A trial is trained longer."""
+        at = bisect_left(self.left, place)
+        if self.left[at : at + 1] == [place]:
+            del self.left[at]
 
 
 class SuccessiveHalving(Strategy):
@@ -78,6 +102,7 @@ class SuccessiveHalving(Strategy):
         super().__init__(space, objectives)
         self.fidelities = rungs(eta, min_fidelity)
         self._eta, self.source = eta, of(space, objectives)
+        self._rungs = {fidelity: _Rung() for fidelity in self.fidelities}
         self._judge = self.source if isinstance(self.source, Judge) else None
         if self.source.fidelities != (1.0,):
             source = type(self.source).__name__
@@ -85,24 +110,23 @@ class SuccessiveHalving(Strategy):
 
     def ask(self, rng: Random) -> Proposal | None:
         """A promotion, from the highest rung possible, or a new trial at the lowest."""
-        promoted = {trial.proposal.resume_from for trial in self.told.latest.values()}
         for low, high in reversed(list(pairwise(self.fidelities))):
-            rung = [trial for trial in self.told.complete if trial.proposal.fidelity == low]
-            if trial := self._best(rung, promoted):
+            if trial := self._best(self._rungs[low]):
                 return replace(trial.proposal, fidelity=high, resume_from=trial.number)
         proposal = self.source.ask(rng)
         return proposal and replace(proposal, fidelity=self.fidelities[0])
 
-    def _best(self, rung: Sequence[Trial], promoted: Container[int | None]) -> Trial | None:
+    def _best(self, rung: _Rung) -> Trial | None:
         """Who of a rung is promoted next; None if nobody is yet."""
-        places = len(rung) // self._eta
-        if self._judge is not None:
-            left = [trial for trial in rung if trial.number not in promoted]
-            best = self._judge.promising(left, self._eta) if len(rung) - len(left) < places else []
-        else:
-            by_value = sorted(rung, key=lambda t: (-self.objectives[0].key(t.metrics), t.number))
-            best = [trial for trial in by_value[:places] if trial.number not in promoted]
-        return next(iter(best), None)
+        places = len(rung.complete) // self._eta
+        if self._judge is None:
+            first = next(iter(rung.left), None)
+            good = first is not None and bisect_left(rung.complete, first) < places
+            return self.told.latest[first[1]] if first and good else None
+        if len(rung.complete) - len(rung.left) >= places:
+            return None
+        left = [self.told.latest[number] for _, number in rung.left]
+        return next(iter(self._judge.promising(left, self._eta)), None)
 
     def tell(self, trial: Trial) -> None:
         """The source is told of new trials of the lowest rung, and leaves alone all others."""
@@ -110,10 +134,18 @@ class SuccessiveHalving(Strategy):
         if self._judge is not None:
             self._judge.learn(trial)
         proposal = trial.proposal
+        if trial.state is TrialState.COMPLETE and proposal.fidelity in self._rungs:
+            self._rungs[proposal.fidelity].add(self._place(trial))
+        if trial.state is TrialState.RUNNING and proposal.resume_from is not None:
+            below = self.told.latest[proposal.resume_from]
+            self._rungs[below.proposal.fidelity].promote(self._place(below))
         if proposal.fidelity == self.fidelities[0] and proposal.resume_from is None:
             self.source.tell(replace(trial, proposal=replace(proposal, fidelity=1.0)))
         else:
             self.source.told.exclude(trial.architecture)
+
+    def _place(self, trial: Trial) -> _Place:
+        return -self.objectives[0].key(trial.metrics), trial.number
 
     def findings(self) -> Findings:
         """The source's."""

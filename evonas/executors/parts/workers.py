@@ -27,7 +27,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from evonas.executors.base import MakeEvaluator, Watch, reason, run_trial
-from evonas.executors.parts import fork_server
+from evonas.executors.parts import fork_server, memory
 from evonas.executors.parts.pool import GRACE, START, Slot, WorkerDied, WorkerLost
 from evonas.training import devices
 from evonas.training.containers import counter
@@ -209,6 +209,7 @@ def _work(
         if os.getpid() != own:  # the trial forked, and both came back
             os._exit(0)
         _send(connection, {"ended": ended.to_json()})
+        memory.give_back()
 
 
 def _settle(threads: int, environment: Mapping[str, str]) -> None:
