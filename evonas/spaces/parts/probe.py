@@ -141,6 +141,8 @@ class Probe:
         if not isinstance(network, nn.Module):
             end = "; end it with return" if network is None else ""
             raise self.fault(f"build: returns {type(network).__name__}, not a torch module{end}")
+        if not any(True for _ in network.parameters()):
+            raise self.fault("build: gives a network without parameters, which nothing can train")
         for name, tensor in network.state_dict().items():
             if is_lazy(tensor):
                 raise self.fault(f"build: leaves the shape of {name!r} open; say it")
