@@ -65,7 +65,8 @@ def run_tags(run: RunInfo, name: str, more: Mapping[str, str]) -> dict[str, str]
         "mlflow.source.type": "LOCAL",
         "mlflow.source.git.commit": run.source.get("commit"),
         KIND: "run",
-        RUN_DIR: str(run.run_dir.absolute()),
+        # A folder's name need not be UTF-8, which MLflow's stores want.
+        RUN_DIR: str(run.run_dir.absolute()).encode(errors="backslashreplace").decode(),
         SWEEP: run.sweep or None,
         **more,
     }

@@ -24,7 +24,8 @@ ARTIFACTS = "artifacts"  # the folder beside a SQLite store
 ERRORS = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError)
 REFUSED = "INVALID_PARAMETER_VALUE"  # Asking again would block what waits behind.
 NO_SUCH_RUN = ("RESOURCE_DOES_NOT_EXIST", REFUSED)  # never made, or deleted
-_REMOTE = r"(?<!sqlite)://"  # A file's name may hold anything.
+_REMOTE = r"(?<!sqlite):/*"  # A file's name may hold anything.
+_OPEN = r"[a-z0-9+]+://[\w.:/~\[\]-]*"  # It has no place for a secret.
 _SCHEME = r"(postgresql|mysql|mssql|http|https|databricks)(\+[a-z0-9]+)?:"
 
 
@@ -45,7 +46,7 @@ def absolute(uri: str) -> str:
 def public(text: str) -> str:
     """A URI, or a text with some in it, without users, passwords and queries."""
     alone = re.sub(rf"({_REMOTE})\S*@", r"\1", text)
-    return re.sub(rf"({_REMOTE}\S*?)\?\S*", r"\1", alone)
+    return re.sub(rf"({_REMOTE}\S*?)[?#;]\S+", r"\1", alone)
 
 
 def told_openly(uri: str) -> str:
@@ -54,11 +55,12 @@ def told_openly(uri: str) -> str:
     Raises:
         OptionError: If it holds what nobody else should know.
     """
-    if public(uri) != uri:
+    if re.match(_SCHEME, uri) and not re.fullmatch(_OPEN, uri):
         raise OptionError(
             "uri",
-            f"{public(uri)} with a user, a password or a query would be written into the run's "
-            "files; give it by MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and _PASSWORD",
+            "what is no plain SCHEME://HOST:PORT/PATH, but has a user, a password or a query, "
+            "would be written into the run's files; give it by MLFLOW_TRACKING_URI, or "
+            "MLFLOW_TRACKING_USERNAME and _PASSWORD",
         )
     return uri
 
