@@ -7,75 +7,23 @@ import pickle
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from cli_helper import RECIPE, STRATEGY, evonas, nothing_written, plugin, refused, run
 from PIL import Image
 
-from evonas.cli import main
 from evonas.recipe.registry import REFUSED
 from evonas.runs.journal import JOURNAL, Journal, read_journal
 
 pytestmark = pytest.mark.faults
 
 
-RECIPE = """
-name: tiny
-dataset: {name: digits, validation: 0.2}
-space: {name: plain_cnn, max_depth: 1, max_width: 8}
-strategy: {name: random}
-evaluation: {name: train, epochs: 1, batch_size: 256}
-budget: {trials: 1}
-executor: {name: serial, device: cpu}
-tracking: {name: console}
-"""
-
-
 @pytest.fixture(autouse=True)
 def _recipe() -> None:
     Path("r.yaml").write_text(RECIPE)
-
-
-def evonas(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def run(*overrides: str, more: Sequence[str | Path] = ()) -> Result:
-    return evonas("run", "r.yaml", *more, *(a for o in overrides for a in ("--set", o)))
-
-
-@contextmanager
-def nothing_written() -> Iterator[None]:
-    """Everything under the working directory is as it was: names, sizes and times of change.
-
-    Whoever holds a run folder writes its number into ``lock``; that changes nothing.
-    """
-
-    def seen() -> dict[str, tuple[int, int]]:
-        found = {str(p): p.stat() for p in Path().rglob("*") if "__pycache__" not in p.parts}
-        timeless = {p for p in found if Path(p).is_dir() or Path(p).name == "lock"}
-        return {
-            p: (0, 0) if p in timeless else (s.st_size, s.st_mtime_ns) for p, s in found.items()
-        }
-
-    before = seen()
-    yield
-    assert seen() == before
-
-
-def refused(result: Result, code: int, complaint: str) -> None:
-    """One line for the user and nothing else."""
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    assert result.exit_code == code, result.output
-    lines = result.output.splitlines()
-    assert len(lines) == 1, result.output
-    assert lines[0].startswith("evonas: ")
-    assert complaint in lines[0]
-    assert result.stderr == result.output, "it belongs on stderr"
 
 
 # --- the recipe -----------------------------------------------------------------------------------
@@ -486,19 +434,6 @@ def test_resume_changes_only_what_may_grow(done: Path) -> None:
 
 
 # --- plugins and environment ----------------------------------------------------------------------
-
-STRATEGY = """
-from evonas.strategies.random import RandomSearch
-
-class Mine(RandomSearch):
-    pass
-"""
-
-
-def plugin(text: str, name: str = "mine", folder: str = "plugins") -> None:
-    path = Path(folder, "strategies", f"{name}.py")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import unquote
 
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from evonas import files
@@ -24,6 +26,7 @@ ARTIFACTS = "artifacts"  # the folder beside a SQLite store
 ERRORS = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError)
 REFUSED = "INVALID_PARAMETER_VALUE"  # Asking again would block what waits behind.
 NO_SUCH_RUN = ("RESOURCE_DOES_NOT_EXIST", REFUSED)  # never made, or deleted
+_UNQUOTES = make_url(f"{SQLITE}%25").database == "%"  # SQLAlchemy does so since version 2.1.
 _REMOTE = r"(?<!sqlite):/*"  # A file's name may hold anything.
 _OPEN = r"[a-z0-9+]+://[\w.:/~\[\]-]*"  # It has no place for a secret.
 _SCHEME = r"(postgresql|mysql|mssql|http|https|databricks)(\+[a-z0-9]+)?:"
@@ -35,8 +38,9 @@ def absolute(uri: str) -> str:
     Raises:
         OptionError: If MLflow no longer writes to such a store.
     """
-    if uri.startswith(SQLITE):
-        return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}"
+    if (path := file_of(uri)) is not None:
+        _, mark, query = uri.partition("?")
+        return f"{SQLITE}{_quoted(path.absolute())}{mark}{query}"
     if not re.match(_SCHEME, uri):
         use = "use sqlite:///PATH/mlflow.db or http://SERVER"
         raise OptionError("uri", f"{public(uri)!r} is no store that MLflow still writes to; {use}")
@@ -67,7 +71,15 @@ def told_openly(uri: str) -> str:
 
 def file_of(uri: str) -> Path | None:
     """The database file of a SQLite store."""
-    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+    if not uri.startswith(SQLITE):
+        return None
+    text = uri.removeprefix(SQLITE).partition("?")[0]
+    return Path(unquote(text) if _UNQUOTES else text)
+
+
+def _quoted(path: Path) -> str:
+    """A path as it stands in a URI: folders may be named ``w%41d``."""
+    return str(path).replace("%", "%25").replace("?", "%3F") if _UNQUOTES else str(path)
 
 
 def client_of(uri: str) -> MlflowClient:
