@@ -11,7 +11,6 @@ from evonas.evaluators.base import ability
 from evonas.executors.base import run_trial
 from evonas.runs import run
 from evonas.runs.assemble import Samples
-from evonas.runs.journal import read_journal
 from evonas.strategies.hypernet import COMPLEXITY
 from evonas.trial import Proposal, Trial, figure
 
@@ -52,8 +51,7 @@ def sample(run_dir: Path, complexity: str, note: Callable[[str], None]) -> list[
         RecipeError: If the complexity is none.
     """
     weights = parse(complexity)
-    header, _ = read_journal(run_dir)
-    assembly = run.reopened(run_dir, header)
+    assembly = run.reopened(run_dir)
     evaluator = assembly.evaluator
     source = ability(evaluator, Samples)  # type: ignore[type-abstract]
     if source is None:

@@ -17,8 +17,10 @@ from typing import Any, Protocol, runtime_checkable
 import yaml
 
 from evonas import __version__, files
+from evonas.architecture import check_choices
 from evonas.errors import (
     HistoryError,
+    InvalidArchitecture,
     PluginError,
     RecipeError,
     RunInUse,
@@ -185,11 +187,11 @@ def resume(
     Raises:
         HistoryError: If the folder holds no run, or recipe or data are not those of the run.
     """
-    header, _ = read_journal(run_dir)
+    read_journal(run_dir)
     for override in overrides:
         if not re.match(_GROWS_PATTERN, override):
             raise HistoryError(f"--set {override}: a resumed run may change {_GROWS} only")
-    assembly = reopened(run_dir, header, overrides)
+    assembly = reopened(run_dir, overrides)
     with _journal(run_dir, listeners) as journal:
         if len(journal.events) < journal.header.get("taken", 0):  # it was killed on the way
             for event in warm_start.events(assembly)[len(journal.events) :]:
@@ -198,17 +200,17 @@ def resume(
         return _execute(assembly, run_dir, journal, listeners, stopping)
 
 
-def reopened(run_dir: Path, header: Mapping[str, Any], overrides: Sequence[str] = ()) -> Assembly:
+def reopened(run_dir: Path, overrides: Sequence[str] = ()) -> Assembly:
     """The parts of a run that has begun, here or on another machine.
 
     Args:
         run_dir: The run folder.
-        header: Of its journal.
         overrides: Of its recipe.
 
     Raises:
-        HistoryError: If it never began, or recipe or data are not those that it began with.
+        HistoryError: If it never began, or recipe, data or space are not those that it began with.
     """
+    header, events = read_journal(run_dir)
     _check_begun(run_dir, header)
     recipe = reading.load(run_dir / reading.FILE, overrides)
     assembly = assemble(recipe, registry_of(header), run_dir)
@@ -216,6 +218,16 @@ def reopened(run_dir: Path, header: Mapping[str, Any], overrides: Sequence[str] 
         raise HistoryError(f"{run_dir} is a run of another recipe than its {reading.FILE} says")
     if header["data"] != assembly.fingerprint:
         raise HistoryError(f"{run_dir}: the data set here is not the one that the run began with")
+    space = assembly.space
+    own = (t for t in events if t.origin is None and t.proposal.stage == "search")
+    for trial in {trial.architecture.id: trial for trial in own}.values():
+        try:  # its file is a plugin's, perhaps, and was edited
+            check_choices(space.domains, trial.architecture.choices)
+        except InvalidArchitecture as error:
+            raise HistoryError(
+                f"{run_dir}: space {space.name!r} has changed since the run began: "
+                f"of trial {trial.number} {error}"
+            ) from error
     return assembly
 
 
@@ -314,8 +326,7 @@ def examine(
         RunInUse: If the run is still going on.
         Stopped: If the user wants to stop; asking again goes on.
     """
-    header, _ = read_journal(run_dir)
-    assembly = reopened(run_dir, header)
+    assembly = reopened(run_dir)
     with _journal(run_dir, listeners) as journal:
         session = Session(assembly, run_dir, journal, tuple(listeners), stopping)
         ranking = session.trials().ranking()

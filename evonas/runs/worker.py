@@ -137,13 +137,13 @@ def _assembled(run_dir: Path, idle: float, stopping: Callable[[], bool]) -> Asse
     """The run's parts, as soon as it has begun."""
     deadline = time.monotonic() + idle
     journal = run_dir / JOURNAL
-    while not (header := read_journal(run_dir)[0] if journal.exists() else {}):
+    while not (journal.exists() and read_journal(run_dir)[0]):
         if stopping():
             raise Stopped
         if time.monotonic() > deadline:
             raise HistoryError(f"{run_dir} holds no run after {idle / 60:g} minutes")
         time.sleep(_POLL)
-    assembly = reopened(run_dir, header)
+    assembly = reopened(run_dir)
     if assembly.parts.executor.cls is not Folder:
         raise RecipeError(
             f"executor.name: {assembly.recipe.executor.name} needs no workers; begin the run with "
