@@ -18,7 +18,9 @@ from PIL import Image
 from evonas.recipe.registry import REFUSED
 from evonas.runs.journal import JOURNAL, Journal, read_journal
 
-pytestmark = pytest.mark.faults
+pytestmark = pytest.mark.faults(
+    "input: a mistake in recipe, data or arguments is a line, and nothing is written"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -358,6 +360,7 @@ def test_a_run_folder_that_cannot_be(folder: str) -> None:
         refused(run(more=["--run-dir", folder]), 5, f"run folder {folder}")
 
 
+@pytest.mark.faults("5: damaged files of a run folder are named or made anew")
 def test_a_damaged_journal() -> None:
     assert run(more=["--run-dir", "out"]).exit_code == 0
     journal = Path("out", JOURNAL)
@@ -368,6 +371,7 @@ def test_a_damaged_journal() -> None:
         refused(evonas("sync", "out"), 5, "record 0 is damaged")
 
 
+@pytest.mark.faults("8: a working directory that is gone is a line")
 def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     code = "import os; os.rmdir(os.getcwd()); from evonas.cli import main; main(['list'])"
@@ -387,6 +391,7 @@ def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
 DAMAGE = ["", "garbage{", "[1, 2]", '{"a": 1}', "null", "[" * 100_000]
 
 
+@pytest.mark.faults("5: damaged files of a run folder are named or made anew")
 def test_damaged_files_beside_the_journal_are_named_or_made_anew() -> None:
     assert run(more=["--run-dir", "out"]).exit_code == 0
     whole = {name: Path("out", name).read_bytes() for name in ("final.json", "report.json")}
@@ -402,6 +407,7 @@ def test_damaged_files_beside_the_journal_are_named_or_made_anew() -> None:
 
 
 @pytest.mark.parametrize("name", ["draws.json", "mlflow.json"])
+@pytest.mark.faults("5: damaged files of a run folder are named or made anew")
 def test_damaged_files_that_nothing_depends_on_do_not_matter(name: str) -> None:
     assert run(more=["--run-dir", "out"]).exit_code == 0
     for damage in DAMAGE:
@@ -410,6 +416,7 @@ def test_damaged_files_that_nothing_depends_on_do_not_matter(name: str) -> None:
             assert evonas(command, "out").exit_code == 0, (damage, command)
 
 
+@pytest.mark.faults("5: damaged files of a run folder are named or made anew")
 def test_a_damaged_description_of_the_network_is_named() -> None:
     assert run(more=["--run-dir", "out"]).exit_code == 0
     for damage in DAMAGE[:4]:
@@ -447,6 +454,7 @@ def test_resume_changes_only_what_may_grow(done: Path) -> None:
         (STRATEGY + "class Two(RandomSearch): pass", "found Mine, Two"),
     ],
 )
+@pytest.mark.faults("6: a plugin that does not load is named")
 def test_broken_plugins(text: str, complaint: str) -> None:
     plugin(text)
     with nothing_written():
@@ -455,12 +463,14 @@ def test_broken_plugins(text: str, complaint: str) -> None:
         assert "plugins/strategies/mine.py: " in result.output
 
 
+@pytest.mark.faults("6: a plugin that does not load is named")
 def test_a_plugin_whose_options_cannot_be_read() -> None:
     plugin(STRATEGY + "    def __init__(self, space, objectives, x: 'Nowhere' = 1): pass")
     with nothing_written():
         refused(run("strategy.name=mine"), 6, "annotations of Mine")
 
 
+@pytest.mark.faults("6: a plugin that does not load is named")
 def test_two_of_one_name() -> None:
     plugin(STRATEGY, "random")
     plugin(STRATEGY, "mine", "a")
@@ -471,6 +481,7 @@ def test_two_of_one_name() -> None:
         refused(twice, 6, "'mine' is there twice: ")
 
 
+@pytest.mark.faults("19: --no-plugins refuses code that is not installed")
 def test_code_that_is_not_installed_is_refused_if_none_is_wanted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -482,6 +493,7 @@ def test_code_that_is_not_installed_is_refused_if_none_is_wanted(
             refused(evonas("--no-plugins", *more), 6, "and --no-plugins is given")
 
 
+@pytest.mark.faults("9: resume finds the plugins of another working directory, and says so")
 def test_code_that_a_run_folder_names_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
     plugin(STRATEGY, "foreign", "there/plugins")
     more = ["--plugins", "there/plugins", "--run-dir", "there/run"]
@@ -496,6 +508,7 @@ def test_code_that_a_run_folder_names_is_announced(monkeypatch: pytest.MonkeyPat
     assert "imports" not in evonas("resume", "run").stderr
 
 
+@pytest.mark.faults("19: recipe.tmp is not written through a link")
 def test_a_file_is_not_written_through_a_link_that_somebody_laid() -> None:
     Path("victim").write_text("as it was")
     Path("run").mkdir()
@@ -595,6 +608,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 @pytest.mark.parametrize(
     ("size", "goes_on"), [("4k", "run"), ("12k", "run"), ("28k", "resume"), ("200k", "resume")]
 )
+@pytest.mark.faults("4: a disk that is full at any point loses nothing")
 def test_a_disk_that_is_full_at_any_point_loses_nothing(
     size: str, goes_on: str, small_disk: Callable[[str], Path]
 ) -> None:
@@ -625,6 +639,7 @@ def test_a_disk_that_is_full_at_any_point_loses_nothing(
         ),
     ],
 )
+@pytest.mark.faults("6: a strategy that raises or asks for what is not ends the run, and is named")
 def test_a_strategy_that_fails_ends_the_run_and_is_named(methods: str, complaint: str) -> None:
     Path("plugins/strategies").mkdir(parents=True)
     text = f"from evonas import Strategy\n\nclass Mine(Strategy):\n    {methods}\n"

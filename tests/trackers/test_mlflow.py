@@ -32,7 +32,9 @@ from evonas.trackers.parts.state import FILE
 from evonas.trial import Objective, Proposal, Stage, Trial, TrialState
 from evonas.trials import Trials
 
-pytestmark = pytest.mark.faults
+pytestmark = pytest.mark.faults(
+    "MLflow: down, slow, lost answers, killed: the search goes on and sync completes"
+)
 
 
 PARENT = "mlflow.parentRunId"
@@ -302,6 +304,7 @@ def test_nobody_answers(uri: str, info: RunInfo, capsys: pytest.CaptureFixture[s
     assert sorted(stored(uri)[1]) == [0, 1]
 
 
+@pytest.mark.faults("7: a locked MLflow database holds no search and loses nothing")
 def test_a_database_that_somebody_locks_holds_no_search(uri: str, info: RunInfo) -> None:
     log(uri, info, [trial(0)])
     with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as other:
@@ -316,6 +319,7 @@ def test_a_database_that_somebody_locks_holds_no_search(uri: str, info: RunInfo)
     assert sorted(stored(uri)[1]) == [0, 1]
 
 
+@pytest.mark.faults("7: a locked MLflow database holds no search and loses nothing")
 def test_a_locked_database_loses_nothing(uri: str, info: RunInfo) -> None:
     log(uri, info, [])
     tracker = MLflow(uri)
@@ -345,6 +349,7 @@ def first_use(uri: str, folder: Path) -> None:
     log(uri, info, [trial(0)])
 
 
+@pytest.mark.faults("7: a locked MLflow database holds no search and loses nothing")
 def test_four_processes_may_be_the_first(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/store/mlflow.db"
     context = multiprocessing.get_context("spawn")
@@ -461,12 +466,14 @@ def test_a_server_that_takes_the_call_and_says_nothing(
     "uri",
     ["http://me:secret@host/x", "postgresql://me:sec@re/t@host/db", "http://host?token=secret"],
 )
+@pytest.mark.faults("19: a password in tracking.uri reaches no file and no console")
 def test_a_secret_in_a_recipe_is_refused_and_not_repeated(uri: str) -> None:
     with pytest.raises(OptionError, match="MLFLOW_TRACKING_URI") as caught:
         MLflow(uri)
     assert "sec" not in str(caught.value)
 
 
+@pytest.mark.faults("19: a password in tracking.uri reaches no file and no console")
 def test_a_text_that_names_a_store_is_shown_without_its_secrets() -> None:
     line = store.first_line(OSError("cannot reach postgresql://me:a@b/c@host/db?password=d today"))
     assert line == "cannot reach postgresql://host/db today"
