@@ -741,3 +741,42 @@ def test_a_server_that_goes_and_comes_back(info: RunInfo, tmp_path: Path) -> Non
             assert [(m.step, m.value) for m in loss] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     finally:
         kill(server)
+
+
+@pytest.mark.faults("21: an experiment that was deleted: the search goes on, sync completes it")
+@pytest.mark.parametrize("mended", ["restored", "renamed"])
+@pytest.mark.usefixtures("impatient")
+def test_an_experiment_that_was_deleted(
+    mended: str, uri: str, info: RunInfo, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = MlflowClient(uri)
+    client.delete_experiment(experiment := client.create_experiment("r"))
+    log(uri, info, [trial(0)])
+    said = capsys.readouterr().err
+    assert "restore" in said
+    assert "rename" in said
+    assert "MLflow lacks 1 trials: run `evonas sync" in said
+    if mended == "restored":
+        client.restore_experiment(experiment)
+        again = MLflow(uri)
+    else:
+        again = MLflow(uri, "another name")
+    assert again.sync(info, (trial(0),), REPORT) == 1
+
+
+@pytest.mark.faults("21: artifacts that cannot be written: trials arrive, sync completes")
+@pytest.mark.usefixtures("impatient")
+def test_an_artifact_store_that_cannot_be_written(
+    uri: str, info: RunInfo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "blocked").write_text("no folder")
+    client = MlflowClient(uri)
+    client.create_experiment("r", (tmp_path / "blocked" / "artifacts").as_uri())
+    (info.run_dir / "report.html").write_text("a page")
+    log(uri, info, [trial(0)])
+    assert sorted(stored(uri)[1]) == [0]
+    said = capsys.readouterr().err
+    assert "blocked/artifacts" in said
+    (tmp_path / "blocked").unlink()
+    MLflow(uri).sync(info, (trial(0),), REPORT)
+    assert list((tmp_path / "blocked" / "artifacts").rglob("report.html"))

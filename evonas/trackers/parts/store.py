@@ -114,6 +114,11 @@ def experiment(client: MlflowClient, name: str, uri: str) -> str:
         there = error.error_code == "RESOURCE_ALREADY_EXISTS"
         if not there or (found := client.get_experiment_by_name(name)) is None:
             raise
+        if found.lifecycle_stage == "deleted":
+            raise MlflowException(
+                f"experiment {name!r} was deleted: mlflow experiments restore --experiment-id "
+                f"{found.experiment_id}, or rename yours: --set tracking.experiment=NAME"
+            ) from error
         return str(found.experiment_id)
 
 
