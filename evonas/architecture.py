@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,6 +48,8 @@ class Categorical:
                     f"a Categorical's options are numbers, texts, True and False, not {option!r} "
                     f"of type {type(option).__name__}: name it, and look it up in build"
                 )
+            if isinstance(option, float) and not math.isfinite(option):
+                raise ValueError(f"a Categorical's options are finite numbers, not {option}")
         if len({(type(o), o) for o in self.options}) < len(self.options):
             raise ValueError(f"a Categorical has an option twice: {self.options}")
 
@@ -106,6 +109,14 @@ class Integer:
     ordered: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        for name in ("low", "high", "step"):
+            value = getattr(self, name)
+            try:  # NumPy's integers, which no JSON holds, become Python's
+                object.__setattr__(self, name, operator.index(value))
+            except TypeError as error:
+                raise ValueError(
+                    f"Integer: {name} must be a whole number, not {value!r}"
+                ) from error
         if self.low > self.high:
             raise ValueError(f"Integer: low {self.low} is greater than high {self.high}")
         if self.step < 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import shutil
@@ -23,6 +25,9 @@ class _Group(click.Group):
     """Turns errors into one line and the exit code of their class."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):  # names of files need not be UTF-8
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except errors.EvonasError as error:
@@ -33,9 +38,14 @@ class _Group(click.Group):
             if rest and isinstance(error, errors.TooManyFailures):
                 click.echo("\n".join(rest), err=True)
             ctx.exit(error.exit_code)
-        except BrokenPipeError:  # | head
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (the interpreter flushes it at exit)
-            ctx.exit(0)
+            if error.errno == errno.EPIPE:  # | head
+                ctx.exit(0)
+            click.echo(f"evonas: {error.filename or 'the output'}: {error.strerror}", err=True)
+            ctx.exit(errors.StorageError.exit_code)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

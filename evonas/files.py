@@ -39,9 +39,12 @@ def _not_through_links(path: str, flags: int) -> int:
 
 
 def store(path: Path, text: str) -> None:
-    """``write`` a text; StorageError if the disk does not take it."""
+    """``write`` a text; StorageError if the disk does not take it.
+
+    Half a surrogate, as names that are not UTF-8 leave in a text, is written as an escape.
+    """
     try:
-        write(path, text.encode())
+        write(path, text.encode(errors="backslashreplace"))
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,40 @@ TINY_SPACES: dict[str, dict[str, Any]] = {
     "darts": {"channels": 4},
     "named": {"networks": ["plain_cnn/small", "resnet/resnet10_xxxs"]},
 }
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Have every test of a fault say which, also to the process that prints: ``faults("what")``."""
+    for item in items:
+        marks = list(item.iter_markers("faults"))
+        if marks:
+            said = next((mark.args[0] for mark in marks if mark.args), item.path.stem)
+            slow = " (slow)" if item.get_closest_marker("slow") else ""
+            item.user_properties.append(("fault", f"{said}{slow}"))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Where the tests of faults alone are run: a line a fault, and how its tests ended."""
+    if config.getoption("markexpr") != "faults":
+        return
+    table: dict[str, Counter[str]] = defaultdict(Counter)
+    for outcome in ("passed", "skipped", "failed", "error"):
+        for report in terminalreporter.getreports(outcome):
+            for name, fault in report.user_properties:
+                if name == "fault":
+                    table[fault][outcome] += 1
+    terminalreporter.section("faults")
+    for fault in sorted(table, key=_by_number):
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in table[fault].items())
+        terminalreporter.write_line(f"{fault:<90} {counts}")
+
+
+def _by_number(fault: str) -> tuple[int, str]:
+    """The issue's numbers in their order, then what has none."""
+    number = fault.partition(":")[0]
+    return (int(number), fault) if number.isdigit() else (10**9, fault)
 
 
 def bounded(

@@ -7,75 +7,25 @@ import pickle
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from cli_helper import RECIPE, STRATEGY, evonas, nothing_written, plugin, refused, run
 from PIL import Image
 
-from evonas.cli import main
 from evonas.recipe.registry import REFUSED
 from evonas.runs.journal import JOURNAL, Journal, read_journal
 
-pytestmark = pytest.mark.faults
-
-
-RECIPE = """
-name: tiny
-dataset: {name: digits, validation: 0.2}
-space: {name: plain_cnn, max_depth: 1, max_width: 8}
-strategy: {name: random}
-evaluation: {name: train, epochs: 1, batch_size: 256}
-budget: {trials: 1}
-executor: {name: serial, device: cpu}
-tracking: {name: console}
-"""
+pytestmark = pytest.mark.faults(
+    "input: a mistake in recipe, data or arguments is a line, and nothing is written"
+)
 
 
 @pytest.fixture(autouse=True)
 def _recipe() -> None:
     Path("r.yaml").write_text(RECIPE)
-
-
-def evonas(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def run(*overrides: str, more: Sequence[str | Path] = ()) -> Result:
-    return evonas("run", "r.yaml", *more, *(a for o in overrides for a in ("--set", o)))
-
-
-@contextmanager
-def nothing_written() -> Iterator[None]:
-    """Everything under the working directory is as it was: names, sizes and times of change.
-
-    Whoever holds a run folder writes its number into ``lock``; that changes nothing.
-    """
-
-    def seen() -> dict[str, tuple[int, int]]:
-        found = {str(p): p.stat() for p in Path().rglob("*") if "__pycache__" not in p.parts}
-        timeless = {p for p in found if Path(p).is_dir() or Path(p).name == "lock"}
-        return {
-            p: (0, 0) if p in timeless else (s.st_size, s.st_mtime_ns) for p, s in found.items()
-        }
-
-    before = seen()
-    yield
-    assert seen() == before
-
-
-def refused(result: Result, code: int, complaint: str) -> None:
-    """One line for the user and nothing else."""
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    assert result.exit_code == code, result.output
-    lines = result.output.splitlines()
-    assert len(lines) == 1, result.output
-    assert lines[0].startswith("evonas: ")
-    assert complaint in lines[0]
-    assert result.stderr == result.output, "it belongs on stderr"
 
 
 # --- the recipe -----------------------------------------------------------------------------------
@@ -410,6 +360,7 @@ def test_a_run_folder_that_cannot_be(folder: str) -> None:
         refused(run(more=["--run-dir", folder]), 5, f"run folder {folder}")
 
 
+@pytest.mark.faults("5: damaged files of a run folder are named or made anew")
 def test_a_damaged_journal() -> None:
     assert run(more=["--run-dir", "out"]).exit_code == 0
     journal = Path("out", JOURNAL)
@@ -420,6 +371,7 @@ def test_a_damaged_journal() -> None:
         refused(evonas("sync", "out"), 5, "record 0 is damaged")
 
 
+@pytest.mark.faults("8: a working directory that is gone is a line")
 def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     code = "import os; os.rmdir(os.getcwd()); from evonas.cli import main; main(['list'])"
@@ -439,6 +391,7 @@ def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
 DAMAGE = ["", "garbage{", "[1, 2]", '{"a": 1}', "null", "[" * 100_000]
 
 
+@pytest.mark.faults("5: damaged files of a run folder are named or made anew")
 def test_damaged_files_beside_the_journal_are_named_or_made_anew() -> None:
     assert run(more=["--run-dir", "out"]).exit_code == 0
     whole = {name: Path("out", name).read_bytes() for name in ("final.json", "report.json")}
@@ -454,6 +407,7 @@ def test_damaged_files_beside_the_journal_are_named_or_made_anew() -> None:
 
 
 @pytest.mark.parametrize("name", ["draws.json", "mlflow.json"])
+@pytest.mark.faults("5: damaged files of a run folder are named or made anew")
 def test_damaged_files_that_nothing_depends_on_do_not_matter(name: str) -> None:
     assert run(more=["--run-dir", "out"]).exit_code == 0
     for damage in DAMAGE:
@@ -462,6 +416,7 @@ def test_damaged_files_that_nothing_depends_on_do_not_matter(name: str) -> None:
             assert evonas(command, "out").exit_code == 0, (damage, command)
 
 
+@pytest.mark.faults("5: damaged files of a run folder are named or made anew")
 def test_a_damaged_description_of_the_network_is_named() -> None:
     assert run(more=["--run-dir", "out"]).exit_code == 0
     for damage in DAMAGE[:4]:
@@ -487,19 +442,6 @@ def test_resume_changes_only_what_may_grow(done: Path) -> None:
 
 # --- plugins and environment ----------------------------------------------------------------------
 
-STRATEGY = """
-from evonas.strategies.random import RandomSearch
-
-class Mine(RandomSearch):
-    pass
-"""
-
-
-def plugin(text: str, name: str = "mine", folder: str = "plugins") -> None:
-    path = Path(folder, "strategies", f"{name}.py")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
@@ -512,6 +454,7 @@ def plugin(text: str, name: str = "mine", folder: str = "plugins") -> None:
         (STRATEGY + "class Two(RandomSearch): pass", "found Mine, Two"),
     ],
 )
+@pytest.mark.faults("6: a plugin that does not load is named")
 def test_broken_plugins(text: str, complaint: str) -> None:
     plugin(text)
     with nothing_written():
@@ -520,12 +463,14 @@ def test_broken_plugins(text: str, complaint: str) -> None:
         assert "plugins/strategies/mine.py: " in result.output
 
 
+@pytest.mark.faults("6: a plugin that does not load is named")
 def test_a_plugin_whose_options_cannot_be_read() -> None:
     plugin(STRATEGY + "    def __init__(self, space, objectives, x: 'Nowhere' = 1): pass")
     with nothing_written():
         refused(run("strategy.name=mine"), 6, "annotations of Mine")
 
 
+@pytest.mark.faults("6: a plugin that does not load is named")
 def test_two_of_one_name() -> None:
     plugin(STRATEGY, "random")
     plugin(STRATEGY, "mine", "a")
@@ -536,6 +481,7 @@ def test_two_of_one_name() -> None:
         refused(twice, 6, "'mine' is there twice: ")
 
 
+@pytest.mark.faults("19: --no-plugins refuses code that is not installed")
 def test_code_that_is_not_installed_is_refused_if_none_is_wanted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -547,6 +493,7 @@ def test_code_that_is_not_installed_is_refused_if_none_is_wanted(
             refused(evonas("--no-plugins", *more), 6, "and --no-plugins is given")
 
 
+@pytest.mark.faults("9: resume finds the plugins of another working directory, and says so")
 def test_code_that_a_run_folder_names_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
     plugin(STRATEGY, "foreign", "there/plugins")
     more = ["--plugins", "there/plugins", "--run-dir", "there/run"]
@@ -561,6 +508,7 @@ def test_code_that_a_run_folder_names_is_announced(monkeypatch: pytest.MonkeyPat
     assert "imports" not in evonas("resume", "run").stderr
 
 
+@pytest.mark.faults("19: recipe.tmp is not written through a link")
 def test_a_file_is_not_written_through_a_link_that_somebody_laid() -> None:
     Path("victim").write_text("as it was")
     Path("run").mkdir()
@@ -660,6 +608,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 @pytest.mark.parametrize(
     ("size", "goes_on"), [("4k", "run"), ("12k", "run"), ("28k", "resume"), ("200k", "resume")]
 )
+@pytest.mark.faults("4: a disk that is full at any point loses nothing")
 def test_a_disk_that_is_full_at_any_point_loses_nothing(
     size: str, goes_on: str, small_disk: Callable[[str], Path]
 ) -> None:
@@ -690,6 +639,7 @@ def test_a_disk_that_is_full_at_any_point_loses_nothing(
         ),
     ],
 )
+@pytest.mark.faults("6: a strategy that raises or asks for what is not ends the run, and is named")
 def test_a_strategy_that_fails_ends_the_run_and_is_named(methods: str, complaint: str) -> None:
     Path("plugins/strategies").mkdir(parents=True)
     text = f"from evonas import Strategy\n\nclass Mine(Strategy):\n    {methods}\n"

@@ -17,7 +17,6 @@ from evonas.recipe.registry import KINDS, Registry
 from evonas.training.containers import free_memory
 
 _MEMORY_GB, _DISK_GB = 2.0, 2.0  # Less than this is little for a run.
-_SQLITE = "sqlite:///"
 _PYTHON = ((3, 11), (3, 13))
 
 
@@ -76,16 +75,17 @@ def _room() -> Iterator[Finding]:
 
 def _store() -> Finding:
     from evonas.trackers.mlflow import MLflow
+    from evonas.trackers.parts import store
 
     tracker = MLflow()
-    file = Path(tracker.uri.removeprefix(_SQLITE))
-    if tracker.uri.startswith(_SQLITE) and not file.exists():
+    file = store.file_of(tracker.uri)
+    if file is not None and not file.exists():
         return Finding(True, "mlflow", f"{file} will be made by the first run")
     try:
         tracker.folder("0" * 32)  # any answer is one
     except EvonasError as error:
         return Finding(False, "mlflow", str(error))
-    return Finding(True, "mlflow", f"{tracker.uri} answers")
+    return Finding(True, "mlflow", f"{store.public(tracker.uri)} answers")
 
 
 def _plugins(registry: Registry) -> Iterator[Finding]:

@@ -9,10 +9,8 @@ from pathlib import Path
 from evonas.errors import HistoryError, RecipeError, TooManyFailures
 from evonas.evaluators.base import ability
 from evonas.executors.base import run_trial
-from evonas.recipe import reading
 from evonas.runs import run
-from evonas.runs.assemble import Samples, assemble
-from evonas.runs.journal import read_header
+from evonas.runs.assemble import Samples
 from evonas.strategies.hypernet import COMPLEXITY
 from evonas.trial import Proposal, Trial, figure
 
@@ -53,16 +51,12 @@ def sample(run_dir: Path, complexity: str, note: Callable[[str], None]) -> list[
         RecipeError: If the complexity is none.
     """
     weights = parse(complexity)
-    header = read_header(run_dir)
-    stored = reading.load(run_dir / reading.FILE)
-    assembly = assemble(stored, run.registry_of(header), run_dir)
+    assembly = run.reopened(run_dir)
     evaluator = assembly.evaluator
     source = ability(evaluator, Samples)  # type: ignore[type-abstract]
     if source is None:
-        name = stored.evaluation.name
+        name = assembly.recipe.evaluation.name
         raise HistoryError(f"{run_dir}: its evaluation {name!r} learns no sampler; hypernet does")
-    if header["data"] != assembly.fingerprint:
-        raise HistoryError(f"{run_dir}: the data set is not the one that the run began with")
     if not evaluator.prepare(note, lambda: True):
         raise HistoryError(f"{run_dir} is not trained yet; go on with: evonas resume {run_dir}")
     architecture = source.sampler()(weights)

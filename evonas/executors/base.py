@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from evonas.evaluators.base import Evaluator, Infeasible, Work, hold
+from evonas.recipe.registry import said
 from evonas.trial import Trial, TrialState
 
 MakeEvaluator = Callable[[str], Evaluator]  # device → evaluator; picklable
@@ -128,11 +129,8 @@ def run_trial(evaluator: Evaluator, trial: Trial, watch: Watch | None = None) ->
 
 def reason(error: BaseException) -> str:
     """Why a trial failed: a line, and the traceback."""
-    try:
-        said = str(error)
-    except Exception:  # anybody's class, which may have a fault of its own
-        said = "(which cannot be printed)"
-    return f"{type(error).__name__}: {said}\n{''.join(traceback.format_exception(error))}"
+    trace = "".join(traceback.format_exception(error))
+    return f"{type(error).__name__}: {said(error)}\n{trace}"
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:

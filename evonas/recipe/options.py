@@ -75,7 +75,7 @@ class Part:
             RecipeError: If the constructor refuses an option.
             PluginError: Whatever else a plugin's constructor raises.
         """
-        with blamed(self.cls, "cannot be made"):
+        with blamed(self.cls, "cannot be made", timed=True):
             try:
                 return self.cls(*handed_over, **self.options)
             except OptionError as error:  # it does not know where in the recipe it stands

@@ -18,6 +18,7 @@ from evonas.recipe.schema import DatasetSection, Recipe
 FILE = "recipe.yaml"  # its name in a run folder
 _MAX_BYTES = 1_000_000  # No recipe is larger.
 _MAX_ALIASES = 16  # A few thousand aliases of aliases would fill the memory.
+_MAX_DEPTH = 16  # Every component that another wraps may double the work.
 _OWN = {  # These keys are the section's, whatever component it names.
     "executor": {"device"},
     "space": {"training"},
@@ -74,10 +75,19 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def validate(content: Mapping[str, Any], source: str) -> Recipe:
     """Make a Recipe of plain data; every mistake in one line."""
+    _check_depth(content, source)
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
         raise RecipeError(f"{source}: {explain(error, Recipe)}") from error
+
+
+def _check_depth(value: Any, source: str, left: int = _MAX_DEPTH) -> None:
+    if not left:
+        raise RecipeError(f"{source}: nested too deeply: {_MAX_DEPTH} levels are the most")
+    inner = value.values() if isinstance(value, Mapping) else value
+    for each in inner if isinstance(value, Mapping | list | tuple) else ():
+        _check_depth(each, source, left - 1)
 
 
 def apply(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -13,10 +13,12 @@ import inspect
 import multiprocessing
 import os
 import pkgutil
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +27,7 @@ from typing import Any
 from evonas.errors import EvonasError, PluginError, UnknownComponent, did_you_mean
 
 REFUSED = "EVONAS_NO_PLUGINS"  # The variable is set if only installed code may be imported.
+_PATIENCE = 120.0  # seconds that a plugin may take to be imported, made, or to build a network
 
 
 @dataclass(frozen=True)
@@ -160,29 +163,66 @@ def _check_allowed(origin: str) -> None:
 
 
 @contextmanager
-def blamed(cls: type[Any], doing: str) -> Iterator[None]:
+def blamed(cls: type[Any], doing: str, timed: bool = False) -> Iterator[None]:
     """Whatever a plugin's class raises is PluginError, and names it; our own bugs stay bugs.
 
     Args:
         cls: Whose code runs.
         doing: What fails then, such as ``cannot be made``.
+        timed: Whether it is a fault, too, if a plugin does not come to an end in two minutes.
     """
+    ours = cls.__module__.startswith("evonas.")
     try:
-        yield
-    except EvonasError:
+        with in_time() if timed and not ours else nullcontext():
+            yield
+    except (EvonasError, KeyboardInterrupt):
         raise
     # The class may be anybody's code, which may even want to leave.
-    except (Exception, SystemExit) as error:
-        if cls.__module__.startswith("evonas."):
+    except BaseException as error:
+        if ours:
             raise
         raise PluginError(
             f"{cls.__module__}:{cls.__name__} {doing}: {told(error)} ({place(cls, error)})"
         ) from error
 
 
+class _Endless(BaseException):
+    """Leaves what does not come to an end; no Exception, which a loop may catch for ever."""
+
+
+@contextmanager
+def in_time() -> Iterator[None]:
+    """TimeoutError if anybody's code does not come to an end; in the main thread, as of signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(*_: object) -> None:
+        raise _Endless
+
+    handler = signal.signal(signal.SIGALRM, leave)
+    outer = signal.setitimer(signal.ITIMER_REAL, _PATIENCE, 1.0)  # again, should it be caught
+    try:
+        yield
+    except _Endless as endless:
+        fault = TimeoutError(f"not done after {_PATIENCE:g} seconds")
+        raise fault.with_traceback(endless.__traceback__) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *outer)
+        signal.signal(signal.SIGALRM, handler)
+
+
+def said(error: BaseException) -> str:
+    """What an exception says, which may be one of anybody's, with a fault of its own."""
+    try:
+        return str(error)
+    except Exception:
+        return "(which cannot be printed)"
+
+
 def told(error: BaseException) -> str:
     """An exception in one line: its class and what it says."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return f"{type(error).__name__}: {said(error).strip().partition(chr(10))[0]}"
 
 
 def place(cls: type[Any], error: BaseException | None = None, method: str = "build") -> str:
@@ -205,9 +245,12 @@ def place(cls: type[Any], error: BaseException | None = None, method: str = "bui
 def _importing(origin: str) -> Iterator[None]:
     """Importing runs anybody's code: whatever it raises is that plugin's fault, and is named."""
     try:
-        yield
-    except (Exception, SystemExit) as error:
-        raise PluginError(f"{origin}: {type(error).__name__}: {error}") from error
+        with in_time():
+            yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise PluginError(f"{origin}: {told(error)}") from error
 
 
 def _load(name: str, path: Path) -> ModuleType:

@@ -87,7 +87,8 @@ def keep(
         device = session.assembly.evaluator.context.device
         counts = Confusion.of(data.classes, *_guesses(network, data.test, device))
         files.write(folder / TEST, json.dumps(counts.to_json()).encode())
-    files.write(folder / card.FILE, card.text(session, folder, about, counts).encode())
+    text = card.text(session, folder, about, counts)  # which names files
+    files.write(folder / card.FILE, text.encode(errors="backslashreplace"))
 
 
 def description(

@@ -152,7 +152,10 @@ def _test(session: Session, runs: Sequence[Trial]) -> dict[int, dict[str, float]
             session.note(f"{error}; training it again")
             session.begin_again([run])
             (again,) = session.train([run.proposal])
-            scores = evaluator.test(again)
+            try:
+                scores = evaluator.test(again)
+            except BadWeights as lost:  # just written: it is the disk
+                raise StorageError(str(lost)) from lost
         own = {**run.metrics, "seconds": run.seconds} if evaluator.finals else {}
         tested[run.proposal.repeat] = {**own, **scores}
     return tested

@@ -6,6 +6,7 @@ import re
 import secrets
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,16 @@ from typing import Any, Protocol, runtime_checkable
 import yaml
 
 from evonas import __version__, files
-from evonas.errors import HistoryError, RecipeError, RunInUse, StorageError, TooManyFailures
+from evonas.architecture import check_choices
+from evonas.errors import (
+    HistoryError,
+    InvalidArchitecture,
+    PluginError,
+    RecipeError,
+    RunInUse,
+    StorageError,
+    TooManyFailures,
+)
 from evonas.recipe import reading
 from evonas.recipe.options import bind
 from evonas.recipe.registry import Registry
@@ -74,11 +84,22 @@ class Interruption:
 
     @contextmanager
     def watching(self, *more: int) -> Iterator[None]:
-        """Handle the two signals, and more; the handlers of before are put back."""
+        """Handle the two signals, and more; the handlers of before are put back.
+
+        Raises:
+            PluginError: If somebody raised KeyboardInterrupt, and no signal had come.
+        """
         numbers = (signal.SIGINT, signal.SIGTERM, *more)
         before = {number: signal.signal(number, self._handle) for number in numbers}
         try:
             yield
+        except KeyboardInterrupt as error:
+            if self.signal is not None:
+                raise
+            *_, frame = traceback.extract_tb(error.__traceback__)
+            raise PluginError(
+                f"{frame.filename}, line {frame.lineno}: raises KeyboardInterrupt; nobody sent one"
+            ) from error
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -166,20 +187,48 @@ def resume(
     Raises:
         HistoryError: If the folder holds no run, or recipe or data are not those of the run.
     """
-    header = read_header(run_dir)
+    read_header(run_dir)
     for override in overrides:
         if not re.match(_GROWS_PATTERN, override):
             raise HistoryError(f"--set {override}: a resumed run may change {_GROWS} only")
-    assembly = assemble(
-        reading.load(run_dir / reading.FILE, overrides), registry_of(header), run_dir
-    )
+    assembly = reopened(run_dir, overrides)
     with _journal(run_dir, listeners) as journal:
-        _check(journal, run_dir, assembly)
         if len(journal.events) < journal.header.get("taken", 0):  # it was killed on the way
             for event in warm_start.events(assembly)[len(journal.events) :]:
                 journal.append(event)
         _store(assembly, run_dir)
         return _execute(assembly, run_dir, journal, listeners, stopping)
+
+
+def reopened(run_dir: Path, overrides: Sequence[str] = ()) -> Assembly:
+    """The parts of a run that has begun, here or on another machine.
+
+    Args:
+        run_dir: The run folder.
+        overrides: Of its recipe.
+
+    Raises:
+        HistoryError: If it never began, or recipe, data or space are not those that it began with.
+    """
+    header, events = read_journal(run_dir)
+    _check_begun(run_dir, header)
+    recipe = reading.load(run_dir / reading.FILE, overrides)
+    assembly = assemble(recipe, registry_of(header), run_dir)
+    if header["recipe"] != assembly.recipe.digest:
+        raise HistoryError(f"{run_dir} is a run of another recipe than its {reading.FILE} says")
+    if header["data"] != assembly.fingerprint:
+        raise HistoryError(f"{run_dir}: the data set here is not the one that the run began with")
+    space = assembly.space
+    own = (t for t in events if t.origin is None and t.proposal.stage == "search")
+    for trial in {trial.architecture.id: trial for trial in own}.values():
+        try:  # its file is a plugin's, perhaps, and was edited
+            check_choices(space.domains, trial.architecture.choices)
+        except InvalidArchitecture as error:
+            raise HistoryError(
+                f"{run_dir}: space {space.name!r} has changed since the run began: "
+                f"of trial {trial.number} {error}"
+            ) from error
+    return assembly
 
 
 def _store(assembly: Assembly, folder: Path) -> None:
@@ -277,10 +326,8 @@ def examine(
         RunInUse: If the run is still going on.
         Stopped: If the user wants to stop; asking again goes on.
     """
-    header = read_header(run_dir)
-    assembly = assemble(reading.load(run_dir / reading.FILE), registry_of(header), run_dir)
+    assembly = reopened(run_dir)
     with _journal(run_dir, listeners) as journal:
-        _check(journal, run_dir, assembly)
         session = Session(assembly, run_dir, journal, tuple(listeners), stopping)
         ranking = session.trials().ranking()
         if len(ranking) < audit.LEAST:
@@ -395,15 +442,6 @@ def _make(folder: Path, assembly: Assembly) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"run folder {folder}: {error.strerror}") from error
-
-
-def _check(journal: Journal, run_dir: Path, assembly: Assembly) -> None:
-    """Refuse a folder whose journal is not that of its recipe and data."""
-    _check_begun(run_dir, journal.header)
-    if journal.header["recipe"] != assembly.recipe.digest:
-        raise HistoryError(f"{run_dir} is a run of another recipe than its {reading.FILE} says")
-    if journal.header["data"] != assembly.fingerprint:
-        raise HistoryError(f"{run_dir}: the data set is not the one that the run began with")
 
 
 def _check_begun(run_dir: Path, header: Mapping[str, Any]) -> None:

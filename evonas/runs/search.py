@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 
-from evonas.errors import TooManyFailures
+from evonas.architecture import Architecture, check_choices
+from evonas.errors import InvalidArchitecture, TooManyFailures
 from evonas.executors.base import Executor
 from evonas.recipe.registry import blamed
+from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
 from evonas.trial import Proposal, Stage, Trial, TrialState
 from evonas.trials import Trials
@@ -167,8 +169,8 @@ class Search:
             return End.BUDGET
         with blamed(type(self._strategy), "cannot ask"):
             proposal = self._strategy.ask(Random(f"{self._seed}/{number}"))
-            if not (proposal is None or isinstance(proposal, Proposal)):
-                raise TypeError(f"it returned {type(proposal).__name__}, not a Proposal or None")
+            if proposal is not None and self._trials.stage == "search":  # others are our own
+                _check(proposal, self._strategy.space, self._trials)
         return End.EXHAUSTED if proposal is None else Trial(number, proposal, elapsed=elapsed)
 
     def _submit(self, trial: Trial) -> None:
@@ -203,3 +205,35 @@ class Search:
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._start
+
+
+def _check(proposal: Any, space: SearchSpace, known: Trials) -> None:
+    """Refuse what cannot be tried, or not be written down: a strategy may be anybody's.
+
+    Raises:
+        TypeError: If it is no proposal.
+        ValueError: If it is one of something that there is not.
+    """
+    if not isinstance(proposal, Proposal):
+        raise TypeError(f"it returned {type(proposal).__name__}, not a Proposal or None")
+    if not isinstance(proposal.architecture, Architecture):
+        raise TypeError(f"it proposed {proposal.architecture!r}, which is no Architecture")
+
+    def there(number: Any) -> bool:
+        return type(number) is int and number in known.latest
+
+    fidelity, repeat = proposal.fidelity, proposal.repeat
+    right = {
+        "fidelity": isinstance(fidelity, int | float) and 0 < fidelity <= 1,
+        "parents": isinstance(proposal.parents, tuple) and all(map(there, proposal.parents)),
+        "resume_from": proposal.resume_from is None or there(proposal.resume_from),
+        "repeat": type(repeat) is int and repeat >= 0,
+        "stage": proposal.stage == known.stage,
+    }
+    for name, is_right in right.items():
+        if not is_right:
+            raise ValueError(f"it proposed {name}={getattr(proposal, name)!r}")
+    try:
+        check_choices(space.domains, proposal.architecture.choices, searched=False)
+    except InvalidArchitecture as error:
+        raise ValueError(f"it proposed what is not in the space: {error}") from error

@@ -16,11 +16,10 @@ from evonas.executors.base import Executor
 from evonas.executors.folder import Folder
 from evonas.executors.parts.exchange import Exchange, Key, Lost
 from evonas.executors.processes import Processes
-from evonas.recipe import reading
 from evonas.runs import summary
-from evonas.runs.assemble import Assembly, assemble
+from evonas.runs.assemble import Assembly
 from evonas.runs.journal import JOURNAL, read_header
-from evonas.runs.run import registry_of
+from evonas.runs.run import reopened
 from evonas.runs.session import Stopped
 from evonas.training import devices
 from evonas.trial import Trial
@@ -49,7 +48,7 @@ def work(
         stopping: Asked often; when True, trials are given back.
 
     Raises:
-        HistoryError: If there is no run, or its data are others here.
+        HistoryError: If there is no run, or its recipe or data are others here.
         RecipeError: If the run's executor is not ``folder``.
         Stopped: If it was asked to stop.
     """
@@ -138,19 +137,16 @@ def _assembled(run_dir: Path, idle: float, stopping: Callable[[], bool]) -> Asse
     """The run's parts, as soon as it has begun."""
     deadline = time.monotonic() + idle
     journal = run_dir / JOURNAL
-    while not (header := read_header(run_dir) if journal.exists() else {}):
+    while not (journal.exists() and read_header(run_dir)):
         if stopping():
             raise Stopped
         if time.monotonic() > deadline:
             raise HistoryError(f"{run_dir} holds no run after {idle / 60:g} minutes")
         time.sleep(_POLL)
-    recipe = reading.load(run_dir / reading.FILE)
-    assembly = assemble(recipe, registry_of(header), run_dir)
+    assembly = reopened(run_dir)
     if assembly.parts.executor.cls is not Folder:
         raise RecipeError(
-            f"executor.name: {recipe.executor.name} needs no workers; begin the run with "
+            f"executor.name: {assembly.recipe.executor.name} needs no workers; begin the run with "
             "--set executor=folder, or resume it so"
         )
-    if header["data"] != assembly.fingerprint:
-        raise HistoryError(f"{run_dir}: the data set here is not the one that the run began with")
     return assembly

@@ -150,6 +150,8 @@ def _timm(name: str) -> dict[str, torch.Tensor]:
 
 
 def _file(path: Path) -> dict[str, torch.Tensor]:
+    if path.exists() and not path.is_file():
+        raise DataError(f"evaluation.init: {path} is no file")
     with _one_line(f"{path} cannot be read"):
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
@@ -164,6 +166,9 @@ def _file(path: Path) -> dict[str, torch.Tensor]:
         isinstance(tensor, torch.Tensor) for tensor in weights.values()
     ):
         raise DataError(f"evaluation.init: {path} holds no state_dict, tensors by name")
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise DataError(f"evaluation.init: {path}: {name} has numbers that are not finite")
     if {"0.mean", "0.std"} <= weights.keys():
         return {n.removeprefix(_OURS): t for n, t in weights.items() if n.startswith(_OURS)}
     return dict(weights)

@@ -22,7 +22,9 @@ from evonas.runs.session import Stopped
 from evonas.runs.worker import serve
 from evonas.trial import TrialState
 
-pytestmark = pytest.mark.faults
+pytestmark = pytest.mark.faults(
+    "16: workers on a folder are killed, stopped, preempted; every trial ends once"
+)
 
 SECONDS = 30.0
 

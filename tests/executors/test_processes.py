@@ -26,7 +26,7 @@ from evonas.executors.processes import Processes
 from evonas.executors.serial import Serial
 from evonas.trial import TrialState
 
-pytestmark = pytest.mark.faults
+pytestmark = pytest.mark.faults("workers: whatever happens to them, every trial ends once")
 
 
 SECONDS = 30.0  # far more than anything here takes: a hang fails the test, and does not stop it
@@ -109,6 +109,7 @@ def test_a_failed_trial_keeps_a_cpu_worker_but_not_a_gpu_worker():
         assert (before.metrics["pid"] == after.metrics["pid"]) is kept
 
 
+@pytest.mark.faults("2: a trial whose worker dies is run once more")
 def test_a_killed_worker_costs_its_trial_only_and_that_the_second_time(tmp_path):
     with processes(workers=2) as executor:
         hanging = executor.submit(trial(0, "hang", file=str(tmp_path / "pid")))
@@ -132,6 +133,7 @@ def test_a_killed_worker_costs_its_trial_only_and_that_the_second_time(tmp_path)
     assert following.state is TrialState.COMPLETE
 
 
+@pytest.mark.faults("2: a trial whose worker dies is run once more")
 def test_a_trial_whose_worker_was_killed_once_ends_as_if_nothing_had_been(tmp_path):
     with processes() as executor:
         waiting = executor.submit(
@@ -147,6 +149,7 @@ def test_a_trial_whose_worker_was_killed_once_ends_as_if_nothing_had_been(tmp_pa
     assert ended.curve == ((1, {"loss": 0.5}),)
 
 
+@pytest.mark.faults("2: a trial whose worker dies is run once more")
 def test_a_worker_killed_between_trials_costs_nothing():
     with processes() as executor:
         pid = int(executor.submit(trial(0)).result(SECONDS).metrics["pid"])
@@ -324,6 +327,7 @@ def run_program(folder, body, imports=""):
     )
 
 
+@pytest.mark.faults("3: kill -9 of the search leaves no process")
 def test_what_a_trial_left_behind_ends_with_a_killed_search_though_it_is_deep_in_c(tmp_path):
     body = """start(trial(0, "hang_in_c", file=folder + "/pids"), workers=1)
     time.sleep(60)"""
@@ -336,6 +340,7 @@ def test_what_a_trial_left_behind_ends_with_a_killed_search_though_it_is_deep_in
     assert gone(pids, 5)
 
 
+@pytest.mark.faults("3: kill -9 of the search leaves no process")
 def test_workers_die_with_a_killed_parent(tmp_path):
     body = """executor, (idle, _) = start(
         trial(0, "meet", mine=folder + "/here", other=folder + "/pids"),
@@ -352,6 +357,7 @@ def test_workers_die_with_a_killed_parent(tmp_path):
     assert gone(pids, 5)
 
 
+@pytest.mark.faults("2: a trial that ran out of memory is not run again")
 def test_what_ran_out_of_memory_is_not_run_again(tmp_path):
     group = Path("/sys/fs/cgroup/memory", f"evonas-test-{os.getpid()}")
     try:
@@ -401,6 +407,7 @@ def children(pid):
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.faults("12: a signal to all processes interrupts trials and fails none")
 def test_what_is_sent_to_all_reaches_the_parent_only(sent, tmp_path):
     body = f"""signal.signal({int(sent)}, lambda *_: None)
     print("ready", flush=True)

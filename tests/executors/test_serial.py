@@ -7,7 +7,9 @@ from evonas.errors import RecipeError
 from evonas.executors.serial import Serial
 from evonas.trial import TrialState
 
-pytestmark = pytest.mark.faults
+pytestmark = pytest.mark.faults(
+    "1: a trial that ends, crashes or forks its process costs itself and no more"
+)
 
 
 SECONDS = 30.0

@@ -18,7 +18,7 @@ from evonas.runs.journal import JOURNAL, Journal, read_journal
 from evonas.trial import Objective, Proposal, Trial, TrialState
 from evonas.trials import Trials
 
-pytestmark = pytest.mark.faults
+pytestmark = pytest.mark.faults("5: a torn, damaged or foreign journal is cut, refused or named")
 
 
 UP = (Objective("a"),)
@@ -147,6 +147,7 @@ def test_a_whole_record_that_is_no_trial_is_named(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can read as somebody else")
+@pytest.mark.faults("8: a journal that may not be read is named")
 def test_a_journal_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / JOURNAL).chmod(0)
@@ -165,6 +166,7 @@ def test_a_deeply_nested_last_line_is_dropped_as_a_torn_one(tmp_path: Path) -> N
     assert read_journal(tmp_path)[1] == events
 
 
+@pytest.mark.faults("journal: one writer, and the lock dies with it")
 def test_one_writer(tmp_path: Path) -> None:
     write(tmp_path)
     with Journal(tmp_path), pytest.raises(RunInUse, match=str(os.getpid())):
@@ -172,6 +174,7 @@ def test_one_writer(tmp_path: Path) -> None:
     Journal(tmp_path).close()
 
 
+@pytest.mark.faults("journal: one writer, and the lock dies with it")
 def test_the_lock_dies_with_its_holder(tmp_path: Path) -> None:
     write(tmp_path)
     code = (
@@ -183,6 +186,7 @@ def test_the_lock_dies_with_its_holder(tmp_path: Path) -> None:
     Journal(tmp_path).close()
 
 
+@pytest.mark.faults("4: a full disk loses nothing that was acknowledged")
 def test_a_full_disk_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     events = write(tmp_path)
     size = (tmp_path / JOURNAL).stat().st_size

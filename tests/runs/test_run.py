@@ -17,7 +17,9 @@ from evonas.runs.journal import JOURNAL, read_journal
 from evonas.trial import Trial, TrialState
 from evonas.trials import Trials
 
-pytestmark = pytest.mark.faults
+pytestmark = pytest.mark.faults(
+    "invariant: killed and resumed, every trial is there once and none is running"
+)
 
 EVONAS = Path(sys.executable).with_name("evonas")
 SLEEPY = '''

@@ -68,6 +68,11 @@ def test_what_has_no_use_for_a_worker_is_said(images: Callable[..., Path]) -> No
         work()
     text = Path("run/recipe.yaml").read_text().replace("name: serial", "name: folder")
     Path("run/recipe.yaml").write_text(text.replace("isolate: true\n", "lease: 9\n"))
+    folder = Path("run/recipe.yaml").read_text()
+    Path("run/recipe.yaml").write_text(folder.replace("seed: 0", "seed: 5"))
+    with pytest.raises(HistoryError, match="a run of another recipe than its recipe.yaml says"):
+        work()
+    Path("run/recipe.yaml").write_text(folder)
     images(train=90)
     assert path.exists()
     with pytest.raises(HistoryError, match="the data set here is not the one"):

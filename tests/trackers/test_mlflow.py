@@ -33,7 +33,9 @@ from evonas.trackers.parts.state import FILE
 from evonas.trial import Objective, Proposal, Stage, Trial, TrialState
 from evonas.trials import Trials
 
-pytestmark = pytest.mark.faults
+pytestmark = pytest.mark.faults(
+    "MLflow: down, slow, lost answers, killed: the search goes on and sync completes"
+)
 
 
 PARENT = "mlflow.parentRunId"
@@ -303,6 +305,7 @@ def test_nobody_answers(uri: str, info: RunInfo, capsys: pytest.CaptureFixture[s
     assert sorted(stored(uri)[1]) == [0, 1]
 
 
+@pytest.mark.faults("7: a locked MLflow database holds no search and loses nothing")
 def test_a_database_that_somebody_locks_holds_no_search(uri: str, info: RunInfo) -> None:
     log(uri, info, [trial(0)])
     with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as other:
@@ -317,6 +320,7 @@ def test_a_database_that_somebody_locks_holds_no_search(uri: str, info: RunInfo)
     assert sorted(stored(uri)[1]) == [0, 1]
 
 
+@pytest.mark.faults("7: a locked MLflow database holds no search and loses nothing")
 def test_a_locked_database_loses_nothing(uri: str, info: RunInfo) -> None:
     log(uri, info, [])
     tracker = MLflow(uri)
@@ -346,6 +350,7 @@ def first_use(uri: str, folder: Path) -> None:
     log(uri, info, [trial(0)])
 
 
+@pytest.mark.faults("7: a locked MLflow database holds no search and loses nothing")
 def test_four_processes_may_be_the_first(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/store/mlflow.db"
     context = multiprocessing.get_context("spawn")
@@ -484,12 +489,14 @@ def test_a_server_that_takes_the_call_and_says_nothing(
     "uri",
     ["http://me:secret@host/x", "postgresql://me:sec@re/t@host/db", "http://host?token=secret"],
 )
+@pytest.mark.faults("19: a password in tracking.uri reaches no file and no console")
 def test_a_secret_in_a_recipe_is_refused_and_not_repeated(uri: str) -> None:
     with pytest.raises(OptionError, match="MLFLOW_TRACKING_URI") as caught:
         MLflow(uri)
     assert "sec" not in str(caught.value)
 
 
+@pytest.mark.faults("19: a password in tracking.uri reaches no file and no console")
 def test_a_text_that_names_a_store_is_shown_without_its_secrets() -> None:
     line = store.first_line(OSError("cannot reach postgresql://me:a@b/c@host/db?password=d today"))
     assert line == "cannot reach postgresql://host/db today"
@@ -757,3 +764,42 @@ def test_a_server_that_goes_and_comes_back(info: RunInfo, tmp_path: Path) -> Non
             assert [(m.step, m.value) for m in loss] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     finally:
         kill(server)
+
+
+@pytest.mark.faults("21: an experiment that was deleted: the search goes on, sync completes it")
+@pytest.mark.parametrize("mended", ["restored", "renamed"])
+@pytest.mark.usefixtures("impatient")
+def test_an_experiment_that_was_deleted(
+    mended: str, uri: str, info: RunInfo, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = MlflowClient(uri)
+    client.delete_experiment(experiment := client.create_experiment("r"))
+    log(uri, info, [trial(0)])
+    said = capsys.readouterr().err
+    assert "restore" in said
+    assert "rename" in said
+    assert "MLflow lacks 1 trials: run `evonas sync" in said
+    if mended == "restored":
+        client.restore_experiment(experiment)
+        again = MLflow(uri)
+    else:
+        again = MLflow(uri, "another name")
+    assert again.sync(info, (trial(0),), REPORT) == 1
+
+
+@pytest.mark.faults("21: artifacts that cannot be written: trials arrive, sync completes")
+@pytest.mark.usefixtures("impatient")
+def test_an_artifact_store_that_cannot_be_written(
+    uri: str, info: RunInfo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "blocked").write_text("no folder")
+    client = MlflowClient(uri)
+    client.create_experiment("r", (tmp_path / "blocked" / "artifacts").as_uri())
+    (info.run_dir / "report.html").write_text("a page")
+    log(uri, info, [trial(0)])
+    assert sorted(stored(uri)[1]) == [0]
+    said = capsys.readouterr().err
+    assert "blocked/artifacts" in said
+    (tmp_path / "blocked").unlink()
+    MLflow(uri).sync(info, (trial(0),), REPORT)
+    assert list((tmp_path / "blocked" / "artifacts").rglob("report.html"))

@@ -13,6 +13,8 @@ import pytest
 
 from evonas.training import containers, devices
 
+pytestmark = pytest.mark.faults("13: a container's memory and cores are seen")
+
 GB = 1_000_000_000
 FILES = {  # per controller: what version 1 calls the limits, and what version 2 does
     "memory": ({"memory.limit_in_bytes": str(2 * GB)}, {"memory.max": str(2 * GB)}),

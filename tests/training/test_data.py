@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -190,3 +192,30 @@ def test_a_disk_that_is_too_small_is_one_line(monkeypatch: pytest.MonkeyPatch) -
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "\n" not in str(caught.value)
+
+
+STREAM = """
+import faulthandler
+import torch
+from evonas.training.data import Split
+
+faulthandler.dump_traceback_later(60, exit=True)
+images = torch.zeros(512, 224, 224, 3, dtype=torch.uint8)
+split = Split(images, torch.zeros(512, dtype=torch.long), streamed=True)
+print([len(labels) for _, _, labels in split.batches(torch.arange(512), 256)])
+"""
+
+
+@pytest.mark.faults("21: batches are streamed where /dev/shm has 64 MB, as in a container")
+def test_a_small_shared_memory(tmp_path: Path) -> None:
+    (tmp_path / "stream.py").write_text(STREAM)
+    small = "mount -t tmpfs -o size=64m tmpfs /dev/shm"
+    if subprocess.run(["unshare", "-m", "sh", "-c", small], check=False).returncode:
+        pytest.skip("nothing may be mounted here")
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", f"{small} && exec {sys.executable} stream.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "[256, 256]\n", done.stderr

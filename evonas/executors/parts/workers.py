@@ -201,7 +201,7 @@ def _work(
         evaluator = pickle.loads(recipe)(device)
     # Anybody's code, as in ``run_trial``: what it raises is the reason why the trial failed.
     except BaseException as error:
-        connection.send_bytes(reason(error).encode())
+        connection.send_bytes(reason(error).encode(errors="backslashreplace"))
         return
     connection.send_bytes(b"")
     for trial, watched in _trials(connection):

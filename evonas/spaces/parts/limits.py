@@ -55,7 +55,7 @@ class Limits:
         if architecture.id not in self._costs:
             doing = f"cannot count {dict(architecture.choices)}"
             try:
-                with blamed(self.space.builder, doing):
+                with blamed(self.space.builder, doing, timed=True):
                     self._costs[architecture.id] = self.space.costs(architecture, self.task)
             except InvalidArchitecture as error:
                 self._impossible[architecture.id] = error

@@ -14,10 +14,11 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensorMode,
 )
+from torch.nn.parameter import is_lazy
 
 from evonas.architecture import Architecture, Categorical, Integer
 from evonas.errors import EvonasError, PluginError
-from evonas.recipe.registry import place, told
+from evonas.recipe.registry import blamed, in_time, place, told
 from evonas.spaces.parts import cost
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def points(space: SearchSpace, task: Task, rng: Random) -> list[Architecture]:
 
     def size(point: Architecture) -> float:
         # What counting raises is said when the network is tried, as for one in the middle.
-        with suppress(Exception, SystemExit):
+        with blamed(space.builder, "cannot count", timed=True), suppress(Exception, SystemExit):
             return next(iter(space.costs(point, task).values()), 0.0)
         return 0.0
 
@@ -125,7 +126,8 @@ class Probe:
 
     def _is_large(self) -> bool:
         """Counted on the meta device."""
-        with suppress(Exception, SystemExit):  # it is raised again, and told, when it is built
+        # What is raised is raised again, and told, when it is built.
+        with self._blamed("build"), suppress(Exception, SystemExit):
             with torch.device("meta"):
                 network = self.space.build(self.architecture, self.task)
             if cost.params(network, self.task) > _PARAMS:
@@ -139,6 +141,11 @@ class Probe:
         if not isinstance(network, nn.Module):
             end = "; end it with return" if network is None else ""
             raise self.fault(f"build: returns {type(network).__name__}, not a torch module{end}")
+        if not any(True for _ in network.parameters()):
+            raise self.fault("build: gives a network without parameters, which nothing can train")
+        for name, tensor in network.state_dict().items():
+            if is_lazy(tensor):
+                raise self.fault(f"build: leaves the shape of {name!r} open; say it")
         return network
 
     def _compare(self) -> None:
@@ -180,11 +187,12 @@ class Probe:
     def _blamed(self, doing: str) -> Iterator[None]:
         """Whatever the space raises is its fault, and told with its line; evonas's errors pass."""
         try:
-            yield
-        except EvonasError:
+            with in_time():
+                yield
+        except (EvonasError, KeyboardInterrupt):
             raise
         # Anybody's code, which may even want to leave.
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             raise PluginError(
                 f"{doing}: {self.choices} raises {told(error)} ({place(self.space.builder, error)})"
             ) from error

@@ -69,7 +69,7 @@ def run_tags(run: RunInfo, name: str, more: Mapping[str, str]) -> dict[str, str]
         SWEEP: run.sweep or None,
         **more,
     }
-    return _short_tags(tags)
+    return short_tags(tags)
 
 
 def trial_tags(trial: Trial, run: RunInfo, name: str, parent: str) -> dict[str, str]:
@@ -97,7 +97,7 @@ def trial_tags(trial: Trial, run: RunInfo, name: str, parent: str) -> dict[str, 
         "evonas.error": trial.error and trial.error.splitlines()[0],
         NOTE: failed and _fenced(failed),
     }
-    return _short_tags(tags)
+    return short_tags(tags)
 
 
 def having(tags: Mapping[str, str]) -> str:
@@ -105,8 +105,14 @@ def having(tags: Mapping[str, str]) -> str:
     return " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
 
 
-def _short_tags(tags: Mapping[str, Any]) -> dict[str, str]:
-    return {key: str(value)[:_LONGEST_TAG] for key, value in tags.items() if value is not None}
+def short_tags(tags: Mapping[str, Any]) -> dict[str, str]:
+    """Tags as MLflow accepts them; those without a value are left out."""
+    return {key: _text(value)[:_LONGEST_TAG] for key, value in tags.items() if value is not None}
+
+
+def _text(value: Any) -> str:
+    """A value as text in UTF-8, which names of files need not be."""
+    return str(value).encode(errors="backslashreplace").decode()
 
 
 def _fenced(text: str) -> str:
@@ -237,7 +243,7 @@ def entries(pairs: Iterable[tuple[str, Any]]) -> list[Param]:
         while key in values:
             key = f"{key}_"
         whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
-        values[key] = str(int(value) if whole else value)[:_LONGEST_PARAM]
+        values[key] = _text(int(value) if whole else value)[:_LONGEST_PARAM]
     return [Param(key, value) for key, value in values.items()]
 
 

@@ -129,8 +129,8 @@ class Mirror:
         tags |= {"evonas.incumbent": str(report.incumbent.number)} if report.incumbent else {}
         tags |= {"evonas.remarks": "\n".join(report.remarks)} if report.remarks else {}
         tags[entries.NOTE] = entries.description(self._run, report)
-        for name, text in tags.items():
-            self._client.set_tag(self.run_id, name, text[:5000])
+        for name, text in entries.short_tags(tags).items():
+            self._client.set_tag(self.run_id, name, text)
         self._mark(report)
         paths = self._files()
         # The run ended when its folder was last written to: the same end sent twice counts once.

@@ -9,9 +9,11 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import unquote
 
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from evonas import files
@@ -25,7 +27,9 @@ ARTIFACTS = "artifacts"  # the folder beside a SQLite store
 ERRORS = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError)
 REFUSED = "INVALID_PARAMETER_VALUE"  # Asking again would block what waits behind.
 NO_SUCH_RUN = ("RESOURCE_DOES_NOT_EXIST", REFUSED)  # never made, or deleted
-_REMOTE = r"(?<!sqlite)://"  # A file's name may hold anything.
+_UNQUOTES = make_url(f"{SQLITE}%25").database == "%"  # SQLAlchemy does so since version 2.1.
+_REMOTE = r"(?<!sqlite):/*"  # A file's name may hold anything.
+_OPEN = r"[a-z0-9+]+://[\w.:/~\[\]-]*"  # It has no place for a secret.
 _SCHEME = r"(postgresql|mysql|mssql|http|https|databricks)(\+[a-z0-9]+)?:"
 
 
@@ -35,8 +39,9 @@ def absolute(uri: str) -> str:
     Raises:
         OptionError: If MLflow no longer writes to such a store.
     """
-    if uri.startswith(SQLITE):
-        return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}"
+    if (path := file_of(uri)) is not None:
+        _, mark, query = uri.partition("?")
+        return f"{SQLITE}{_quoted(path.absolute())}{mark}{query}"
     if not re.match(_SCHEME, uri):
         use = "use sqlite:///PATH/mlflow.db or http://SERVER"
         raise OptionError("uri", f"{public(uri)!r} is no store that MLflow still writes to; {use}")
@@ -46,7 +51,7 @@ def absolute(uri: str) -> str:
 def public(text: str) -> str:
     """A URI, or a text with some in it, without users, passwords and queries."""
     alone = re.sub(rf"({_REMOTE})\S*@", r"\1", text)
-    return re.sub(rf"({_REMOTE}\S*?)\?\S*", r"\1", alone)
+    return re.sub(rf"({_REMOTE}\S*?)[?#;]\S+", r"\1", alone)
 
 
 def told_openly(uri: str) -> str:
@@ -55,18 +60,27 @@ def told_openly(uri: str) -> str:
     Raises:
         OptionError: If it holds what nobody else should know.
     """
-    if public(uri) != uri:
+    if re.match(_SCHEME, uri) and not re.fullmatch(_OPEN, uri):
         raise OptionError(
             "uri",
-            f"{public(uri)} with a user, a password or a query would be written into the run's "
-            "files; give it by MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and _PASSWORD",
+            "what is no plain SCHEME://HOST:PORT/PATH, but has a user, a password or a query, "
+            "would be written into the run's files; give it by MLFLOW_TRACKING_URI, or "
+            "MLFLOW_TRACKING_USERNAME and _PASSWORD",
         )
     return uri
 
 
 def file_of(uri: str) -> Path | None:
     """The database file of a SQLite store."""
-    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+    if not uri.startswith(SQLITE):
+        return None
+    text = uri.removeprefix(SQLITE).partition("?")[0]
+    return Path(unquote(text) if _UNQUOTES else text)
+
+
+def _quoted(path: Path) -> str:
+    """A path as it stands in a URI: folders may be named ``w%41d``."""
+    return str(path).replace("%", "%25").replace("?", "%3F") if _UNQUOTES else str(path)
 
 
 def client_of(uri: str) -> MlflowClient:
@@ -84,15 +98,15 @@ def client_of(uri: str) -> MlflowClient:
     with files.locked(path.with_name(f"{path.name}.lock")):
         if not path.exists():
             _make(path)
-        return _opened(path)
+        return _opened(path, uri)
 
 
-def _opened(path: Path) -> MlflowClient:
+def _opened(path: Path, uri: str) -> MlflowClient:
     # Readers and the writer do not block each other, and a commit is one flush instead of two.
     # Set before MLflow makes its tables, which then takes 2.4 s instead of 6.4 s.
     with closing(sqlite3.connect(path, timeout=20)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
-    client = MlflowClient(f"{SQLITE}{path}")
+    client = MlflowClient(uri)
     client.search_experiments(max_results=1)
     return client
 
@@ -107,7 +121,7 @@ def _make(path: Path) -> None:
     whole.unlink(missing_ok=True)
     with TemporaryDirectory() as folder:
         draft = Path(folder) / path.name
-        _opened(draft)
+        _opened(draft, f"{SQLITE}{_quoted(draft)}")
         with closing(sqlite3.connect(draft)) as source, closing(sqlite3.connect(whole)) as copy:
             source.backup(copy)
     whole.replace(path)
@@ -123,6 +137,11 @@ def experiment(client: MlflowClient, name: str, uri: str) -> str:
         there = error.error_code == "RESOURCE_ALREADY_EXISTS"
         if not there or (found := client.get_experiment_by_name(name)) is None:
             raise
+        if found.lifecycle_stage == "deleted":
+            raise MlflowException(
+                f"experiment {name!r} was deleted: mlflow experiments restore --experiment-id "
+                f"{found.experiment_id}, or rename yours: --set tracking.experiment=NAME"
+            ) from error
         return str(found.experiment_id)
 
 
