@@ -27,17 +27,22 @@ _INSTALLED = Path("/usr/lib/postgresql")  # Debian keeps most of it out of PATH
 _OWNER = "postgres"  # It does not run as root; Debian's package makes this user.
 
 
-def words(begin: str, changes: Mapping[str, str]) -> list[str]:
-    """The words of the page's command that begins so, with some of its text changed.
+def line(begin: str, changes: Mapping[str, str]) -> str:
+    """The page's line that begins so, with some of its text changed.
 
     What is to be changed and is not there is an error: the page says something else then.
     """
     lines = (ROOT / "docs" / "cluster.md").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith(begin))
+    (found,) = (line for line in lines if line.startswith(begin))
     for old, new in changes.items():
-        assert old in line, f"{old!r} is not in {line!r}"
-        line = line.replace(old, new)
-    return shlex.split(line, comments=True)
+        assert old in found, f"{old!r} is not in {found!r}"
+        found = found.replace(old, new)
+    return found
+
+
+def words(begin: str, changes: Mapping[str, str]) -> list[str]:
+    """The same as words."""
+    return shlex.split(line(begin, changes), comments=True)
 
 
 def wait_until(holds: Callable[[], object], what: str) -> None:
@@ -89,9 +94,9 @@ def postgresql(password: str) -> Iterator[dict[str, str]]:
         shutil.rmtree(folder)
 
 
-def make_database(environment: Mapping[str, str], admin: str, password: str) -> Path:
-    """Make MLflow's user and database as the page does; the file that has the user's password."""
-    as_admin = {**os.environ, **environment, "PGUSER": _OWNER, "PGPASSWORD": admin}
+def make_database(clients: Mapping[str, str], admin: str, password: str, folder: Path) -> Path:
+    """Make MLflow's user and database as the page does; the file with the user's password."""
+    as_admin = {**os.environ, **clients, "PGUSER": _OWNER, "PGPASSWORD": admin}
     for begin in ("createuser ", "createdb "):
         # Without a terminal of its own the password is asked for on stdin, twice.
         subprocess.run(
@@ -102,13 +107,9 @@ def make_database(environment: Mapping[str, str], admin: str, password: str) -> 
             check=True,
             start_new_session=True,
         )
-    port = environment["PGPORT"]
-    changes = {"PASSWORD": password, "5432": port, "~/.pgpass": "passwords"}
-    text = shlex.join(words("echo ", changes))
-    for operator in (">", "&&"):
-        text = text.replace(f"'{operator}'", operator)
-    subprocess.run(text, shell=True, check=True)
-    return Path("passwords").absolute()
+    kept = line("echo ", {"PASSWORD": password, "5432": clients["PGPORT"]})
+    subprocess.run(kept, shell=True, check=True, env={**os.environ, "HOME": str(folder)})
+    return folder / ".pgpass"
 
 
 @dataclass

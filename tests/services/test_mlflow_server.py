@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,13 +38,14 @@ executor: serial
 # So that a fault comes in the middle of every run, and no run ends before it.
 EVALUATOR = f"""
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from evonas import Wrapper
+from evonas import Context, Evaluator, Wrapper
 from evonas.evaluators.train import Train
 
 class Gated(Wrapper):
-    def __init__(self, context, of=Train):
+    def __init__(self, context: Context, of: Callable[[Context], Evaluator] = Train) -> None:
         super().__init__(context, of(context))
 
     def score(self, trial, report):
@@ -91,6 +91,7 @@ class Searches:
         client = MlflowClient(self.server.uri)
 
         def there() -> bool:
+            self.check_running()
             self.spoke |= services.speakers(self.server.port) - {os.getpid()}
             counts = [len(trials(client, run_dir)) for run_dir in self.processes]
             return max(counts) >= most and min(counts) >= least
@@ -98,10 +99,18 @@ class Searches:
         services.wait_until(there, f"{least} to {most} trials are in MLflow")
 
     def wait_for_journals(self, count: int) -> None:
-        services.wait_until(
-            lambda: all(len(ends(run_dir)) >= count for run_dir in self.processes),
-            f"{count} trials have ended",
-        )
+        """Wait until so many trials of each run have ended."""
+
+        def ended() -> bool:
+            self.check_running()
+            return all(len(ends(run_dir)) >= count for run_dir in self.processes)
+
+        services.wait_until(ended, f"{count} trials have ended")
+
+    def check_running(self) -> None:
+        """They are all in the middle; what they said otherwise is in the log."""
+        codes = [process.poll() for process in self.processes.values()]
+        assert not any(code is not None for code in codes), (self.folder / "log").read_text()
 
     def evonas(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "evonas", *arguments]
@@ -118,13 +127,13 @@ class Searches:
             return subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log)
 
 
-def ends(run_dir: Path) -> list[Trial]:
-    """The trials of the search that have ended, by the journal."""
+def ends(run_dir: Path, stages: Sequence[str] = ("search",)) -> list[Trial]:
+    """The trials that have ended, by the journal."""
     if not (run_dir / JOURNAL).exists():
         return []
     _, events = read_journal(run_dir)
-    search = (event for event in events if event.proposal.stage == "search")
-    return [event for event in search if event.state is not TrialState.RUNNING]
+    ended = (event for event in events if event.state is not TrialState.RUNNING)
+    return [event for event in ended if event.proposal.stage in stages]
 
 
 def trials(client: MlflowClient, run_dir: Path, stage: str = "search") -> list[Run]:
@@ -159,7 +168,10 @@ def check_arrived(client: MlflowClient, run_dir: Path, count: int) -> None:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[services.MLflowServer]:
     """MLflow's server on PostgreSQL; afterwards nothing is left of either."""
     folder = tmp_path_factory.mktemp("server")
-    with services.postgresql("admin's secret") as environment, pytest.MonkeyPatch.context() as patch:
+    with (
+        services.postgresql("admin's secret") as environment,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.chdir(folder)
         passwords = services.make_database(environment, "admin's secret", "secret")
         assert passwords.stat().st_mode & 0o777 == 0o600
@@ -235,6 +247,7 @@ def test_sync_sends_what_ended_while_the_server_was_gone(searches: Searches) -> 
     run_dir, client = next(iter(searches.processes)), MlflowClient(searches.server.uri)
     nothing = searches.evonas("sync", str(run_dir))
     assert nothing.stdout.startswith("sent 0 trials"), nothing.stderr
+    before = len(ends(run_dir, ("search", "final")))
     searches.server.kill()
     searches.open_gate(3)
     resumed = searches.evonas("resume", str(run_dir), "--set", f"budget.trials={TRIALS + 2}")
@@ -246,5 +259,5 @@ def test_sync_sends_what_ended_while_the_server_was_gone(searches: Searches) -> 
     assert vain.stderr.count("\n") == 1
     searches.server.start()
     sent = [searches.evonas("sync", str(run_dir)).stdout.split()[1] for _ in range(2)]
-    assert sent == ["3", "0"]  # two trials, and the final training of the winner that they left
+    assert sent == [str(len(ends(run_dir, ("search", "final"))) - before), "0"]
     check_arrived(client, run_dir, TRIALS + 2)
