@@ -168,15 +168,11 @@ def check_arrived(client: MlflowClient, run_dir: Path, count: int) -> None:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[services.MLflowServer]:
     """MLflow's server on PostgreSQL; afterwards nothing is left of either."""
     folder = tmp_path_factory.mktemp("server")
-    with (
-        services.postgresql("admin's secret") as environment,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.chdir(folder)
-        passwords = services.make_database(environment, "admin's secret", "secret")
+    with services.postgresql("admin's secret") as clients:
+        passwords = services.make_database(clients, "admin's secret", "secret", folder)
         assert passwords.stat().st_mode & 0o777 == 0o600
-        more = {**environment, "PGPASSFILE": str(passwords)}
-        made = services.MLflowServer({**os.environ, **more}, folder)
+        environment = {**os.environ, **clients, "PGPASSFILE": str(passwords)}
+        made = services.MLflowServer(environment, folder)
         try:
             made.start()
             yield made
