@@ -6,7 +6,7 @@ EXAMPLES := $(shell sed -n 's|.*`\([a-z]*/[a-z_0-9]*[.]py\)`.*|plugins/\1|p' plu
 SOURCES := evonas tests benchmarks $(EXAMPLES)
 READY := $(VENV)/.installed
 
-.PHONY: demo test test-faults slow docs clean
+.PHONY: demo test test-faults test-services slow docs clean
 
 demo: $(READY)
 	$(VENV)/bin/evonas run recipes/digits_evo.yaml
@@ -19,6 +19,11 @@ test: $(READY)
 
 test-faults: $(READY)
 	$(VENV)/bin/pytest -m faults -n auto -v
+
+test-services: $(READY)
+	tests/services/install_postgresql.sh
+	$(VENV)/bin/pip install --quiet --editable '.[test,postgresql]'
+	$(VENV)/bin/pytest -m services -v
 
 slow: $(READY)
 	$(VENV)/bin/pytest -m slow

@@ -30,7 +30,7 @@ from evonas.recipe.options import Count, NonNegative, Positive
 from evonas.trial import Trial
 
 _KNOCK = 10.0  # seconds to wait for an answer of an address
-_PLACE = 30.0  # seconds to wait for room in the cluster before another actor is asked
+_PLACE = 30.0  # seconds to wait at first for room in the cluster before another actor is asked
 _REFRESH = 5.0  # seconds between looks at how large the cluster is
 _HEADLESS = 30.0  # seconds without the head; after 60 Ray ends this process, whatever it does
 _MARK = "seen.tmp"  # The run folder has it while it is looked whether a node sees it.
@@ -77,7 +77,10 @@ class Ray(Executor):
         _connect(address)
         self._refreshed = self._answered = time.monotonic()
         self._begin = partial(_Remote, _Sent(make_evaluator), cpus_per_trial, gpus_per_trial)
-        self._pool = Pool([self._slot() for _ in range(max(1, self._room()))])
+        room = self._room()
+        if room < 1:
+            self.remark = f"trials wait for a node of the Ray cluster with room for {self._needs}"
+        self._pool = Pool([self._slot() for _ in range(max(1, room))])
 
     @property
     def workers(self) -> int:  # type: ignore[override]
@@ -143,7 +146,7 @@ def _connect(address: str) -> None:
             name, _, port = host.rpartition(":")
             socket.create_connection((name, int(port)), _KNOCK).close()
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         said = str(error).partition("\n")[0]
         raise PluginError(
             f"executor.address: no Ray cluster at {address!r}: {said}; begin one by "
@@ -167,12 +170,16 @@ class _Sent:
     Args:
         make_evaluator: What it ``carried``, if it does, goes beside it, as arrays that all actors
             of a node share.
+
+    Attributes:
+        patience: Seconds that the next actor may take to be there.
     """
 
     def __init__(self, make_evaluator: MakeEvaluator) -> None:
         self._made = pickle.dumps(make_evaluator)  # so that what cannot be pickled fails at once
         self._data = getattr(make_evaluator, "carried", None)
         self.run_dir: Path | None = getattr(make_evaluator, "run_dir", None)
+        self.patience = _PLACE
         self._stored: Any = None
 
     def stored(self) -> Any:
@@ -211,7 +218,7 @@ class _Remote:
             max_task_retries=0,
             max_concurrency=3,  # a trial, who waits for its reports, and who answers them
         )(_Actor)
-        self._run_dir = sent.run_dir
+        self._sent, self._run_dir = sent, sent.run_dir
         self._actor = made.remote(sent.stored(), "cuda" if gpus else "cpu")
         self._dead = False
 
@@ -222,8 +229,11 @@ class _Remote:
 
     def await_ready(self) -> None:
         """Wait for room, then until the evaluator is built."""
-        if self._got(self._actor.is_there.remote(), _PLACE) is None:
+        patience = self._sent.patience
+        if self._got(self._actor.is_there.remote(), patience) is None:
             self.kill()
+            # Or it was slow to start, as where torch is imported from a network disk.
+            self._sent.patience = min(2 * patience, START)
             raise Displaced("there is no room in the Ray cluster")
         if self._run_dir is not None and self._run_dir.is_dir():
             self._check_seen(self._run_dir)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
 from functools import partial
@@ -137,6 +139,33 @@ def test_a_run_with_rungs_a_data_set_and_a_final_training(cluster, images):
     _, events = read_journal(Path("run"))
     assert not [event.error for event in events if event.error]
     assert [event for event in events if event.proposal.resume_from is not None]
+
+
+def test_an_actor_that_is_slow_to_start_is_waited_for(make, monkeypatch):
+    monkeypatch.setattr("evonas.executors.ray._PLACE", 0.02)
+    with make(Obedient, ("cpu",), workers=1) as executor:
+        assert executor.submit(trial(0)).result(SECONDS).state is TrialState.COMPLETE
+
+
+def test_a_cluster_without_room_is_told_of(make):
+    with make(Obedient, ("cpu",), cpus_per_trial=100) as executor:
+        assert "room for {'CPU': 100" in executor.remark
+    with make(Obedient, ("cpu",)) as executor:
+        assert not executor.remark
+
+
+def test_a_cluster_whose_token_is_not_here_is_a_line(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        section = f"executor={{name: ray, address: 127.0.0.1:{somebody.getsockname()[1]}}}"
+        done = subprocess.run(
+            [sys.executable, "-m", "evonas", "run", "digits_evo", "--set", section],
+            env={**os.environ, "RAY_AUTH_MODE": "token", "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == PluginError.exit_code
+    assert "no authentication token was found" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_without_ray_or_a_cluster_it_is_said_in_a_line(monkeypatch):
