@@ -12,7 +12,10 @@ from random import Random
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from evonas.errors import InvalidArchitecture
+from evonas.files import mistake
 
 Value = int | float | str | bool
 Role = Literal["width", "depth"]
@@ -200,8 +203,18 @@ class Architecture:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Architecture:
-        """Read what ``to_json`` wrote."""
-        return Architecture(data["space"], data["choices"])
+        """Read what ``to_json`` wrote, and perhaps more beside it.
+
+        Raises:
+            InvalidArchitecture: If it is something else.
+        """
+        try:
+            return _READER.validate_python(data)
+        except ValidationError as error:
+            raise InvalidArchitecture(f"no architecture: {mistake(error)}") from error
+
+
+_READER = TypeAdapter(Architecture)
 
 
 def check_choices(

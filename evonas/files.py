@@ -39,9 +39,12 @@ def _not_through_links(path: str, flags: int) -> int:
 
 
 def store(path: Path, text: str) -> None:
-    """``write`` a text; StorageError if the disk does not take it."""
+    """``write`` a text; StorageError if the disk does not take it.
+
+    Half a surrogate, as names that are not UTF-8 leave in a text, is written as an escape.
+    """
     try:
-        write(path, text.encode())
+        write(path, text.encode(errors="backslashreplace"))
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
 
@@ -61,10 +64,16 @@ def load(path: Path, shape: type[Shape]) -> Shape | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise StorageError(f"{path}: is damaged: {reason}") from error
+        raise StorageError(f"{path}: is damaged: {mistake(error)}") from error
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
+
+
+def mistake(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong, and where."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else str(first["msg"])
 
 
 @contextmanager

@@ -16,13 +16,35 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evonas.errors import HistoryError, RunInUse, StorageError
-from evonas.trial import Trial
+from evonas.files import mistake
+from evonas.trial import Trial, TrialState
 
 JOURNAL = "history.jsonl"
 FORMAT = 2
+
+
+class _Header(BaseModel):
+    """What line 0 may say; ``run.start`` writes it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    format: int
+    version: str = ""
+    started: Annotated[float, Field(ge=0, lt=1e11)] = 0.0
+    source: dict[str, str] = {}
+    recipe: str = ""
+    data: str | None = None
+    fidelities: list[float] = []
+    sweep: str = ""
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
+    plugins: list[str] = []
+    taken: Annotated[int, Field(ge=0)] = 0
+    scaled_from: str = ""
 
 
 class Journal:
@@ -175,16 +197,41 @@ def _parse(line: bytes, seq: int) -> dict[str, Any] | None:
 def _replay(path: Path, records: list[dict[str, Any]]) -> tuple[dict[str, Any], list[Trial]]:
     if not records:
         return {}, []
-    header, *events = records
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        version = header.get("version", "?") if isinstance(header, dict) else "?"
+    first, *events = records
+    if not isinstance(first, dict) or first.get("format") != FORMAT:
+        version = first.get("version", "?") if isinstance(first, dict) else "?"
         raise HistoryError(f"{path}: written by evonas {version} in another format")
-    trials = []
-    for place, event in enumerate(events, start=1):
-        try:
-            trials.append(Trial.from_json(event))
-        # Whole, but not what this evonas writes: a key that is missing or new, another type.
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise StorageError(f"{path}: record {place} is no trial: {reason}") from error
+    trials: list[Trial] = []
+    place = 0
+    try:
+        header = _Header.model_validate(first).model_dump(exclude_unset=True)
+        ended: dict[tuple[str, int], bool] = {}  # of the trials before, by stage and number
+        if "scaled_from" in header:
+            ended["search", 0] = True  # what was scaled is in another folder
+        for place, event in enumerate(events, start=1):
+            trials.append(_trial(event, ended))
+    # Whole, but not what this evonas writes: a key that is missing or new, another type.
+    except ValueError as error:
+        what = "trial" if place else "header"
+        reason = mistake(error) if isinstance(error, ValidationError) else str(error)
+        raise StorageError(f"{path}: record {place} is no {what}: {reason}") from error
     return header, trials
+
+
+def _trial(event: Any, ended: dict[tuple[str, int], bool]) -> Trial:
+    """An event, which is taken down among those before it.
+
+    Raises:
+        ValueError: If it is none, or none that can follow them.
+    """
+    trial = Trial.from_json(event)
+    proposal, ends = trial.proposal, trial.state is not TrialState.RUNNING
+    name = proposal.stage, trial.number
+    if ends and ended.get(name, False):
+        raise ValueError(f"{proposal.stage} trial {trial.number} ends twice")
+    ended[name] = ends
+    if proposal.stage != "search" and not proposal.parents:
+        raise ValueError(f"a {proposal.stage} training is one of a trial of the search")
+    if strange := [number for number in proposal.parents if ("search", number) not in ended]:
+        raise ValueError(f"its parent {strange[0]} is not before it")
+    return trial

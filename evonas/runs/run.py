@@ -13,8 +13,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
-import yaml
-
 from evonas import __version__, files
 from evonas.errors import HistoryError, RecipeError, RunInUse, StorageError, TooManyFailures
 from evonas.recipe import reading
@@ -183,8 +181,7 @@ def resume(
 
 
 def _store(assembly: Assembly, folder: Path) -> None:
-    text = yaml.safe_dump(assembly.recipe.dump(), sort_keys=False)
-    files.store(folder / reading.FILE, text)
+    files.store(folder / reading.FILE, reading.text(assembly.recipe))
 
 
 def _execute(
@@ -353,7 +350,11 @@ def info_of(
         header: Of its journal.
         computed_on: Devices of this session; none: the environment that the run began in is told.
         resumed: Whether this session goes on with an earlier one's search.
+
+    Raises:
+        HistoryError: If the folder holds no search.
     """
+    _check_begun(run_dir, header)
     return RunInfo(
         recipe.name,
         run_dir,
@@ -386,7 +387,7 @@ def _make(folder: Path, assembly: Assembly) -> None:
     try:
         if (folder / JOURNAL).exists():
             header, _ = read_journal(folder)
-            if header and header["recipe"] != assembly.recipe.digest:
+            if header and header.get("recipe") != assembly.recipe.digest:
                 raise HistoryError(
                     f"{folder} holds a run of another recipe; choose another --run-dir"
                 )
@@ -409,6 +410,8 @@ def _check(journal: Journal, run_dir: Path, assembly: Assembly) -> None:
 def _check_begun(run_dir: Path, header: Mapping[str, Any]) -> None:
     if not header:
         raise HistoryError(f"{run_dir} holds no run: its first record was never written")
+    if lacking := [key for key in ("started", "recipe", "data") if key not in header]:
+        raise HistoryError(f"{run_dir} holds no search: its first record lacks {lacking[0]!r}")
 
 
 @contextmanager
