@@ -14,6 +14,7 @@ from evonas.architecture import Architecture
 
 Direction = Literal["max", "min"]
 Stage = Literal["search", "final", "audit"]
+_READ = ConfigDict(extra="forbid", allow_inf_nan=False)  # Of what is read from JSON.
 _Number = Annotated[int, Field(ge=0)]
 Curve = tuple[tuple[int, Mapping[str, float]], ...]
 Reporter = Callable[[int, Mapping[str, float]], None]  # step, metrics
@@ -88,7 +89,7 @@ class Proposal:
             audit of its scores. Trials are numbered within their stage.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")  # of what is read from JSON
+    __pydantic_config__: ClassVar[ConfigDict] = _READ
 
     architecture: Architecture
     fidelity: float = 1.0
@@ -131,7 +132,7 @@ class Trial:
             a worker that died) it is the fidelity. 0 while RUNNING.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")  # of what is read from JSON
+    __pydantic_config__: ClassVar[ConfigDict] = _READ
 
     number: _Number
     proposal: Proposal

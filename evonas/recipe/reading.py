@@ -209,24 +209,21 @@ class _Loader(yaml.SafeLoader):
 
 
 def _whole(text: str) -> int:
-    """A whole number, of 64 bits at most: nothing computes with more.
-
-    Raises:
-        ValueError: If it is larger.
-    """
-    return _checked(int(text))
+    """A whole number of 64 bits at most: nothing computes with more."""
+    return _small(int(text))
 
 
-def _checked(number: int) -> int:
+def _whole_of_yaml(loader: _Loader, node: Any) -> int:
+    return _small(int(loader.construct_yaml_int(node)))
+
+
+def _small(number: int) -> int:
     if not -(2**63) <= number < 2**63:
         raise ValueError("a whole number has more than 64 bits")
     return number
 
 
-_Loader.add_constructor(
-    "tag:yaml.org,2002:int",
-    lambda loader, node: _checked(loader.construct_yaml_int(node)),
-)
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_of_yaml)
 _Loader.add_implicit_resolver(  # YAML 1.1 reads 1e-3 as text
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),

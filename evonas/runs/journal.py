@@ -202,36 +202,38 @@ def _replay(path: Path, records: list[dict[str, Any]]) -> tuple[dict[str, Any], 
         version = first.get("version", "?") if isinstance(first, dict) else "?"
         raise HistoryError(f"{path}: written by evonas {version} in another format")
     trials: list[Trial] = []
-    place = 0
+    what = "header"
     try:
         header = _Header.model_validate(first).model_dump(exclude_unset=True)
-        ended: dict[tuple[str, int], bool] = {}  # of the trials before, by stage and number
-        if "scaled_from" in header:
-            ended["search", 0] = True  # what was scaled is in another folder
-        for place, event in enumerate(events, start=1):
+        what, ended = "trial", set[tuple[str, int]]()
+        for event in events:
             trials.append(_trial(event, ended))
     # Whole, but not what this evonas writes: a key that is missing or new, another type.
     except ValueError as error:
-        what = "trial" if place else "header"
+        place = 0 if what == "header" else len(trials) + 1
         reason = mistake(error) if isinstance(error, ValidationError) else str(error)
         raise StorageError(f"{path}: record {place} is no {what}: {reason}") from error
     return header, trials
 
 
-def _trial(event: Any, ended: dict[tuple[str, int], bool]) -> Trial:
-    """An event, which is taken down among those before it.
+def _trial(event: Any, ended: set[tuple[str, int]]) -> Trial:
+    """An event, which is taken down if a trial ends by it.
+
+    Args:
+        event: The record.
+        ended: Stage and number of the trials that have.
 
     Raises:
-        ValueError: If it is none, or none that can follow them.
+        ValueError: If it is none, or none that can follow those before it.
     """
     trial = Trial.from_json(event)
-    proposal, ends = trial.proposal, trial.state is not TrialState.RUNNING
-    name = proposal.stage, trial.number
-    if ends and ended.get(name, False):
-        raise ValueError(f"{proposal.stage} trial {trial.number} ends twice")
-    ended[name] = ends
-    if proposal.stage != "search" and not proposal.parents:
-        raise ValueError(f"a {proposal.stage} training is one of a trial of the search")
-    if strange := [number for number in proposal.parents if ("search", number) not in ended]:
-        raise ValueError(f"its parent {strange[0]} is not before it")
+    stage, name = trial.proposal.stage, (trial.proposal.stage, trial.number)
+    if stage != "search" and not trial.proposal.parents:
+        raise ValueError(f"a {stage} training is one of a trial of the search")
+    if trial.state is TrialState.RUNNING:
+        ended.discard(name)
+    elif name in ended:
+        raise ValueError(f"{stage} trial {trial.number} ends twice")
+    else:
+        ended.add(name)
     return trial

@@ -14,7 +14,15 @@ from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
 from evonas import __version__, files
-from evonas.errors import HistoryError, RecipeError, RunInUse, StorageError, TooManyFailures
+from evonas.architecture import check_choices
+from evonas.errors import (
+    HistoryError,
+    InvalidArchitecture,
+    RecipeError,
+    RunInUse,
+    StorageError,
+    TooManyFailures,
+)
 from evonas.recipe import reading
 from evonas.recipe.options import bind
 from evonas.recipe.registry import Registry
@@ -28,7 +36,7 @@ from evonas.runs.session import Session, Stopped
 from evonas.trackers.base import Report, RunInfo, Tracker
 from evonas.trackers.console import Console
 from evonas.training import devices
-from evonas.trial import Objective, Trial
+from evonas.trial import Objective, Trial, TrialState
 
 # What a resumed run may change: nothing that the trials of its search depend on.
 _GROWS = "budget, final, audit, executor, tracking and evaluation.final_epochs"
@@ -405,6 +413,18 @@ def _check(journal: Journal, run_dir: Path, assembly: Assembly) -> None:
         raise HistoryError(f"{run_dir} is a run of another recipe than its {reading.FILE} says")
     if journal.header["data"] != assembly.fingerprint:
         raise HistoryError(f"{run_dir}: the data set is not the one that the run began with")
+    begun = set()
+    for event in journal.events:
+        name = event.proposal.stage, event.number
+        try:
+            check_choices(assembly.space.domains, event.architecture.choices)
+        except InvalidArchitecture as error:
+            reason = f"trial {event.number} is of another space: {error}"
+            raise HistoryError(f"{run_dir}: {reason}") from error
+        if event.state is TrialState.RUNNING:
+            begun.add(name)
+        elif name not in begun:
+            raise HistoryError(f"{run_dir}: trial {event.number} ends, and was never begun")
 
 
 def _check_begun(run_dir: Path, header: Mapping[str, Any]) -> None:

@@ -208,7 +208,7 @@ def test_what_ended_while_no_search_was_there_is_not_run_again(tmp_path):
         while len(left.entries("ended")) < 3:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-    ended = [left.read("ended", key, worker) for key, worker in left.entries("ended").items()]
+    ended = [left.read(Trial, "ended", key, worker) for key, worker in left.entries("ended").items()]
     with Folder(Obedient, ("cpu",), tmp_path) as executor:
         first = executor.submit(trial(0)).result(SECONDS)
         time.sleep(0.5)  # what is submitted later is not thrown away meanwhile

@@ -230,7 +230,7 @@ def change(seed: Any, changes: Sequence[Change]) -> Any:
         giver, name = found[other % len(found)]
         match kind:
             case "set":
-                home[key] = junk
+                home[key] = copy.deepcopy(junk)
             case "drop" if home is not value:
                 del home[key]
             case "copy":

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from random import Random
+from typing import Any, cast
+
+import pytest
 
 from click.testing import CliRunner
 from fuzz_helper import change, changed, changes, damage, damaged, edits, target
@@ -15,9 +19,15 @@ from PIL import Image
 
 from evonas import cli, load
 from evonas.architecture import Architecture
+from evonas.executors.parts.exchange import Answer, Exchange, Reported
+from evonas.executors.base import Executor
+from evonas.recipe import reading
 from evonas.recipe.registry import Registry
 from evonas.runs import journal
+from evonas.runs import run as runs
+from evonas.runs.assemble import Assembly, assemble
 from evonas.runs.journal import Journal, read_journal
+from evonas.runs.search import Search
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.trial import Objective, Trial
 from evonas.trials import Trials
@@ -126,7 +136,6 @@ COMMANDS = {
     "sync": ["sync", "run"],
     "scale": ["scale", "run", "--phi", "1"],
     "sample": ["sample", "run", "--complexity", "0.3,0.3,0.4"],
-    "export": ["export", "run", "--trial", "0"],
 }
 FILES = ["history.jsonl", "recipe.yaml", "final.json", "report.json", "audit.json", "draws.json",
          "environment.txt", "incumbent/architecture.json", "incumbent/test.json", "incumbent/weights.safetensors",
@@ -147,12 +156,12 @@ def test_run_folder(small_run: Path, name: str, command: str, edits: Any, change
         Image.new("L", (8, 8)).save("picture.png")
     path = Path("run") / name
     data = path.read_bytes() if path.exists() else b"{}"
-    if name == "recipe.yaml" and len(changes) > 1:
+    if name == "recipe.yaml" and len(changes) % 2:
         path.write_text(yaml.safe_dump(change(yaml.safe_load(data), changes)))
-    elif name == "history.jsonl" and len(changes) > 1:
+    elif name == "history.jsonl" and len(changes) % 2:
         records = change([json.loads(line)["event"] for line in data.splitlines()], changes)
         path.write_bytes(_bytes(records) if isinstance(records, list) else b"")
-    elif name.endswith(".json") and len(changes) > 1:
+    elif name.endswith(".json") and len(changes) % 2:
         path.write_text(json.dumps(change(json.loads(data), changes)))
     else:
         path.write_bytes(damage(data, edits))
@@ -160,3 +169,59 @@ def test_run_folder(small_run: Path, name: str, command: str, edits: Any, change
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     assert done.exit_code in (0, 2, 3, 4, 5, 6), done.output
+
+
+@target(
+    0.02,
+    folder=st.sampled_from(["open", "taken", "reports", "answers", "ended", "workers"]),
+    name=st.sampled_from(["search-0-0", "search-0-0@a", "audit-1-2@b-c", "final--1-0", "x", "search-1-1.tmp", "@"]),
+    data=st.one_of(
+        changed([{"trial": RECORDS[1], "watched": True}, RECORDS[2], {"step": 1, "metrics": {"a": 1.0}}, {"step": 1, "stop": False}, {"slots": 2}]).map(
+            lambda value: json.dumps(value).encode()
+        ),
+        damaged([json.dumps({"trial": RECORDS[1], "watched": True}).encode()]),
+    ),
+)
+def test_exchange(folder: str, name: str, data: bytes) -> None:
+    exchange = Exchange(Path("work").absolute())
+    shutil.rmtree(exchange.path, ignore_errors=True)
+    exchange.make()
+    (exchange.path / folder / f"{name}.json").write_bytes(data)
+    exchange.workers()
+    for place, shape in (("reports", Reported), ("answers", Answer), ("ended", Trial)):
+        for key, worker in exchange.entries(place).items():
+            exchange.read(shape, place, key, worker)
+    exchange.take("a")
+
+
+@functools.cache
+def _assembly(strategy: str, pruned: bool) -> Assembly:
+    recipe = yaml.safe_load(RECIPE) | {"strategy": strategy}
+    return assemble(
+        reading.validate(recipe | ({"pruning": "median"} if pruned else {}), "recipe"),
+        Registry(),
+        Path("run"),
+    )
+
+
+@pytest.fixture(scope="module")
+def assemblies() -> dict[tuple[str, bool], Assembly]:
+    """By strategy, and whether curves are looked at."""
+    return {(name, pruned): _assembly(name, pruned) for name in RESUMED for pruned in (True, False)}
+
+
+RESUMED = ["random", "aging_evolution", "tpe", "hyperband", "local_search", "guided_evolution", "reinforce"]
+
+
+@target(0.03, records=changed([RECORDS]), strategy=st.sampled_from(RESUMED), pruned=st.booleans())
+def test_told(assemblies: Any, records: Any, strategy: str, pruned: bool) -> None:
+    """What a resumed search tells its strategy, down to the next proposal."""
+    assembly = assemblies[strategy, pruned]
+    Path(journal.JOURNAL).write_bytes(_bytes(records) if isinstance(records, list) else b"")
+    with Journal(Path()) as held:
+        if held.header:
+            held.header |= {"recipe": assembly.recipe.digest, "data": assembly.fingerprint}
+        runs._check(held, Path(), assembly)
+        asked, executor = assembly.strategy(), cast(Executor, None)  # nothing is submitted
+        Search(asked, executor, assembly.budget, 0, held.events, watcher=assembly.pruner())
+        asked.ask(Random(0))
