@@ -6,7 +6,7 @@ EXAMPLES := $(shell sed -n 's|.*`\([a-z]*/[a-z_0-9]*[.]py\)`.*|plugins/\1|p' plu
 SOURCES := evonas tests benchmarks $(EXAMPLES)
 READY := $(VENV)/.installed
 
-.PHONY: demo test test-faults slow docs clean
+.PHONY: demo test test-faults fuzz slow docs clean
 
 demo: $(READY)
 	$(VENV)/bin/evonas run recipes/digits_evo.yaml
@@ -19,6 +19,11 @@ test: $(READY)
 
 test-faults: $(READY)
 	$(VENV)/bin/pytest -m faults -n auto -v
+
+# So many inputs: make fuzz INPUTS=1000000
+INPUTS ?= 100000
+fuzz: $(READY)
+	EVONAS_FUZZ=$(INPUTS) $(VENV)/bin/pytest -m fuzz tests/fuzz
 
 slow: $(READY)
 	$(VENV)/bin/pytest -m slow

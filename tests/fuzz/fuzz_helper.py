@@ -10,38 +10,45 @@ import copy
 import functools
 import os
 import re
-import resource
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import evonas
 from evonas.errors import EvonasError
 
 ALL = int(os.environ.get("EVONAS_FUZZ", "0"))  # Inputs over all targets; 0: few, as a test.
 _FEW = 50  # inputs a target
 _SECONDS = 2.0  # of computing
-_PATIENCE = 30.0  # seconds of waiting: the machine may be busy, but nothing may wait for ever
+_PATIENCE = 300.0  # seconds, at a machine that may be busy: nothing may wait for ever
 _BYTES = 500e6
 
 
 class Count(NamedTuple):
-    """What a target was given."""
+    """What a target was given.
 
-    inputs: int
-    seconds: float
-    slowest: float
-    largest: float
+    Attributes:
+        inputs: How many.
+        seconds: Of all.
+        slowest: Seconds of computing, of one.
+        largest: Bytes of memory, of one, beyond what the process held.
+    """
+
+    inputs: int = 0
+    seconds: float = 0.0
+    slowest: float = 0.0
+    largest: float = 0.0
 
 
-BUGS: dict = {}
 COUNTS: dict[str, Count] = {}
 
 
@@ -49,11 +56,14 @@ class TooMuch(BaseException):
     """An input takes more time or memory than any may; no ``except`` of ours is to catch it."""
 
 
-def target(share: float, **inputs: st.SearchStrategy[Any]) -> Callable[[Any], Any]:
+def target(
+    share: float, heavy: bool = False, **inputs: st.SearchStrategy[Any]
+) -> Callable[[Any], Any]:
     """Make a test of inputs.
 
     Args:
         share: Of all inputs, over all targets; the shares sum to 1.
+        heavy: Whether even a few inputs take minutes: the ordinary tests pass over it.
         inputs: The test's arguments that are drawn; others are fixtures.
     """
 
@@ -62,31 +72,23 @@ def target(share: float, **inputs: st.SearchStrategy[Any]) -> Callable[[Any], An
 
         @functools.wraps(test)
         def once(*args: Any, **kwargs: Any) -> None:
-            began = time.perf_counter()
-            before = COUNTS.get(name, Count(0, 0.0, 0.0, 0.0))
-            seconds, size = 0.0, 0.0
-            try:
-              try:
-                with _bounded() as spent:
+            began, before = time.perf_counter(), COUNTS.get(name, Count())
+            with _bounded() as spent:
+                try:
                     test(*args, **kwargs)
-              finally:
-                  seconds, size = spent()
-                  COUNTS[name] = Count(
-                    before.inputs + 1,
-                    before.seconds + time.perf_counter() - began,
-                    max(before.slowest, seconds),
-                    max(before.largest, size),
-                )
-            except BaseException as e:
-                if not os.environ.get("FUZZ_COLLECT") or isinstance(e, KeyboardInterrupt): raise
-                import traceback
-                fr=[f for f in traceback.extract_tb(e.__traceback__) if "/evonas/" in f.filename] or traceback.extract_tb(e.__traceback__)
-                key=f"{name} {type(e).__name__} {fr[-1].filename[-40:]}:{fr[-1].lineno} {fr[-1].name}"
-                b=BUGS.setdefault(key,[0,"",""]); b[0]+=1
-                if not b[1] or len(repr(kwargs))<len(b[1]): b[1]=repr(kwargs); b[2]=str(e)[:300]; b[3:]=["".join(traceback.format_exception(e)[-6:])]
+                except EvonasError as error:  # what a bad input should end in
+                    if not str(error).strip():
+                        raise ValueError("an error that says nothing") from error
+                finally:
+                    seconds, size = spent()
+                    COUNTS[name] = Count(
+                        before.inputs + 1,
+                        before.seconds + time.perf_counter() - began,
+                        max(before.slowest, seconds),
+                        max(before.largest, size),
+                    )
             if size > _BYTES:
-                if os.environ.get("FUZZ_COLLECT"): BUGS.setdefault(f"{name} MEM",[0,"",""])[1]=repr(kwargs)[:3000]+f" {size/1e6}"
-                else: raise TooMuch(f"{size / 1e6:.0f} MB")
+                raise TooMuch(f"{size / 1e6:.0f} MB")
 
         number = max(_FEW, round(share * ALL))
         tried = settings(
@@ -96,16 +98,16 @@ def target(share: float, **inputs: st.SearchStrategy[Any]) -> Callable[[Any], An
             deadline=None,
             print_blob=True,
             suppress_health_check=list(HealthCheck),
-            phases=[Phase.generate, Phase.shrink] if not ALL else [Phase.generate, Phase.shrink],
         )
-        return pytest.mark.fuzz(tried(given(**inputs)(once)))
+        skipped = pytest.mark.skipif(heavy and not ALL, reason="make fuzz runs it")
+        return skipped(pytest.mark.fuzz(tried(given(**inputs)(once))))
 
     return decorate
 
 
 @contextmanager
 def _bounded() -> Iterator[Callable[[], tuple[float, float]]]:
-    """Raise TooMuch in what takes too long; errors of ours are what a bad input should end in."""
+    """Raise TooMuch in what takes too long; gives what tells seconds and bytes that it took."""
     handlers = {
         signal.SIGPROF: (signal.ITIMER_PROF, _SECONDS),
         signal.SIGALRM: (signal.ITIMER_REAL, _PATIENCE),
@@ -117,8 +119,6 @@ def _bounded() -> Iterator[Callable[[], tuple[float, float]]]:
         signal.setitimer(timer, limit)
     try:
         yield lambda: (time.process_time() - cpu, _peak() - memory)
-    except EvonasError as error:
-        assert str(error).strip(), f"{type(error).__name__} says nothing"
     finally:
         for timer, _ in handlers.values():
             signal.setitimer(timer, 0)
@@ -141,7 +141,7 @@ Edit = tuple[str, int, int, bytes, bytes]  # kind, place, length, bytes, word
 Change = tuple[str, int, int, Any]  # kind, place, another place, something else
 _PLACES = st.integers(0, 2**32 - 1)  # taken modulo a length
 _WORDS = [b"\x00", b"\xff" * 4, b"\xff\xff\xff\x7f", b"\x00" * 8, b"\x80", b"\n", b'"', b"{", b"["]
-_EDITS = ("set", "flip", "insert", "delete", "repeat", "cut", "swap", "word")
+_EDITS = ("set", "flip", "insert", "delete", "repeat", "cut", "turn", "word")
 
 
 def damaged(seeds: Sequence[bytes], words: Sequence[bytes] = ()) -> st.SearchStrategy[bytes]:
@@ -169,27 +169,49 @@ def damage(data: bytes, edits: Sequence[Edit]) -> bytes:
     """Bytes with edits, one after another."""
     for kind, place, length, new, word in edits:
         at = place % (len(data) + 1)
+        head, part, rest = data[:at], data[at : at + length], data[at + length :]
         match kind:
             case "set":
-                data = data[:at] + new + data[at + len(new) :]
+                data = head + new + data[at + len(new) :]
             case "flip":
-                data = data[:at] + bytes(b ^ (1 << length % 8) for b in data[at : at + 1]) + data[at + 1 :]
+                data = head + bytes(byte ^ 1 << length % 8 for byte in data[at : at + 1])
+                data += (part + rest)[1:]
             case "insert":
-                data = data[:at] + new + data[at:]
+                data = head + new + part + rest
             case "delete":
-                data = data[:at] + data[at + length :]
+                data = head + rest
             case "repeat":
-                data = data[:at] + data[at : at + length] * (1 + place % 7) + data[at:]
+                data = head + part * (2 + place % 6) + rest
             case "cut":
-                data = data[:at]
-            case "swap":
-                data = data[at:] + data[:at] if place % 5 == 0 else data[:at] + data[at : at + length][::-1] + data[at + length :]
+                data = head
+            case "turn":
+                data = head + part[::-1] + rest
             case "word":
-                data = data[:at] + word + data[at + (len(word) if place % 2 else 0) :]
+                data = head + word + data[at + (len(word) if place % 2 else 0) :]
     return data
 
 
-_TEXTS = ["", " ", "x" * 2000, "ä", "\ud800", "\x00", "a\nb", "nan", "1e999", "../..", "%s", "{0}", "true", "/", "~", "module:Class", "os:system", "-1", "1"]
+_TEXTS = [
+    "",
+    " ",
+    "x" * 2000,
+    "ä",
+    "\ud800",
+    "\x00",
+    "a\nb",
+    "nan",
+    "1e999",
+    "../..",
+    "%s",
+    "{0}",
+    "true",
+    "/",
+    "~",
+    "module:Class",
+    "os:system",
+    "-1",
+    "1",
+]
 JUNK: st.SearchStrategy[Any] = st.one_of(
     st.none(),
     st.booleans(),
@@ -198,9 +220,13 @@ JUNK: st.SearchStrategy[Any] = st.one_of(
     st.sampled_from([0.0, -0.0, 0.5, 1e-9, 1e9, 1e308, -1.5, float("inf"), float("nan")]),
     st.sampled_from(_TEXTS),
     st.text(max_size=12),
-    st.sampled_from([[], {}, [[]], {"": {}}, [None], {"name": None}, {"name": "train"}, {"max": 1}]),
+    st.sampled_from(
+        [[], {}, [[]], {"": {}}, [None], {"name": None}, {"name": "train"}, {"max": 1}]
+    ),
     st.lists(st.integers(-1, 5), max_size=4),
-    st.dictionaries(st.sampled_from(["name", "of", "max", "min", "x"]), st.integers(0, 9), max_size=3),
+    st.dictionaries(
+        st.sampled_from(["name", "of", "max", "min", "x"]), st.integers(0, 9), max_size=3
+    ),
 )
 
 
@@ -253,3 +279,39 @@ def _inside(value: Any) -> Iterator[tuple[Any, Any]]:
         yield value, key
         if isinstance(value[key], list | dict):
             yield from _inside(value[key])
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that ended: searched, trained, audited."""
+    place = tmp_path_factory.mktemp("small")
+    rng, arrays = np.random.default_rng(0), {}
+    for part, count in (("train", 60), ("test", 12)):
+        arrays[f"x_{part}"] = rng.integers(0, 255, (count, 8, 8, 1), dtype=np.uint8)
+        arrays[f"y_{part}"] = np.arange(count) % 3
+    np.savez(place / "images.npz", **arrays)
+    recipe = {
+        "name": "small",
+        "dataset": {"name": "npz", "path": str(place / "images.npz")},
+        "space": {"name": "plain_cnn", "max_depth": 1, "max_width": 8},
+        "strategy": {"name": "aging_evolution", "population_size": 3, "tournament_size": 2},
+        "evaluation": {"name": "train", "epochs": 1, "augmentation": "none"},
+        "constraints": {"params": {"max": 20_000}},
+        "budget": {"trials": 5},
+        "audit": {"trials": 4},
+        "executor": {"name": "serial", "isolate": False},
+        "tracking": "console",
+    }
+    return evonas.run(recipe, run_dir=place / "run", plugins=(), show=False).folder
+
+
+def lines() -> list[str]:
+    """How many inputs there were: a line a target, and one for all."""
+    said = [
+        f"fuzz {name:<16} {count.inputs:>7,} inputs in {count.seconds:>6.1f} s; at most "
+        f"{count.slowest:.2f} s and {count.largest / 1e6:.0f} MB each"
+        for name, count in COUNTS.items()
+    ]
+    whole = sum(count.inputs for count in COUNTS.values())
+    seconds = sum(count.seconds for count in COUNTS.values())
+    return [*said, f"fuzz: {whole:,} inputs in {seconds:.0f} s"] if said else []

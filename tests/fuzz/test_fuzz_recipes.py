@@ -21,7 +21,16 @@ TEXTS = [path.read_bytes() for path in reading.shipped().values()]
 CONTENTS = [yaml.safe_load(text) for text in TEXTS]
 WORDS = [
     *(b"&a ", b"*a", b"<<: *a", b"!!python/object/apply:os.system ", b"!!binary ", b"? ", b"- "),
-    *(b"!!timestamp ", b"!!set ", b"!!omap ", b"!!int ", b"!!float ", b"---\n", b"...\n", b"%YAML 9\n"),
+    *(
+        b"!!timestamp ",
+        b"!!set ",
+        b"!!omap ",
+        b"!!int ",
+        b"!!float ",
+        b"---\n",
+        b"...\n",
+        b"%YAML 9\n",
+    ),
     *(b"|\n", b">\n", b"\t", b"\r", b"\xef\xbb\xbf", b"\xff\xfe", b"{}", b"[]", b"~", b"1:2:3"),
     *(b"0x" + b"f" * 5000, b"9" * 5000, b".inf", b".nan", b"{a: " * 300, b"[" * 300, b"- " * 300),
 ]
@@ -43,21 +52,19 @@ TINY = {
 KEYS = sorted({key for content in CONTENTS for key, _ in reading.flat(content)})
 
 
-@target(0.2, data=damaged(TEXTS, WORDS))
+@target(0.08, data=damaged(TEXTS, WORDS))
 def test_recipe_text(data: bytes) -> None:
     path = Path("recipe.yaml")
     path.write_bytes(data)
     reading.load(path).dump()
 
 
-@target(0.1, content=changed(CONTENTS))
+@target(0.12, content=changed(CONTENTS))
 def test_recipe_content(content: Any) -> None:
     recipe = reading.validate(reading.apply({"": content}, ())[""], "recipe")
     if recipe.sweep:
         sweep.members(recipe)
     assert reading.validate(recipe.dump(), "recipe").dump() == recipe.dump()
-
-
 
 
 def _text(value: Any) -> str:
@@ -101,13 +108,13 @@ def warm() -> None:
     assemble(reading.validate(TINY, "recipe"), Registry(), Path("run"))
 
 
-@target(0.01, content=changed(SMALL))
+@target(0.003, content=changed(SMALL))
 def test_assembled(warm: None, content: Any) -> None:
     recipe = reading.validate(reading.apply({"": content}, ())[""], "recipe")
     assemble(recipe, Registry(), Path("run"))
 
 
-@target(0.01, content=changed(CONTENTS))
+@target(0.001, content=changed(CONTENTS))
 def test_options(content: Any) -> None:
     recipe = reading.validate(reading.apply({"": content}, ())[""], "recipe")
     Parts(recipe, Registry()).resolved()
