@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import os
 import re
 import signal
@@ -15,12 +16,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import evonas
@@ -98,6 +100,7 @@ def target(
             deadline=None,
             print_blob=True,
             suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate],
         )
         skipped = pytest.mark.skipif(heavy and not ALL, reason="make fuzz runs it")
         return skipped(pytest.mark.fuzz(tried(given(**inputs)(once))))
@@ -137,32 +140,46 @@ def _peak() -> float:
     return 1024.0 * int(match[1])
 
 
+Made = TypeVar("Made")
+
+
+def made(make: Callable[[Random], Made]) -> st.SearchStrategy[Made]:
+    """What a function makes of a generator.
+
+    To draw every part from hypothesis takes ten times as long, and what fails is small enough.
+    """
+    return st.randoms(use_true_random=True).map(make)
+
+
 Edit = tuple[str, int, int, bytes, bytes]  # kind, place, length, bytes, word
 Change = tuple[str, int, int, Any]  # kind, place, another place, something else
-_PLACES = st.integers(0, 2**32 - 1)  # taken modulo a length
+_PLACES = 2**32  # taken modulo a length
 _WORDS = [b"\x00", b"\xff" * 4, b"\xff\xff\xff\x7f", b"\x00" * 8, b"\x80", b"\n", b'"', b"{", b"["]
 _EDITS = ("set", "flip", "insert", "delete", "repeat", "cut", "turn", "word")
 
 
 def damaged(seeds: Sequence[bytes], words: Sequence[bytes] = ()) -> st.SearchStrategy[bytes]:
-    """One of the seeds with up to six edits."""
-    return st.builds(damage, st.sampled_from(seeds), edits(words))
+    """One of the seeds with edits."""
+    return made(lambda rng: damage(rng.choice(seeds), edits(rng, words)))
 
 
-def edits(words: Sequence[bytes] = ()) -> st.SearchStrategy[list[Edit]]:
-    """What ``damage`` does to bytes.
+def edits(rng: Random, words: Sequence[bytes] = ()) -> list[Edit]:
+    """What ``damage`` does to bytes, up to six times.
 
     Args:
+        rng: A generator.
         words: That mean something there, beside numbers on the edge.
     """
-    edit = st.tuples(
-        st.sampled_from(_EDITS),
-        _PLACES,
-        st.integers(1, 64),
-        st.binary(min_size=1, max_size=8),
-        st.sampled_from([*_WORDS, *words]),
-    )
-    return st.lists(edit, min_size=1, max_size=6)
+    return [
+        (
+            rng.choice(_EDITS),
+            rng.randrange(_PLACES),
+            rng.randint(1, 64),
+            rng.randbytes(rng.randint(1, 8)),
+            rng.choice([*_WORDS, *words]),
+        )
+        for _ in range(rng.randint(1, 6))
+    ]
 
 
 def damage(data: bytes, edits: Sequence[Edit]) -> bytes:
@@ -191,78 +208,74 @@ def damage(data: bytes, edits: Sequence[Edit]) -> bytes:
     return data
 
 
-_TEXTS = [
-    "",
-    " ",
-    "x" * 2000,
-    "ä",
-    "\ud800",
-    "\x00",
-    "a\nb",
-    "nan",
-    "1e999",
-    "../..",
-    "%s",
-    "{0}",
-    "true",
-    "/",
-    "~",
-    "module:Class",
-    "os:system",
-    "-1",
-    "1",
-]
-JUNK: st.SearchStrategy[Any] = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.sampled_from([0, 1, -1, 2, 3, 255, 2**31, 2**63, 2**64, -(2**63), 10**30, 10**400]),
-    st.integers(-10, 10_000),
-    st.sampled_from([0.0, -0.0, 0.5, 1e-9, 1e9, 1e308, -1.5, float("inf"), float("nan")]),
-    st.sampled_from(_TEXTS),
-    st.text(max_size=12),
-    st.sampled_from(
-        [[], {}, [[]], {"": {}}, [None], {"name": None}, {"name": "train"}, {"max": 1}]
-    ),
-    st.lists(st.integers(-1, 5), max_size=4),
-    st.dictionaries(
-        st.sampled_from(["name", "of", "max", "min", "x"]), st.integers(0, 9), max_size=3
-    ),
+_TEXTS = (
+    *("", " ", "x" * 2000, "ä", "\ud800", "\x00", "a\nb", "nan", "1e999", "../..", "%s", "{0}"),
+    *("true", "/", "~", "module:Class", "os:system", "-1", "1"),
 )
+_INTEGERS = (0, 1, -1, 2, 3, 255, 2**31, 2**63, 2**64, -(2**63), 10**30, 10**400)
+_FLOATS = (0.0, -0.0, 0.5, 1e-9, 1e9, 1e308, -1.5, math.inf, math.nan)
+_OTHERS = (None, [], {}, [[]], {"": {}}, [None], {"name": None}, {"name": "train"}, {"max": 1})
 
 
-def changed(seeds: Sequence[Any], junk: st.SearchStrategy[Any] = JUNK) -> st.SearchStrategy[Any]:
-    """One of the seeds, plain data, with up to three changes somewhere within."""
-    chosen = st.sampled_from(range(len(seeds))).map(seeds.__getitem__)
-    return st.builds(change, chosen, changes(junk))
+def junk(rng: Random) -> Any:
+    """Any plain data."""
+    match rng.randrange(8):
+        case 0:
+            return rng.choice((True, False))
+        case 1:
+            return rng.choice(_INTEGERS)
+        case 2:
+            return rng.randint(-10, 10_000)
+        case 3:
+            return rng.choice(_FLOATS)
+        case 4:
+            return rng.choice(_TEXTS)
+        case 5:
+            return text(rng, 12)
+        case 6:
+            return [rng.randint(-1, 5) for _ in range(rng.randint(0, 4))]
+        case _:
+            return copy.deepcopy(rng.choice(_OTHERS))
 
 
-def changes(junk: st.SearchStrategy[Any] = JUNK) -> st.SearchStrategy[list[Change]]:
-    """What ``change`` does to plain data."""
-    one = st.tuples(
-        st.sampled_from(["set", "set", "set", "drop", "copy", "rename", "wrap", "move"]),
-        _PLACES,
-        _PLACES,
-        junk,
-    )
-    return st.lists(one, min_size=1, max_size=3)
+def text(rng: Random, longest: int, alphabet: str = "") -> str:
+    """Any text, of plain letters, of the alphabet or of all of Unicode."""
+    size = rng.randint(0, longest)
+    if rng.randrange(4):
+        return "".join(rng.choices(alphabet or "abcxyz_.-=:/ 0189\"'", k=size))
+    return "".join(chr(rng.randrange(0x110000)) for _ in range(size))
+
+
+def changed(seeds: Sequence[Any]) -> st.SearchStrategy[Any]:
+    """One of the seeds, plain data, with changes somewhere within."""
+    return made(lambda rng: change(rng.choice(seeds), changes(rng)))
+
+
+def changes(rng: Random) -> list[Change]:
+    """What ``change`` does to plain data, up to three times."""
+    kinds = ("set", "set", "set", "drop", "copy", "rename", "wrap", "move")
+    return [
+        (rng.choice(kinds), rng.randrange(_PLACES), rng.randrange(_PLACES), junk(rng))
+        for _ in range(rng.randint(1, 3))
+    ]
 
 
 def change(seed: Any, changes: Sequence[Change]) -> Any:
     """Plain data with changes, one after another."""
     value = [copy.deepcopy(seed)]  # so that the whole can be changed, too
-    for kind, place, other, junk in changes:
+    for kind, place, other, new in changes:
         found = list(_inside(value))
         home, key = found[place % len(found)]
         giver, name = found[other % len(found)]
         match kind:
             case "set":
-                home[key] = copy.deepcopy(junk)
+                home[key] = copy.deepcopy(new)
             case "drop" if home is not value:
                 del home[key]
             case "copy":
                 home[key] = copy.deepcopy(giver[name])
             case "rename" if isinstance(home, dict):
-                home[junk if isinstance(junk, str) else "new"] = home.pop(key)
+                home[new if isinstance(new, str) else "new"] = home.pop(key)
             case "wrap":
                 home[key] = [home[key]] if other % 2 else {"name": home[key]}
             case "move":

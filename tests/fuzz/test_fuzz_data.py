@@ -46,7 +46,7 @@ IMAGES = {
 }
 
 
-@target(0.02, data=damaged([_npz(IMAGES), _npz(IMAGES, True)]))
+@target(0.005, data=damaged([_npz(IMAGES), _npz(IMAGES, True)]))
 def test_npz_bytes(data: bytes) -> None:
     _load_npz(data)
 
@@ -90,7 +90,7 @@ def _arrays(draw: st.DrawFn) -> bytes:
     return _npz(arrays, draw(st.booleans()))
 
 
-@target(0.01, data=_arrays())
+@target(0.005, data=_arrays())
 def test_npz_arrays(data: bytes) -> None:
     _load_npz(data)
 
@@ -205,7 +205,7 @@ WORDS = [
 ]
 
 
-@target(0.06, data=damaged(PICTURES, WORDS), mode=st.sampled_from(["L", "RGB"]))
+@target(0.02, data=damaged(PICTURES, WORDS), mode=st.sampled_from(["L", "RGB"]))
 def test_picture(data: bytes, mode: str) -> None:
     path = Path("picture.png")
     path.write_bytes(data)
@@ -272,7 +272,7 @@ NAMES = [
 
 
 @target(
-    0.005,
+    0.002,
     places=st.lists(
         st.tuples(
             st.lists(st.sampled_from(NAMES), min_size=1, max_size=4),
@@ -330,7 +330,7 @@ LIST_WORDS = [
 
 
 @target(
-    0.08,
+    0.1,
     data=damaged(
         [LIST, LIST.replace(b"\n", b"\r\n"), b"image,class\n0.png,a\n1.png,b\n" * 2], LIST_WORDS
     ),
@@ -353,7 +353,7 @@ TEXT = b"architecture,val_accuracy,params\n4-8,0.5,10\n8-8,0.6,12\n"
 
 
 @target(
-    0.05,
+    0.08,
     table=changed([TABLE, list(TABLE.values())]),
     data=damaged([TEXT, json.dumps(TABLE).encode()]),
     kind=st.sampled_from(["json", "csv", "bytes"]),
@@ -377,7 +377,7 @@ def test_table(table: Any, data: bytes, kind: str) -> None:
 PUBLISHED = b"source,name,params,test_accuracy\nHe,ResNet,1.7e6,0.7\nTan,Eff,5.3e6,0.77\n"
 
 
-@target(0.04, data=damaged([PUBLISHED], [b"nan", b"inf", b"1e999", b'"', b"\r"]))
+@target(0.06, data=damaged([PUBLISHED], [b"nan", b"inf", b"1e999", b'"', b"\r"]))
 def test_published(data: bytes) -> None:
     Path("published.csv").write_bytes(data)
     read_published(Path("published.csv"), "test_accuracy")
@@ -393,7 +393,7 @@ def _weights() -> bytes:
     return path.read_bytes()
 
 
-@target(0.04, data=damaged([_weights()], [b'{"', b"F32", b"BF16", b"U64", b"__metadata__"]))
+@target(0.08, data=damaged([_weights()], [b'{"', b"F32", b"BF16", b"U64", b"__metadata__"]))
 def test_weights(data: bytes) -> None:
     Path("trial_0.safetensors").write_bytes(data)
     with suppress(BadWeights):  # whoever reads them knows what to do without

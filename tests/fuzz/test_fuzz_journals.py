@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 import yaml
 from click.testing import CliRunner
-from fuzz_helper import change, changed, changes, damage, damaged, edits, small_run, target
+from fuzz_helper import change, changed, changes, damage, damaged, edits, made, small_run, target
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -106,7 +106,7 @@ def _bytes(records: list[Any]) -> bytes:
     return b"".join(lines)
 
 
-@target(0.12, data=damaged([_bytes(RECORDS)]))
+@target(0.1, data=damaged([_bytes(RECORDS)]))
 def test_journal_bytes(data: bytes) -> None:
     _read(data)
 
@@ -126,7 +126,7 @@ def _read(data: bytes) -> None:
     Trials((Objective("val_accuracy"),), events).front()
 
 
-@target(0.02, records=changed([RECORDS]))
+@target(0.005, records=changed([RECORDS]))
 def test_run_of_records(records: Any) -> None:
     _read(_bytes(records) if isinstance(records, list) else json.dumps(records).encode())
     Path("recipe.yaml").write_text(RECIPE)
@@ -137,7 +137,7 @@ def test_run_of_records(records: Any) -> None:
     run.front  # noqa: B018
 
 
-@target(0.08, data=changed([{"space": "plain_cnn", "choices": CHOICES}]))
+@target(0.12, data=changed([{"space": "plain_cnn", "choices": CHOICES}]))
 def test_architecture(data: Any) -> None:
     space = PlainCNN(max_depth=1, max_width=8)
     try:
@@ -175,11 +175,11 @@ FILES = [
 
 
 @target(
-    0.02,
+    0.002,
     name=st.sampled_from(FILES),
     command=st.sampled_from(sorted(COMMANDS)),
-    edits=edits(),
-    changes=changes(),
+    edits=made(edits),
+    changes=made(changes),
 )
 def test_run_folder(small_run: Path, name: str, command: str, edits: Any, changes: Any) -> None:
     shutil.rmtree("run", ignore_errors=True)
@@ -261,7 +261,7 @@ RESUMED = [
 ]
 
 
-@target(0.02, records=changed([RECORDS]), strategy=st.sampled_from(RESUMED), pruned=st.booleans())
+@target(0.005, records=changed([RECORDS]), strategy=st.sampled_from(RESUMED), pruned=st.booleans())
 def test_told(assemblies: Any, records: Any, strategy: str, pruned: bool) -> None:
     """What a resumed search tells its strategy, down to the next proposal."""
     assembly = assemblies[strategy, pruned]
