@@ -6,7 +6,7 @@ EXAMPLES := $(shell sed -n 's|.*`\([a-z]*/[a-z_0-9]*[.]py\)`.*|plugins/\1|p' plu
 SOURCES := evonas tests benchmarks $(EXAMPLES)
 READY := $(VENV)/.installed
 
-.PHONY: demo test test-faults test-services slow docs clean
+.PHONY: demo test test-faults test-services fuzz slow docs clean
 
 demo: $(READY)
 	$(VENV)/bin/evonas run recipes/digits_evo.yaml
@@ -24,6 +24,11 @@ test-services: $(READY)
 	tests/services/install_postgresql.sh
 	$(VENV)/bin/pip install --quiet --editable '.[test,postgresql]'
 	$(VENV)/bin/pytest -m services -v
+
+# So many inputs: make fuzz INPUTS=1000000
+INPUTS ?= 100000
+fuzz: $(READY)
+	EVONAS_FUZZ=$(INPUTS) $(VENV)/bin/pytest -m fuzz tests/fuzz
 
 slow: $(READY)
 	$(VENV)/bin/pytest -m slow

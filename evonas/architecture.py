@@ -13,7 +13,10 @@ from random import Random
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from evonas.errors import InvalidArchitecture
+from evonas.files import mistake
 
 Value = int | float | str | bool
 Role = Literal["width", "depth"]
@@ -184,6 +187,8 @@ class Architecture:
         choices: One value per declared domain.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)  # see from_json
+
     space: str
     choices: Mapping[str, Value]
 
@@ -211,8 +216,21 @@ class Architecture:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Architecture:
-        """Read what ``to_json`` wrote."""
-        return Architecture(data["space"], data["choices"])
+        """Read what ``to_json`` wrote, and perhaps more beside it.
+
+        Raises:
+            InvalidArchitecture: If it is something else.
+        """
+        try:
+            return _READER.validate_python(data)
+        except ValidationError as error:
+            raise InvalidArchitecture(f"no architecture: {mistake(error)}") from error
+
+
+_READER = TypeAdapter(Architecture)
+
+
+_BEYOND = 100  # So many times as deep or wide as any searched network, what is built may be.
 
 
 def check_choices(
@@ -224,7 +242,7 @@ def check_choices(
         domains: By name.
         choices: By name.
         searched: Whether it is to be searched: numbers within their bounds. What is only to be
-            built may have any number that is not negative.
+            built may have any number that is not negative, up to a hundred times the highest.
     """
     for name in domains.keys() - choices.keys():
         raise InvalidArchitecture(f"choice {name!r} is missing")
@@ -232,6 +250,12 @@ def check_choices(
         raise InvalidArchitecture(f"choice {name!r} is not declared by the space")
     for name, domain in domains.items():
         value = choices[name]
-        beyond = not searched and isinstance(domain, Integer) and type(value) is int and value >= 0
-        if not (beyond or domain.contains(value)):
+        if not (domain.contains(value) or (not searched and _buildable(domain, value))):
             raise InvalidArchitecture(f"choice {name!r}: {value!r} is outside {domain}")
+
+
+def _buildable(domain: Domain, value: Value) -> bool:
+    """Whether a number beyond its bounds may be built."""
+    return (
+        isinstance(domain, Integer) and type(value) is int and 0 <= value <= _BEYOND * domain.high
+    )

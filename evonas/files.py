@@ -6,8 +6,9 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -60,14 +61,27 @@ def load(path: Path, shape: type[Shape]) -> Shape | None:
         StorageError: If it cannot be read, or holds something else.
     """
     try:
-        return TypeAdapter(shape).validate_json(path.read_bytes())
+        reader = _reader(shape)  # type: ignore[arg-type]  # types are hashable
+        content: Shape = reader.validate_json(path.read_bytes())
+        return content
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise StorageError(f"{path}: is damaged: {reason}") from error
+        raise StorageError(f"{path}: is damaged: {mistake(error)}") from error
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
+
+
+@cache
+def _reader(shape: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(shape)
+
+
+def mistake(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong, and where."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else str(first["msg"])
 
 
 @contextmanager

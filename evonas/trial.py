@@ -6,12 +6,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from evonas.architecture import Architecture
 
 Direction = Literal["max", "min"]
 Stage = Literal["search", "final", "audit"]
+_READ = ConfigDict(extra="forbid", allow_inf_nan=False)  # Of what is read from JSON.
+_Number = Annotated[int, Field(ge=0)]
 Curve = tuple[tuple[int, Mapping[str, float]], ...]
 Reporter = Callable[[int, Mapping[str, float]], None]  # step, metrics
 
@@ -85,11 +89,13 @@ class Proposal:
             audit of its scores. Trials are numbered within their stage.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = _READ
+
     architecture: Architecture
     fidelity: float = 1.0
-    parents: tuple[int, ...] = ()
-    resume_from: int | None = None
-    repeat: int = 0
+    parents: tuple[_Number, ...] = ()
+    resume_from: _Number | None = None
+    repeat: _Number = 0
     stage: Stage = "search"
 
     @property
@@ -103,9 +109,8 @@ class Proposal:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Proposal:
-        """Read what ``to_json`` wrote."""
-        architecture = Architecture.from_json(data["architecture"])
-        return Proposal(**{**data, "architecture": architecture, "parents": tuple(data["parents"])})
+        """Read what ``to_json`` wrote; ValueError if it is something else."""
+        return _PROPOSAL.validate_python(data)
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,9 @@ class Trial:
             a worker that died) it is the fidelity. 0 while RUNNING.
     """
 
-    number: int
+    __pydantic_config__: ClassVar[ConfigDict] = _READ
+
+    number: _Number
     proposal: Proposal
     state: TrialState = TrialState.RUNNING
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -164,10 +171,17 @@ class Trial:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Trial:
-        """Read what ``to_json`` wrote; journals of before have no effort but the fidelity."""
-        proposal, state = Proposal.from_json(data["proposal"]), TrialState(data["state"])
-        read: dict[str, Any] = {"proposal": proposal, "state": state}
-        read["curve"] = tuple(map(tuple, data["curve"]))
-        if "effort" not in data and state is not TrialState.RUNNING:
-            read["effort"] = proposal.fidelity
-        return Trial(**{**data, **read})
+        """Read what ``to_json`` wrote; journals of before have no effort but the fidelity.
+
+        Raises:
+            ValueError: If it is something else.
+        """
+        trial = _TRIAL.validate_python(data)
+        if lacking := {"state", "metrics", "curve"} - data.keys():  # defaults are for new trials
+            raise ValueError(f"{min(lacking)}: is missing")
+        if "effort" not in data and trial.state is not TrialState.RUNNING:
+            return replace(trial, effort=trial.proposal.fidelity)
+        return trial
+
+
+_PROPOSAL, _TRIAL = TypeAdapter(Proposal), TypeAdapter(Trial)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 from evonas.architecture import Architecture
+from evonas.errors import HistoryError
 from evonas.trial import Objective, Proposal, Stage, Trial, TrialState, dominates, keys
 
 _FIRST = 10  # completed trials that give the hypervolume its corner and its units
@@ -68,7 +69,11 @@ class Trials:
             self.add(trial)
 
     def add(self, trial: Trial) -> None:
-        """Take in an event."""
+        """Take in an event.
+
+        Raises:
+            HistoryError: If a trial completed without a metric that is to be optimised.
+        """
         if trial.proposal.stage != self.stage:
             return
         known = self.latest.get(trial.number)
@@ -88,6 +93,12 @@ class Trials:
             self.pruned.append(trial)
 
     def _add_complete(self, trial: Trial) -> None:
+        for objective in self.objectives:
+            if objective.metric not in trial.metrics:
+                raise HistoryError(
+                    f"trial {trial.number} completed without {objective.metric!r}, which is to be "
+                    "optimised: recipe and journal are not of one run"
+                )
         self.complete.append(trial)
         rank = tuple(-value for value in trial.rank(self.objectives))
         insort(self._ranked, (rank, trial.number, trial))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import forkserver
@@ -68,7 +69,10 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Where the tests of faults alone are run: a line a fault, and how its tests ended."""
+    """Inputs that were fuzzed; of tests of faults alone, a line a fault, and how its tests ended."""
+    if fuzz := sys.modules.get("fuzz_helper"):
+        for line in fuzz.lines():
+            terminalreporter.write_line(line)
     if config.getoption("markexpr") != "faults":
         return
     table: dict[str, Counter[str]] = defaultdict(Counter)

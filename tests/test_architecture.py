@@ -6,6 +6,7 @@ import math
 import pickle
 from collections import Counter
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,6 +160,25 @@ def test_json_pickle_and_copy_keep_it(seed: int) -> None:
         assert all(same(again.choices[name], value) for name, value in choices.items())
 
 
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (None, "should be a dictionary"),
+        ([], "should be a dictionary"),
+        ({}, "space: Field required"),
+        ({"space": "s"}, "choices: Field required"),
+        ({"space": 1, "choices": {}}, "space: "),
+        ({"space": "s", "choices": [1]}, "choices: "),
+        ({"space": "s", "choices": {"x": None}}, r"choices\.x"),
+        ({"space": "s", "choices": {"x": {"y": 1}}}, r"choices\.x"),
+        ({"space": "s", "choices": {"x": float("nan")}}, r"choices\.x"),
+    ],
+)
+def test_json_of_something_else_is_refused(data: Any, complaint: str) -> None:
+    with pytest.raises(InvalidArchitecture, match=complaint):
+        Architecture.from_json(data)
+
+
 @each_domain
 def test_domains_pickle(domain: Domain) -> None:
     assert pickle.loads(pickle.dumps(domain)) == domain
@@ -194,3 +214,5 @@ def test_what_is_only_built_may_exceed_its_bounds() -> None:
             check_choices(domains, wrong, searched=False)
     with pytest.raises(InvalidArchitecture, match="100"):
         check_choices(domains, {"width": 100, "kind": "a"})
+    with pytest.raises(InvalidArchitecture, match="1000000"):  # nobody means that
+        check_choices(domains, {"width": 1_000_000, "kind": "a"}, searched=False)

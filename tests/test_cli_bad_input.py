@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,10 @@ import pytest
 from cli_helper import RECIPE, STRATEGY, evonas, nothing_written, plugin, refused, run
 from PIL import Image
 
+from evonas.architecture import Architecture
 from evonas.recipe.registry import REFUSED
 from evonas.runs.journal import JOURNAL, Journal, read_journal
+from evonas.trial import TrialState
 
 pytestmark = pytest.mark.faults(
     "input: a mistake in recipe, data or arguments is a line, and nothing is written"
@@ -386,6 +390,60 @@ def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
         2,
         "evonas: the working directory is gone; go to one that is there\n",
     )
+
+
+def test_what_the_journal_says_must_be_of_its_run() -> None:
+    assert run(more=["--run-dir", "out"]).exit_code == 0
+    header, events = read_journal(Path("out"))
+
+    def said(**choices: int) -> None:
+        journal = Path("out", JOURNAL)
+        journal.unlink()
+        with Journal(Path("out")) as anew:
+            anew.begin(header)
+            for event in events:
+                own = Architecture("plain_cnn", {**event.architecture.choices, **choices})
+                anew.append(replace(event, proposal=replace(event.proposal, architecture=own)))
+
+    said(c1=7)
+    refused(evonas("resume", "out"), 2, "trial 0 is of another space: choice 'c1': 7 is outside")
+    said(width=8)
+    refused(evonas("resume", "out"), 2, "choice 'width' is not declared")
+    said()
+    with Journal(Path("out")) as journal:
+        journal.append(replace(events[0], number=1, state=TrialState.FAILED))
+    refused(evonas("resume", "out"), 2, "trial 1 ends, and was never begun")
+
+
+def test_the_recipe_must_be_that_of_the_journal() -> None:
+    assert run(more=["--run-dir", "out"]).exit_code == 0
+    path = Path("out", "recipe.yaml")
+    path.write_text(path.read_text().replace("val_accuracy: max", "latency: min"))
+    refused(evonas("report", "out"), 2, "completed without 'latency'")
+
+
+def test_no_file_beside_the_journal_ends_in_a_traceback() -> None:
+    assert run(more=["--run-dir", "out"]).exit_code == 0
+    Path("out", "environment.txt").write_bytes(b"# torch: \xff\n")
+    assert evonas("report", "out").exit_code == 0
+    for name, key, wrong in (
+        ("incumbent/test.json", "interval", [1]),
+        ("incumbent/test.json", "accuracy", "good"),
+        ("incumbent/architecture.json", "blocks", [{"name": 1}]),
+        ("incumbent/architecture.json", "choices", {"c1": []}),
+        ("incumbent/architecture.json", "task", {"channels": 1}),
+        ("incumbent/architecture.json", "classes", ["a"]),
+    ):
+        path = Path("out", name)
+        whole = path.read_text()
+        path.write_text(json.dumps({**json.loads(whole), key: wrong}))
+        command = (
+            ("report", "out")
+            if key in ("interval", "accuracy", "blocks")
+            else ("predict", "out", ".")
+        )
+        refused(evonas(*command), 5, f"{name}: is damaged")
+        path.write_text(whole)
 
 
 DAMAGE = ["", "garbage{", "[1, 2]", '{"a": 1}', "null", "[" * 100_000]

@@ -10,6 +10,7 @@ from random import Random
 import pytest
 
 from evonas.architecture import Architecture
+from evonas.errors import HistoryError
 from evonas.trial import Objective, Proposal, Trial, TrialState
 from evonas.trials import Hypervolume, Trials, volume
 
@@ -131,3 +132,9 @@ def test_a_trial_that_is_run_again_counts_with_its_last_end_alone() -> None:
     trials.add(ended(11, accuracy=2.0, params=5.0))
     assert trials.best == trials.latest[11]
     assert len(trials.complete) == 12
+
+
+def test_what_is_optimised_is_known_of_every_completed_trial() -> None:
+    ended = Trial(0, Proposal(Architecture("toy", {"x": 1})), TrialState.COMPLETE, {"b": 1.0})
+    with pytest.raises(HistoryError, match="trial 0 completed without 'a'"):
+        Trials((Objective("a"),), [ended])

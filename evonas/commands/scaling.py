@@ -29,6 +29,7 @@ from evonas.runs.session import Session
 from evonas.spaces.base import SearchSpace, Task
 from evonas.trackers.base import Report, RunInfo, Tracker, headline
 from evonas.training import devices
+from evonas.training.programs import Description
 from evonas.trial import Proposal, Trial, TrialState
 
 _LARGEST = 10.0  # At this φ there are a thousand times the FLOPs.
@@ -155,14 +156,15 @@ def source(registry: Registry, reference: str, shape: str, classes: int) -> Sour
         space, architecture = showing.find_point(registry, reference)
         return Source(space, architecture, showing.parse_task(shape, classes), registry)
     header = read_header(folder)
-    content = files.load(folder / export.FOLDER / export.ABOUT, dict[str, Any])
-    if content is None:
+    about = files.load(folder / export.FOLDER / export.ABOUT, Description)
+    if about is None:
         raise HistoryError(f"{folder} has no incumbent yet; evonas resume {folder} goes on")
+    content = about.plain()
     if "task" not in content:
         raise HistoryError(f"{folder} was a run without images: there is nothing to build")
     registry = registry_of(header)
     space = Parts(reading.load(folder / reading.FILE), registry).searched()
-    architecture = Architecture.from_json(content)
+    architecture = space.reference(Architecture.from_json(content).choices)
     return Source(space, architecture, Task(**content["task"]), registry, folder)
 
 

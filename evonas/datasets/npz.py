@@ -5,12 +5,14 @@ from __future__ import annotations
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from evonas.datasets.base import Dataset, line
 from evonas.errors import DataError
+from evonas.training.containers import free_memory
 from evonas.training.data import Arrays
 
 _KEYS = {"x_train", "y_train", "x_val", "y_val", "x_test", "y_test", "names"}
@@ -26,6 +28,9 @@ _UNREADABLE = (  # NumPy and zipfile raise these, wherever a file is damaged.
     zipfile.BadZipFile,
     zlib.error,
 )
+# No member larger than this may unpack to so many times its size: images do not, bombs do, and what
+# deflate can make of a byte is 1,032.
+_LARGE, _PACKED = 100e6, 500
 
 
 class Npz(Dataset):
@@ -48,6 +53,7 @@ class Npz(Dataset):
             if isinstance(file, np.ndarray):
                 raise DataError(f"{path} holds one array without a name; use np.savez")
             with file:
+                _check(path, file.zip.infolist())
                 stored = {key: file[key] for key in file.files if key in _KEYS}
         except _UNREADABLE as error:
             raise DataError(f"{path} cannot be read: {line(error)}") from error
@@ -62,3 +68,20 @@ class Npz(Dataset):
             (stored["x_val"], stored["y_val"]) if "x_val" in stored else None,
             [str(n) for n in stored["names"].ravel()] if "names" in stored else None,
         )
+
+
+def _check(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+    """Refuse what would fill the memory.
+
+    Raises:
+        DataError: If an array is a bomb, or all together are larger than the free memory.
+    """
+    for member in members:
+        if member.file_size > max(_LARGE, _PACKED * member.compress_size):
+            raise DataError(
+                f"{path}: {member.filename} unpacks {member.compress_size:,} bytes to "
+                f"{member.file_size:,}, which images never do"
+            )
+    size, free = sum(member.file_size for member in members), free_memory()
+    if size > free:
+        raise DataError(f"{path}: holds {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from evonas.errors import RecipeError
 from evonas.executors.base import Executor, MakeEvaluator, Watch
-from evonas.executors.parts.exchange import Exchange, Key
+from evonas.executors.parts.exchange import Exchange, Key, Offer, Reported
 from evonas.executors.parts.reports import Reports
 from evonas.recipe.options import NonNegative, Positive
 from evonas.trial import Trial
@@ -136,10 +136,12 @@ class Folder(Executor):
     def _is_of(self, trial: Trial, key: Key) -> bool:
         for folder in ("open", "taken", "ended"):  # in the order in which it may move meanwhile
             worker = self.exchange.entries(folder).get(key)
-            content = None if worker is None else self.exchange.read(folder, key, worker)
-            if content is not None:
-                there = Trial.from_json(content.get("trial", content))
-                return there.proposal == trial.proposal
+            if worker is None:
+                continue
+            shape: type[Trial | Offer] = Trial if folder == "ended" else Offer
+            if (there := self.exchange.read(shape, folder, key, worker)) is not None:
+                own = there.trial if isinstance(there, Offer) else there
+                return own.proposal == trial.proposal
         return False
 
     def _is_left(self, key: Key) -> bool:
@@ -185,13 +187,13 @@ class Folder(Executor):
         for key, worker in self.exchange.entries("ended").items():
             if self._is_left(key):
                 continue
-            content = self.exchange.read("ended", key, worker)
+            ended = self.exchange.read(Trial, "ended", key, worker)
             pending = self._pending.pop(key, None)
-            if pending is None or content is None:
+            if pending is None or ended is None:
                 self.exchange.drop("ended", key, worker)  # too late
                 continue
             self.exchange.move(key, worker, "ended", "read")
-            pending.future.set_result(Trial.from_json(content))
+            pending.future.set_result(ended)
 
     def _answer(self) -> None:
         for key, worker in self.exchange.entries("reports").items():
@@ -200,10 +202,10 @@ class Folder(Executor):
                 if not self._is_left(key):
                     self.exchange.drop("reports", key, worker)
                 continue
-            content = self.exchange.read("reports", key, worker)
-            if content is not None and content["step"] != pending.answered:
-                step = pending.answered = content["step"]
-                stop = pending.reports(step, content["metrics"])
+            reported = self.exchange.read(Reported, "reports", key, worker)
+            if reported is not None and reported.step != pending.answered:
+                step = pending.answered = reported.step
+                stop = pending.reports(step, reported.metrics)
                 self.exchange.write("answers", key, worker, {"step": step, "stop": stop})
 
     def _living(self) -> set[str]:

@@ -16,7 +16,7 @@ from evonas.errors import RecipeError, did_you_mean
 from evonas.recipe.schema import DatasetSection, Recipe
 
 FILE = "recipe.yaml"  # its name in a run folder
-_MAX_BYTES = 1_000_000  # No recipe is larger.
+_MAX_BYTES = 50_000  # No recipe is larger; PyYAML reads some 30 kB a second of the densest text.
 _MAX_ALIASES = 16  # A few thousand aliases of aliases would fill the memory.
 _MAX_DEPTH = 16  # Every component that another wraps may double the work.
 _OWN = {  # These keys are the section's, whatever component it names.
@@ -57,11 +57,11 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
             no recipe can say.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:  # what is beyond the limit is not even read
+            data = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise RecipeError(f"recipe {path}: {error.strerror}") from error
-    if len(data) > _MAX_BYTES:
-        raise RecipeError(f"recipe {path}: {len(data):,} bytes are too many for a recipe")
+    _check_size(data, f"recipe {path}")
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -90,6 +90,13 @@ def _check_depth(value: Any, source: str, left: int = _MAX_DEPTH) -> None:
         _check_depth(each, source, left - 1)
 
 
+def text(recipe: Recipe) -> str:
+    """As a run folder keeps it; RecipeError if it could not be read again."""
+    written = yaml.safe_dump(recipe.dump(), sort_keys=False)
+    _check_size(written, "the recipe, with what it leaves to defaults")
+    return written
+
+
 def apply(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return a copy of the content with ``KEY=VALUE`` overrides; the value is read as YAML.
 
@@ -97,15 +104,15 @@ def apply(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     but not what belongs to the section (``executor.device``).
     """
     try:
-        content = json.loads(json.dumps(content, default=str))
-    except ValueError as error:
+        content = json.loads(json.dumps(content, default=str), parse_int=_whole)
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"the recipe is not plain data: {error}") from error
     for override in overrides:
         key, equals, text = override.partition("=")
-        path = key.strip().split(".")
+        path, source = key.strip().split("."), f"--set {_shown(override)}"
         if not equals or not all(path):
-            raise RecipeError(f"--set {override!r}: must be KEY=VALUE, such as seed=1")
-        value = parse_yaml(text, f"--set {override!r}")
+            raise RecipeError(f"{source}: must be KEY=VALUE, such as seed=1")
+        value = parse_yaml(text, source)
         section = content
         for depth, part in enumerate(path[:-1]):
             inner = section.get(part)
@@ -114,7 +121,7 @@ def apply(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             if inner is None or isinstance(inner, str):
                 inner = {}
             if not isinstance(inner, dict):
-                raise RecipeError(f"--set {override!r}: {'.'.join(path[: depth + 1])} has no keys")
+                raise RecipeError(f"{source}: {'.'.join(path[: depth + 1])} has no keys")
             section[part] = inner
             section = inner
         renamed = path[-1] == "name" and len(path) > 1
@@ -151,13 +158,16 @@ def _explain_one(item: Any, model: type[BaseModel], prefix: str, also: Iterable[
         case "missing":
             return f"{path}: is missing"
         case "literal_error":
-            return f"{path}: {item['msg']}, not {item['input']!r}"
+            return f"{path}: {item['msg']}, not {_shown(item['input'])}"
         case "value_error":
             return f"{path or 'recipe'}: {item['ctx']['error']}"
         case _:
-            shown = repr(item["input"])
-            shown = shown if len(shown) <= 60 else f"{shown[:57]}…"
-            return f"{path or 'recipe'}: {item['msg']}, not {shown}"
+            return f"{path or 'recipe'}: {item['msg']}, not {_shown(item['input'])}"
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}…"
 
 
 def _fields(model: type[BaseModel], location: Sequence[str]) -> list[str]:
@@ -208,6 +218,22 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _whole(text: str) -> int:
+    """A whole number of 64 bits at most: nothing computes with more."""
+    return _small(int(text))
+
+
+def _whole_of_yaml(loader: _Loader, node: Any) -> int:
+    return _small(int(loader.construct_yaml_int(node)))
+
+
+def _small(number: int) -> int:
+    if not -(2**63) <= number < 2**63:
+        raise ValueError("a whole number has more than 64 bits")
+    return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_of_yaml)
 _Loader.add_implicit_resolver(  # YAML 1.1 reads 1e-3 as text
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
@@ -215,8 +241,14 @@ _Loader.add_implicit_resolver(  # YAML 1.1 reads 1e-3 as text
 )
 
 
+def _check_size(text: str | bytes, source: str) -> None:
+    if len(text) > _MAX_BYTES:
+        raise RecipeError(f"{source}: more than {_MAX_BYTES:,} bytes are too many for a recipe")
+
+
 def parse_yaml(text: str, source: str) -> Any:
     """Read YAML with the safe loader; anything wrong is one line."""
+    _check_size(text, source)
     try:
         return yaml.load(text, Loader=_Loader)
     # The last two: PyYAML's own, from ``!!bool maybe`` and ``!!timestamp soon``.

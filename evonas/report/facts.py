@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -20,6 +21,32 @@ _TILES = ("params", "flops", "latency", "peak_memory")
 _SPREAD = "_std"  # what a standard deviation's name ends with
 _SAME = 1e-6
 _NUMBERS = 12  # numbers of failed trials that are named
+
+
+@dataclass(frozen=True)
+class _Test:
+    """What is shown of ``test.json``."""
+
+    accuracy: float
+    images: int
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class _Block:
+    """What ``architecture.json`` says of a block of the network."""
+
+    name: str
+    what: str
+    shape: tuple[int, ...]
+    params: int
+
+
+@dataclass(frozen=True)
+class _About:
+    """What is shown of ``architecture.json``."""
+
+    blocks: tuple[_Block, ...] = ()
 
 
 def subtitle(run: RunInfo) -> str:
@@ -129,33 +156,30 @@ def best_title(report: Report) -> str:
 
 def _interval(run: RunInfo, mean: float) -> str:
     """Of the kept network, on the images that it was tested on."""
-    test = _read(run.run_dir / _NETWORK / "test.json")
-    if "interval" not in test:
+    test = files.load(run.run_dir / _NETWORK / "test.json", _Test)
+    if test is None or test.interval is None:
         return ""
-    low, high = (numbers.percent(bound) for bound in test["interval"])
+    low, high = (numbers.percent(bound) for bound in test.interval)
     kept = ""
-    if abs(test["accuracy"] - mean) > _SAME:
-        kept = f", mean of the trainings; {numbers.percent(test['accuracy'])} of the one kept"
-    return f"{kept}; 95\N{NO-BREAK SPACE}% interval {low} to {high}, {test['images']:,} images"
+    if abs(test.accuracy - mean) > _SAME:
+        kept = f", mean of the trainings; {numbers.percent(test.accuracy)} of the one kept"
+    return f"{kept}; 95\N{NO-BREAK SPACE}% interval {low} to {high}, {test.images:,} images"
 
 
 def network(run_dir: Path, report: Report) -> list[dict[str, str]]:
     """The winner's blocks, from its first to its last."""
     if not report.final:
         return []
+    about = files.load(run_dir / _NETWORK / "architecture.json", _About) or _About()
     return [
         {
-            "name": block["name"],
-            "what": block["what"],
-            "shape": " × ".join(map(str, block["shape"])),
-            "params": numbers.count(block["params"]) if block["params"] else "",
+            "name": block.name,
+            "what": block.what,
+            "shape": " × ".join(map(str, block.shape)),
+            "params": numbers.count(block.params) if block.params else "",
         }
-        for block in _read(run_dir / _NETWORK / "architecture.json").get("blocks", [])
+        for block in about.blocks
     ]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return files.load(path, dict[str, Any]) or {}
 
 
 def choices(trial: Trial) -> list[tuple[str, str]]:
@@ -195,7 +219,8 @@ def finalists(trials: Trials, finals: Sequence[Trial]) -> list[list[str]]:
     shown = [n for n in headline(finals[0].metrics, trials.objectives) if n != "seconds"]
     rows = [["trial", "seeds", "in the search", *map(numbers.label, shown)]]
     for number, own in sorted(runs.items(), key=lambda item: -_score(trials, item[1])):
-        search = trials.latest[number].metrics.get(objective)
+        known = trials.latest.get(number)
+        search = known.metrics.get(objective) if known else None
         cells = [
             _mean(name, [run.metrics[name] for run in own if name in run.metrics]) for name in shown
         ]

@@ -282,6 +282,7 @@ def assemble(recipe: Recipe, registry: Registry, run_dir: Path) -> Assembly:
     """
     parts = Parts(recipe, registry)
     resolved = parts.recipe = parts.resolved()
+    reading.text(resolved)
     factory = EvaluatorFactory(parts, run_dir)
     chosen = devices.choose(resolved.executor.device, devices.available())
     evaluator = factory(chosen[0])

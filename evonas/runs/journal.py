@@ -17,14 +17,36 @@ import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evonas.errors import HistoryError, RunInUse, StorageError
-from evonas.trial import Trial
+from evonas.files import mistake
+from evonas.trial import Trial, TrialState
 
 JOURNAL = "history.jsonl"
 FORMAT = 2
 _END = b"}\n"  # of a record, after its event
+
+
+class _Header(BaseModel):
+    """What line 0 may say; ``run.start`` writes it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    format: int
+    version: str = ""
+    started: Annotated[float, Field(ge=0, lt=1e11)] = 0.0
+    source: dict[str, str] = {}
+    recipe: str = ""
+    data: str | None = None
+    fidelities: list[float] = []
+    sweep: str = ""
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
+    plugins: list[str] = []
+    taken: Annotated[int, Field(ge=0)] = 0
+    scaled_from: str = ""
 
 
 class Journal:
@@ -217,7 +239,10 @@ def _header(path: Path, record: Any) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         version = record.get("version", "?") if isinstance(record, dict) else "?"
         raise HistoryError(f"{path}: written by evonas {version} in another format")
-    return record
+    try:
+        return _Header.model_validate(record).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        raise StorageError(f"{path}: record 0 is no header: {mistake(error)}") from error
 
 
 def _replay(path: Path) -> tuple[dict[str, Any], list[Trial], int]:
@@ -227,15 +252,39 @@ def _replay(path: Path) -> tuple[dict[str, Any], list[Trial], int]:
     """
     header: dict[str, Any] = {}
     trials: list[Trial] = []
+    ended = set[tuple[str, int]]()
     end = 0
     for place, (record, end) in enumerate(_records(path)):  # noqa: B007  (it is returned)
         if place == 0:
             header = _header(path, record)
             continue
         try:
-            trials.append(Trial.from_json(record))
+            trials.append(_trial(record, ended))
         # Whole, but not what this evonas writes: a key that is missing or new, another type.
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = f"{type(error).__name__}: {error}"
+        except ValueError as error:
+            reason = mistake(error) if isinstance(error, ValidationError) else str(error)
             raise StorageError(f"{path}: record {place} is no trial: {reason}") from error
     return header, trials, end
+
+
+def _trial(event: Any, ended: set[tuple[str, int]]) -> Trial:
+    """An event, which is taken down if a trial ends by it.
+
+    Args:
+        event: The record.
+        ended: Stage and number of the trials that have.
+
+    Raises:
+        ValueError: If it is none, or none that can follow those before it.
+    """
+    trial = Trial.from_json(event)
+    stage, name = trial.proposal.stage, (trial.proposal.stage, trial.number)
+    if stage != "search" and not trial.proposal.parents:
+        raise ValueError(f"a {stage} training is one of a trial of the search")
+    if trial.state is TrialState.RUNNING:
+        ended.discard(name)
+    elif name in ended:
+        raise ValueError(f"{stage} trial {trial.number} ends twice")
+    else:
+        ended.add(name)
+    return trial

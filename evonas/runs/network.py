@@ -161,7 +161,9 @@ class _Run:
     @cached_property
     def winner(self) -> dict[str, Any]:
         """The description of the winner; empty before there is one."""
-        return files.load(self.folder / export.FOLDER / export.ABOUT, dict[str, Any]) or {}
+        path = self.folder / export.FOLDER / export.ABOUT
+        about = files.load(path, programs.Description)
+        return about.plain() if about else {}
 
     def incumbent(self) -> Network:
         """The winner."""
@@ -216,18 +218,24 @@ class _Run:
     def _built(
         self, about: Mapping[str, Any], weights: Mapping[str, torch.Tensor], source: str
     ) -> Network:
-        architecture = Architecture.from_json(about)
-        network = self._parts.searched().build(architecture, self._task)
+        space = self._parts.searched()
+        architecture = space.reference(Architecture.from_json(about).choices)
         channels = self._task.channels
-        blank = Normalize(torch.zeros(channels), torch.ones(channels))
-        whole = nn.Sequential(blank, network)
-        try:
-            whole.load_state_dict(dict(weights))
-        except RuntimeError as error:  # a reduced world's, or a plugin that was changed since
+
+        def built() -> nn.Sequential:
+            blank = Normalize(torch.zeros(channels), torch.ones(channels))
+            return nn.Sequential(blank, space.build(architecture, self._task))
+
+        with torch.device("meta"):  # what does not fit may be of any size
+            wanted = {name: tensor.shape for name, tensor in built().state_dict().items()}
+        if wanted != {name: tensor.shape for name, tensor in weights.items()}:
+            # A reduced world's, or a plugin that was changed since.
             raise HistoryError(
                 f"{source}: do not fit the network that space {architecture.space!r} builds: they "
                 "are a reduced network's, or the space has changed"
-            ) from error
+            )
+        whole = built()
+        whole.load_state_dict(dict(weights))
         return Network(whole.eval(), about)
 
     @property

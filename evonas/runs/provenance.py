@@ -42,7 +42,8 @@ def installed(computed_on: Sequence[str]) -> str:
 def recorded(run_dir: Path) -> dict[str, str]:
     """The environment that a run began in, as its folder says; today's if it does not."""
     path = run_dir / FILE
-    lines = path.read_text().splitlines() if path.exists() else []
+    # Whatever it says is only told.
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     pairs = [line[2:].partition(": ") for line in lines if line.startswith("# ")]
     return {name: value for name, _, value in pairs} or environment(())
 

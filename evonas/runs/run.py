@@ -14,8 +14,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
-import yaml
-
 from evonas import __version__, files
 from evonas.architecture import check_choices
 from evonas.errors import (
@@ -40,7 +38,7 @@ from evonas.runs.session import Session, Stopped
 from evonas.trackers.base import Report, RunInfo, Tracker
 from evonas.trackers.console import Console
 from evonas.training import devices
-from evonas.trial import Objective, Trial
+from evonas.trial import Objective, Trial, TrialState
 
 # What a resumed run may change: nothing that the trials of its search depend on.
 _GROWS = "budget, final, audit, executor, tracking and evaluation.final_epochs"
@@ -218,9 +216,14 @@ def reopened(run_dir: Path, overrides: Sequence[str] = ()) -> Assembly:
         raise HistoryError(f"{run_dir} is a run of another recipe than its {reading.FILE} says")
     if header["data"] != assembly.fingerprint:
         raise HistoryError(f"{run_dir}: the data set here is not the one that the run began with")
-    space = assembly.space
-    own = (t for t in events if t.origin is None and t.proposal.stage == "search")
-    for trial in {trial.architecture.id: trial for trial in own}.values():
+    space, begun = assembly.space, set()
+    for trial in events:
+        name = trial.proposal.stage, trial.number
+        if trial.state is not TrialState.RUNNING:
+            if name not in begun and trial.origin is None:
+                raise HistoryError(f"{run_dir}: trial {trial.number} ends, and was never begun")
+            continue
+        begun.add(name)
         try:  # its file is a plugin's, perhaps, and was edited
             check_choices(space.domains, trial.architecture.choices)
         except InvalidArchitecture as error:
@@ -232,8 +235,7 @@ def reopened(run_dir: Path, overrides: Sequence[str] = ()) -> Assembly:
 
 
 def _store(assembly: Assembly, folder: Path) -> None:
-    text = yaml.safe_dump(assembly.recipe.dump(), sort_keys=False)
-    files.store(folder / reading.FILE, text)
+    files.store(folder / reading.FILE, reading.text(assembly.recipe))
 
 
 def _execute(
@@ -400,7 +402,11 @@ def info_of(
         header: Of its journal.
         computed_on: Devices of this session; none: the environment that the run began in is told.
         resumed: Whether this session goes on with an earlier one's search.
+
+    Raises:
+        HistoryError: If the folder holds no search.
     """
+    _check_begun(run_dir, header)
     return RunInfo(
         recipe.name,
         run_dir,
@@ -433,7 +439,7 @@ def _make(folder: Path, assembly: Assembly) -> None:
     try:
         if (folder / JOURNAL).exists():
             header = read_header(folder)
-            if header and header["recipe"] != assembly.recipe.digest:
+            if header and header.get("recipe") != assembly.recipe.digest:
                 raise HistoryError(
                     f"{folder} holds a run of another recipe; choose another --run-dir"
                 )
@@ -447,6 +453,8 @@ def _make(folder: Path, assembly: Assembly) -> None:
 def _check_begun(run_dir: Path, header: Mapping[str, Any]) -> None:
     if not header:
         raise HistoryError(f"{run_dir} holds no run: its first record was never written")
+    if lacking := [key for key in ("started", "recipe", "data") if key not in header]:
+        raise HistoryError(f"{run_dir} holds no search: its first record lacks {lacking[0]!r}")
 
 
 @contextmanager

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evonas import files
 from evonas.errors import EvonasError, HistoryError, RecipeError, StorageError, TooManyFailures
 from evonas.recipe import reading
@@ -90,13 +88,14 @@ def begin(given: Recipe, registry: Registry, folder: Path | None = None) -> Swee
         except EvonasError as error:
             error.args = (f"{member.label}: {error}",)
             raise
+    text = reading.text(given)
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{place}: {error.strerror}") from error
     plugins = [str(path.absolute()) for path in registry.plugins]
     files.store(place / _STATE, json.dumps({"plugins": plugins}))
-    files.store(place / FILE, yaml.safe_dump(given.dump(), sort_keys=False))
+    files.store(place / FILE, text)
     return Sweep(place, found, registry)
 
 

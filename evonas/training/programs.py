@@ -18,11 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import nn
 
+from evonas import files
+from evonas.architecture import Value
 from evonas.errors import DataError, PluginError
 from evonas.spaces.base import Task
 from evonas.training.loop import Normalize
@@ -31,6 +34,40 @@ JSON = "evonas.json"  # The name of the description inside the files.
 FORMATS = ("pt2", "onnx")
 _CALIBRATION_BATCH = 32  # images
 _EXTRA = "pip install 'evonas[onnx]'"
+
+
+class _Task(BaseModel):
+    """A ``Task`` that some network may have."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    channels: Annotated[int, Field(ge=1, le=1024)]
+    height: Annotated[int, Field(ge=1, le=8192)]
+    width: Annotated[int, Field(ge=1, le=8192)]
+    classes: Annotated[int, Field(ge=1, le=10**6)]
+
+
+class Description(BaseModel):
+    """What must be right in the JSON that goes with a network; more may stand there."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    space: str = ""
+    choices: dict[str, Value] = {}
+    trial: int | None = None
+    metrics: dict[str, float] = {}
+    task: _Task | None = None
+    classes: list[str] = []
+
+    @model_validator(mode="after")
+    def _named(self) -> Description:
+        if self.task is not None and len(self.classes) != self.task.classes:
+            raise ValueError("as many names as classes are needed")
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """As it stood there."""
+        return self.model_dump(exclude_unset=True)
 
 
 class Refused(Exception):
@@ -239,16 +276,17 @@ def _about(path: Path, text: str) -> Mapping[str, Any]:
     try:
         if not text:
             text = next(file.read_text() for file in beside if file.is_file())
-        about: dict[str, Any] = json.loads(text)
+        about = Description.model_validate_json(text).plain()
         task = Task(**about["task"])
-        if len(about["classes"]) != task.classes:
-            raise ValueError("as many names as classes are needed")
     except StopIteration:
         raise DataError(
             f"{path}: no class names inside, nor beside it in {beside[0].name}"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: its description cannot be read: {_line(error)}") from error
+    except KeyError as error:
+        raise DataError(f"{path}: its description cannot be read: no {error}") from error
+    except (OSError, ValueError) as error:
+        reason = files.mistake(error) if isinstance(error, ValidationError) else _line(error)
+        raise DataError(f"{path}: its description cannot be read: {reason}") from error
     return {"preprocessing": preprocessing(task), **about}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import socket
@@ -190,6 +191,55 @@ def test_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert total(read("~/images")) == 20
     with pytest.raises(DataError, match=r"no folder .*/~no-such-user/images"):
         read("~no-such-user/images")
+
+
+def test_a_list_may_name_the_home_of_nobody() -> None:
+    for label in ("cat", "dog"):
+        pictures(f"images/{label}", value=60 if label == "cat" else 150)
+    rows = [f"{path},{path.split('/')[0]}" for path in _below("images")]
+    rows.append("~no-such-user/0.png,cat")
+    Path("images/metadata.csv").write_text("\n".join(["path,label", *rows]))
+    data = read()
+    assert total(data) == 20
+    assert "1 listed but not there" in data.notes[-1]
+
+
+def _below(folder: str) -> list[str]:
+    return [str(path.relative_to(folder)) for path in sorted(Path(folder).glob("*/*"))]
+
+
+def test_pillow_may_raise_what_it_wants() -> None:
+    for label in ("cat", "dog"):
+        pictures(f"images/{label}")
+    Path("images/cat/strange.dds").write_bytes(_dds(flags=2**27))
+    whole = io.BytesIO()
+    Image.new("RGB", (12, 12)).save(whole, "AVIF")
+    Path("images/cat/torn.avif").write_bytes(whole.getvalue().replace(b"mdat", b"mdat\xff\xff"))
+    data = read()
+    assert total(data) == 20
+    assert "skipped 2 files" in data.notes[-1]
+
+
+def _dds(flags: int) -> bytes:
+    """A picture of a pixel format that Pillow has not learnt."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "DDS")
+    data = bytearray(file.getvalue())
+    data[80:84] = flags.to_bytes(4, "little")
+    return bytes(data)
+
+
+def test_a_small_file_that_says_it_is_an_enormous_picture_is_passed_over() -> None:
+    for label in ("cat", "dog"):
+        pictures(f"images/{label}")
+    Image.new("1", (8_000, 8_000)).save("images/cat/bomb.png")
+    data = read()
+    assert total(data) == 20
+    assert "1 of more than 60 megapixels" in data.notes[-1]
+
+
+def test_numbers_that_are_all_one_negative_number_are_black() -> None:
+    assert not scaled(np.full((3, 3), -4.5, np.float32)).any()
 
 
 # --- files ----------------------------------------------------------------------------------------

@@ -187,6 +187,12 @@ def test_npz_that_does_not_fit(changes: dict[str, Any], complaint: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_npz_that_unpacks_to_what_no_images_would_is_not_unpacked() -> None:
+    np.savez_compressed("bomb.npz", x_train=np.zeros((50_000, 64, 64), np.uint8))
+    with pytest.raises(DataError, match=r"x_train\.npy unpacks [\d,]+ bytes to 2[\d,]+, which"):
+        read("npz", Path("bomb.npz"), 0.2)
+
+
 class Bomb:
     """Unpickling it makes a file."""
 

@@ -1,5 +1,6 @@
 """Workers on a shared folder: three of them, of which one is killed, one stopped and continued."""
 
+import json
 import os
 import signal
 import subprocess
@@ -14,13 +15,13 @@ import pytest
 from workers_helper import Obedient, Stubborn, gone, trial, wait_for
 
 from evonas import testing
-from evonas.errors import RecipeError
+from evonas.errors import RecipeError, StorageError
 from evonas.executors.folder import Folder
 from evonas.executors.parts.exchange import Exchange, Key
 from evonas.executors.serial import Serial
 from evonas.runs.session import Stopped
 from evonas.runs.worker import serve
-from evonas.trial import TrialState
+from evonas.trial import Trial, TrialState
 
 pytestmark = pytest.mark.faults(
     "16: workers on a folder are killed, stopped, preempted; every trial ends once"
@@ -210,12 +211,30 @@ def test_what_ended_while_no_search_was_there_is_not_run_again(tmp_path):
         while len(left.entries("ended")) < 3:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-    ended = [left.read("ended", key, worker) for key, worker in left.entries("ended").items()]
+    ended = [
+        left.read(Trial, "ended", key, worker) for key, worker in left.entries("ended").items()
+    ]
     with Folder(Obedient, ("cpu",), tmp_path) as executor:
         first = executor.submit(trial(0)).result(SECONDS)
         time.sleep(0.5)  # what is submitted later is not thrown away meanwhile
         rest = [executor.submit(trial(n)).result(SECONDS) for n in (1, 2)]
     assert {t.seconds for t in (first, *rest)} == {content["seconds"] for content in ended}
+
+
+def test_what_others_lay_into_the_folder_is_passed_over_and_what_is_damaged_is_named(tmp_path):
+    exchange = Exchange(tmp_path)
+    exchange.make()
+    for name in ("notes", "search-0", "asleep-0-0", "search-x-0"):
+        (tmp_path / "open" / f"{name}.json").write_text("{}")
+    assert exchange.entries("open") == {}
+    offered = tmp_path / "open" / "search-0-0.json"
+    for text in ("", "[]", "{}", json.dumps({"trial": {"number": "?"}, "watched": False})):
+        offered.write_text(text)
+        with pytest.raises(StorageError, match=r"search-0-0@a\.json: is damaged"):
+            exchange.take("a")
+    (tmp_path / "workers" / "a.json").write_text('{"slots": -1}')
+    with pytest.raises(StorageError, match=r"a\.json: is damaged: slots"):
+        exchange.workers()
 
 
 def test_without_a_folder_it_is_refused():

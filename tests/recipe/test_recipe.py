@@ -98,7 +98,9 @@ def test_every_way_to_write_a_float_is_one(text: str) -> None:
         ("a: 1\n---\na: 2", "not YAML"),
         (b"\xff\xfe", "not UTF-8"),
         (b"name: caf\xe9", "not UTF-8"),
-        ("#" * 2_000_000, "2,000,000 bytes are too many"),
+        ("#" * 2_000_000, "50,000 bytes are too many"),
+        ("seed: 0x" + "f" * 5000, "more than 64 bits"),
+        ("seed: 18446744073709551616", "more than 64 bits"),
     ],
 )
 def test_what_is_no_recipe_is_said_in_one_line(
@@ -318,3 +320,37 @@ def test_digest_sees_what_does(override: str) -> None:
 def test_digest_does_not_depend_on_the_order_of_keys() -> None:
     turned = dict(reversed(MINIMAL.items()))
     assert reading.validate(turned, "here").digest == valid().digest
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("seed=0x" + "f" * 5000, "more than 64 bits"),
+        ("seed=" + "1:" * 5000 + "1", "more than 64 bits"),
+        ("space=" + "[" * 60_000, "50,000 bytes are too many"),
+        ("name=" + "x" * 40_000, "at most 100 characters"),
+    ],
+)
+def test_no_setting_is_too_long_to_be_refused_in_a_line(override: str, complaint: str) -> None:
+    content = {
+        "name": "a",
+        "space": "s",
+        "strategy": "t",
+        "evaluation": "e",
+        "budget": {"trials": 1},
+    }
+    with pytest.raises(RecipeError, match=complaint) as caught:
+        reading.validate(reading.apply(content, [override]), "recipe")
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("seed", [2**64, pytest.param(10**5000, id="long")])
+def test_numbers_of_a_script_have_64_bits_too(seed: int) -> None:
+    with pytest.raises(RecipeError, match="plain data"):
+        reading.apply({"seed": seed}, ())
+
+
+def test_a_recipe_that_could_not_be_read_again_is_not_begun() -> None:
+    given = valid(start_from=[f"run-{number}" for number in range(6000)])
+    with pytest.raises(RecipeError, match="too many"):
+        reading.text(given)

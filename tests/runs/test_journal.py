@@ -132,6 +132,17 @@ def test_no_flipped_bit_of_a_record_is_read_as_another_content(tmp_path: Path) -
         lambda event: event.update(proposal=None),
         lambda event: event.update(curve=3),
         lambda event: event["proposal"]["architecture"].update(choices=[1]),
+        lambda event: event["proposal"].update(stage=[]),
+        lambda event: event["proposal"].update(parents=[-1]),
+        lambda event: event["proposal"].update(stage="final", parents=[]),
+        lambda event: event["proposal"].update(colour="red"),
+        lambda event: event.update(number={}),
+        lambda event: event.update(metrics={"a": "much"}),
+        lambda event: event.update(metrics={"a": "nan"}),
+        lambda event: event.update(curve=[[1]]),
+        lambda event: event.update(error=["why"]),
+        lambda event: event.update(elapsed=None),
+        lambda event: event.update(number=4),  # which ended before
     ],
 )
 def test_a_whole_record_that_is_no_trial_is_named(
@@ -253,3 +264,14 @@ def test_fuller_trials_rank_first_and_every_architecture_once() -> None:
     assert best.number == 5
     both = (*UP, Objective("c", "min"))
     assert [t.number for t in Trials(both, events).front()] == [5, 4]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"started": "soon"}, {"started": 1e300}, {"plugins": "p"}, {"data": 3}, {"threads": 10**6}],
+)
+def test_a_header_of_another_shape_is_named(said: dict[str, Any], tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.begin(said)
+    with pytest.raises(StorageError, match=f"record 0 is no header: {next(iter(said))}"):
+        read_journal(tmp_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import struct
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,15 +16,11 @@ from evonas.errors import DataError
 from evonas.training.data import Images, room
 
 _LARGEST = 256  # Larger images, in pixels a side, are not kept unless the user chose a size.
-_BROKEN = (  # Pillow raises these, over its many formats.
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    struct.error,
-    Image.DecompressionBombError,
-)
+# A small file may say that it is an enormous picture, so none is decoded that takes more than this:
+# bytes a pixel are those of the decoder, a copy in another mode, and what Pillow keeps beside.
+_MOST_BYTES, _BYTES, _MORE_BYTES = 480e6, 8, 12
+_HUNGRY = ("WEBP", "JPEG2000")  # These formats need the more, and so do the deep modes.
+_CHUNK = 2**20  # So many numbers are scaled at once: as float64 they take several times their room.
 # Cameras and scanners write these; without a plugin for Pillow nothing here reads them.
 _FOREIGN = {".heic", ".heif", ".avif", ".jxl", ".svg", ".raw", ".dng", ".cr2", ".nef", ".arw"}
 _SIDEWAYS = range(5, 9)  # These EXIF orientations swap width and height.
@@ -110,8 +106,11 @@ def decode(
     for number, path in enumerate(paths):
         try:
             with _opened(path) as image:
-                upright = ImageOps.exif_transpose(_eight_bits(image))
-                fitted = ImageOps.fit(upright.convert(mode), size)
+                upright = _eight_bits(image)
+                ImageOps.exif_transpose(upright, in_place=True)
+                # As it is, if it will do: large pictures are not copied for nothing.
+                plain = upright if upright.mode == mode else upright.convert(mode)
+                fitted = ImageOps.fit(plain, size)
                 images[number - len(unreadable)] = np.asarray(fitted, np.uint8)
         except Unreadable as error:
             unreadable[number] = error.reason
@@ -134,22 +133,43 @@ def scaled(values: npt.NDArray[np.number]) -> Images:
     their own range. Others are taken as of 0…1 or 0…255 if these hold them, else by their own
     range. What is not finite is black.
     """
-    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = min(0.0, float(values.min())), float(values.max())
-    if high > 1 and (values == np.rint(values)).all():
+    flat = values.reshape(-1)
+    parts = [flat[start : start + _CHUNK] for start in range(0, flat.size, _CHUNK)]
+    low = min(0.0, *(float(_numbers(part).min()) for part in parts))
+    high = max(float(_numbers(part).max()) for part in parts)
+    if whole := high > 1 and all(_are_whole(_numbers(part)) for part in parts):
         high = next((2.0**bits - 1 for bits in _BITS if low == 0 and high < 2**bits), high)
-        return ((values - low) * (256 / (high - low + 1))).astype(np.uint8)
-    high = next((top for top in (1.0, 255.0) if low == 0 and high <= top), high)
-    eight: Images = np.rint((values - low) * (255 / (high - low))).astype(np.uint8)
-    return eight
+    else:
+        high = next((top for top in (1.0, 255.0) if low == 0 and high <= top), high)
+    span = high - low + 1 if whole else high - low or 1.0
+    eight: Images = np.empty(flat.shape, np.uint8)
+    for start, part in zip(range(0, flat.size, _CHUNK), parts, strict=True):
+        shares = (_numbers(part) - low) * ((256 if whole else 255) / span)
+        eight[start : start + _CHUNK] = shares if whole else np.rint(shares)
+    return eight.reshape(values.shape)
+
+
+def _numbers(values: npt.NDArray[np.number]) -> npt.NDArray[np.float64]:
+    return np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+
+
+def _are_whole(values: npt.NDArray[np.float64]) -> bool:
+    return bool((values == np.rint(values)).all())
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
+            hungry = image.format in _HUNGRY or image.mode.startswith(_DEEP)
+            most = _MOST_BYTES / (_MORE_BYTES if hungry else _BYTES)
+            if math.prod(image.size) > most:
+                raise Unreadable(f"of more than {most / 1e6:.0f} megapixels")
             yield image
-    except _BROKEN as error:
+    except (Unreadable, MemoryError):
+        raise
+    # A file may be anything, and Pillow's readers, some forty, raise whatever they stumble over.
+    except Exception as error:
         raise Unreadable(_reason(path)) from error
 
 

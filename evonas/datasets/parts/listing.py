@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -214,7 +215,7 @@ def _rows(listing: Listing, path: Path, split: str | None = None) -> Listing:
         name, label = ((row[columns[key]] or "").strip() for key in ("path", "label"))
         if not name or not label:
             raise DataError(f"{path}: row {number} lacks its {'label' if name else 'path'}")
-        file_path = path.parent / Path(name).expanduser()
+        file_path = path.parent / os.path.expanduser(name)
         own = split or _split_of_row(path, number, row.get(columns.get("split", "")), name)
         if file_path.is_file():
             listing.add(file_path, label, own)

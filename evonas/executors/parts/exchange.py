@@ -23,7 +23,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar, get_args
+
+from pydantic import Field
 
 from evonas import files
 from evonas.errors import StorageError
@@ -32,6 +34,7 @@ from evonas.trial import Stage, Trial
 _FOLDERS = ("open", "taken", "reports", "answers", "ended", "read", "workers")
 _POLL = 0.05  # seconds between looks for an answer
 _PATIENCE = 60.0  # seconds to wait for one
+Shape = TypeVar("Shape")
 
 
 @dataclass(frozen=True, order=True)
@@ -47,9 +50,42 @@ class Key:
 
     @staticmethod
     def of(text: str) -> Key:
-        """Read what ``str`` wrote."""
+        """Read what ``str`` wrote; ValueError if it is something else."""
         stage, number, attempt = text.split("-")
+        if stage not in get_args(Stage):
+            raise ValueError(f"no stage: {stage}")
         return Key(stage, int(number), int(attempt))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a file of ``open`` and ``taken`` says."""
+
+    trial: Trial
+    watched: bool
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What a file of ``reports`` says."""
+
+    step: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a file of ``answers`` says."""
+
+    step: int
+    stop: bool
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What a file of ``workers`` says."""
+
+    slots: Annotated[int, Field(ge=1)]
 
 
 class Lost(Exception):
@@ -83,13 +119,17 @@ class Exchange:
         found = {}
         for path in (self.path / folder).glob("*.json"):
             key, _, worker = path.stem.partition("@")
-            found[Key.of(key)] = worker
+            with suppress(ValueError):  # a file that somebody else has put there
+                found[Key.of(key)] = worker
         return found
 
-    def read(self, folder: str, key: Key, worker: str = "") -> dict[str, Any] | None:
-        """What a file says; None if it is no longer there."""
-        content: dict[str, Any] | None = files.load(self._file(folder, key, worker), dict)
-        return content
+    def read(self, shape: type[Shape], folder: str, key: Key, worker: str = "") -> Shape | None:
+        """What a file says; None if it is no longer there.
+
+        Raises:
+            StorageError: If it says something else.
+        """
+        return files.load(self._file(folder, key, worker), shape)
 
     def write(self, folder: str, key: Key, worker: str, content: Mapping[str, Any]) -> None:
         """Write a file, whole."""
@@ -115,9 +155,11 @@ class Exchange:
         """How many trials each worker takes at once, and a stamp that changes while it lives."""
         found = {}
         for path in (self.path / "workers").glob("*.json"):
-            with suppress(FileNotFoundError), path.open() as file:
-                # Opened, not only looked at: network file systems then ask their server.
-                found[path.stem] = json.load(file)["slots"], os.fstat(file.fileno()).st_mtime_ns
+            # Opened, not only looked at: network file systems then ask their server.
+            worker = files.load(path, Worker)
+            with suppress(FileNotFoundError):
+                if worker is not None:
+                    found[path.stem] = worker.slots, path.stat().st_mtime_ns
         return found
 
     def dismiss(self, worker: str) -> None:
@@ -143,9 +185,9 @@ class Exchange:
         """For a worker: have a trial that waits, and know whether its reports are wanted."""
         for key in sorted(self.entries("open")):
             if self.move(key, worker, "open", "taken"):
-                content = self.read("taken", key, worker)
-                if content is not None:
-                    return key, Trial.from_json(content["trial"]), content["watched"]
+                offer = self.read(Offer, "taken", key, worker)
+                if offer is not None:
+                    return key, offer.trial, offer.watched
         return None
 
     def ask(self, key: Key, worker: str, step: int, metrics: Mapping[str, float]) -> bool:
@@ -156,9 +198,9 @@ class Exchange:
         self.write("reports", key, worker, {"step": step, "metrics": dict(metrics)})
         deadline = time.monotonic() + _PATIENCE
         while time.monotonic() < deadline:
-            answer = self.read("answers", key, worker)
-            if answer is not None and answer["step"] == step:
-                return bool(answer["stop"])
+            answer = self.read(Answer, "answers", key, worker)
+            if answer is not None and answer.step == step:
+                return answer.stop
             time.sleep(_POLL)
         return False
 
