@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,13 +62,16 @@ def load(path: Path, shape: type[Shape]) -> Shape | None:
         StorageError: If it cannot be read, or holds something else.
     """
     try:
-        reader = _reader(shape)  # type: ignore[arg-type]  # types are hashable
-        content: Shape = reader.validate_json(path.read_bytes())
-        return content
+        # Not pydantic's own parser, which takes no half surrogates: texts of errors may have some.
+        content = json.loads(path.read_bytes())
+        found: Shape = _reader(shape).validate_python(content)  # type: ignore[arg-type]
+        return found
     except FileNotFoundError:
         return None
     except ValidationError as error:
         raise StorageError(f"{path}: is damaged: {mistake(error)}") from error
+    except (ValueError, RecursionError) as error:  # no JSON
+        raise StorageError(f"{path}: is damaged: {error}") from error
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
 

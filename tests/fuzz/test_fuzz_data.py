@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import tempfile
 import warnings
 import zipfile
 from contextlib import suppress
@@ -384,13 +385,12 @@ def test_published(data: bytes) -> None:
 
 
 def _weights() -> bytes:
-    path = Path("/tmp/fz_weights.safetensors")
-    write_weights(
-        path,
-        {"0.mean": torch.zeros(1), "0.std": torch.ones(1), "1.a": torch.ones(3)},
-        {"trial": "0", "epochs": "1", "choices": "{}", "architecture": "x"},
-    )
-    return path.read_bytes()
+    tensors = {"0.mean": torch.zeros(1), "0.std": torch.ones(1), "1.a": torch.ones(3)}
+    about = {"trial": "0", "epochs": "1", "choices": "{}", "architecture": "x"}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "weights.safetensors")
+        write_weights(path, tensors, about)
+        return path.read_bytes()
 
 
 @target(0.08, data=damaged([_weights()], [b'{"', b"F32", b"BF16", b"U64", b"__metadata__"]))
