@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 from evonas.architecture import Architecture
 from evonas.errors import HistoryError, RunInUse, StorageError
-from evonas.runs.journal import JOURNAL, Journal, read_journal
+from evonas.runs.journal import JOURNAL, Journal, read_header, read_journal
 from evonas.trial import Objective, Proposal, Trial, TrialState
 from evonas.trials import Trials
 
@@ -230,6 +232,30 @@ def test_no_run_and_other_formats(tmp_path: Path) -> None:
 def test_not_a_number_is_never_written(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal, pytest.raises(ValueError, match="JSON"):
         journal.append(trial(0, a=float("nan")))
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_not_a_number_is_never_read(tmp_path: Path, number: str) -> None:
+    """The checksum is right, but no journal of ours says so."""
+    write(tmp_path)
+    path = tmp_path / JOURNAL
+    *lines, last = path.read_bytes().splitlines(keepends=True)
+    text = last[last.index(b'"event": ') + 9 : -2]
+    strange = re.sub(rb'"elapsed":[^,]*', b'"elapsed":' + number.encode(), text)
+    assert strange != text
+    head = f'{{"seq": {len(lines)}, "crc": "{zlib.crc32(strange):08x}", "event": '
+    path.write_bytes(b"".join(lines) + head.encode() + strange + b"}\n")
+    assert len(read_journal(tmp_path)[1]) == len(lines) - 1
+
+
+def test_the_header_is_read_alone(tmp_path: Path) -> None:
+    write(tmp_path)
+    path = tmp_path / JOURNAL
+    first, second, *_ = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + b"damage\n" + second)
+    assert read_header(tmp_path)["recipe"] == "r"
+    path.write_bytes(first[:20])
+    assert read_header(tmp_path) == {}, "it was never written whole"
 
 
 def test_lines_are_json(tmp_path: Path) -> None:
