@@ -69,7 +69,7 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Inputs that were fuzzed; of tests of faults alone, a line a fault, and how its tests ended."""
+    """Inputs that were fuzzed; of tests of faults alone, a line a fault and how its tests ended."""
     if fuzz := sys.modules.get("fuzz_helper"):
         for line in fuzz.lines():
             terminalreporter.write_line(line)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from cli_helper import RECIPE, STRATEGY, evonas, nothing_written, plugin, refuse
 from PIL import Image
 from safetensors.torch import save_file
 
+from evonas.executors.parts.fork_server import descendants
 from evonas.recipe import registry
 from evonas.runs.journal import read_journal
 
@@ -303,7 +305,7 @@ def test_output_on_a_full_device(arguments: tuple[str, ...]) -> None:
 
 
 @pytest.mark.faults("19: weights with NaN, cut off, or a folder in their place are named")
-def test_weights_that_are_none(tmp_path: Path) -> None:
+def test_weights_that_are_none() -> None:
     train = "evaluation={name: train, epochs: 1, init: WEIGHTS}"
     Path("folder.pt").mkdir()
     Path("folder.safetensors").mkdir()
@@ -360,16 +362,28 @@ class Mine(Evaluator):
 
 
 @pytest.fixture
-def hanging() -> Iterator[list[str]]:
+def hanging() -> list[str]:
     """Settings of a run whose trials take ten minutes."""
     plugin(HANGING, kind="evaluators")
     settings = ("evaluation=mine", "objectives={value: max}", "dataset=null")
     return [part for setting in settings for part in ("--set", setting)]
 
 
+@contextmanager
+def begun(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A run in a process of its own, which does not outlive the test."""
+    command = [*EVONAS, "run", "r.yaml", "--run-dir", "out", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def journal(folder: Path, states: int) -> None:
     """Wait until so many events are in it."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         path = folder / "history.jsonl"
         if path.exists() and path.read_bytes().count(b"\n") > states:
@@ -382,35 +396,26 @@ def journal(folder: Path, states: int) -> None:
     "10: SIGINT while a trial hangs: it is ended after the grace, and goes on later"
 )
 def test_an_interrupted_run_waits_no_longer_than_its_grace(hanging: list[str]) -> None:
-    grace = ["--set", "executor={name: serial, grace: 1}"]
-    command = [*EVONAS, "run", "r.yaml", "--run-dir", "out", *hanging, *grace]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    grace = ("--set", "executor={name: serial, grace: 1}")
+    with begun(*hanging, *grace) as process:
         journal(Path("out"), 1)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=180)
     assert process.returncode == 128 + signal.SIGINT, said
     assert [event.state for event in read_journal(Path("out"))[1]] == ["running"]
 
 
 @pytest.mark.faults("12: SIGTERM to every process of a run interrupts its trials, and fails none")
 def test_a_signal_to_every_process_of_a_run(hanging: list[str]) -> None:
-    two = ["--set", "executor={name: processes, workers: 2, grace: 1}"]
-    command = [*EVONAS, "run", "r.yaml", "--run-dir", "out", *hanging, *two]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    two = ("--set", "executor={name: processes, workers: 2, grace: 1}")
+    with begun(*hanging, *two) as process:
         journal(Path("out"), 2)
         time.sleep(2)  # both trials are in their workers
-        for pid in (*below(process.pid), process.pid):
+        for pid in (*descendants(process.pid), process.pid):
             os.kill(pid, signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=180)
     assert process.returncode == 128 + signal.SIGTERM, said
     assert [event.state for event in read_journal(Path("out"))[1]] == ["running"] * 2
-
-
-def below(pid: int) -> list[int]:
-    """All processes below one."""
-    from evonas.executors.parts.fork_server import descendants
-
-    return descendants(pid)
 
 
 @pytest.mark.faults("11: trials that report are ended when budget.minutes is over by a tenth")

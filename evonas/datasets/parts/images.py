@@ -58,7 +58,7 @@ def header(path: Path) -> Header:
     Raises:
         Unreadable: If it is no image, or none that can be read.
     """
-    with _opened(path) as image:
+    with _reading(path), _opened(path) as image:
         width, height = image.size
         if image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
             width, height = height, width
@@ -105,15 +105,19 @@ def decode(
     unreadable: dict[int, str] = {}
     for number, path in enumerate(paths):
         try:
-            with _opened(path) as image:
-                upright = _eight_bits(image)
+            with _reading(path), _opened(path) as image:
+                image.load()
+                image.getexif()  # which is kept
+            upright = _eight_bits(image)
+            with _reading(path):
                 ImageOps.exif_transpose(upright, in_place=True)
                 # As it is, if it will do: large pictures are not copied for nothing.
                 plain = upright if upright.mode == mode else upright.convert(mode)
                 fitted = ImageOps.fit(plain, size)
-                images[number - len(unreadable)] = np.asarray(fitted, np.uint8)
         except Unreadable as error:
             unreadable[number] = error.reason
+        else:
+            images[number - len(unreadable)] = np.asarray(fitted, np.uint8)
     return images[: len(paths) - len(unreadable)], unreadable
 
 
@@ -158,19 +162,24 @@ def _are_whole(values: npt.NDArray[np.float64]) -> bool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _reading(path: Path) -> Iterator[None]:
+    """Of what Pillow does: a file may be anything, and its readers, some forty, raise anything."""
     try:
-        with Image.open(path) as image:
-            hungry = image.format in _HUNGRY or image.mode.startswith(_DEEP)
-            most = _MOST_BYTES / (_MORE_BYTES if hungry else _BYTES)
-            if math.prod(image.size) > most:
-                raise Unreadable(f"of more than {most / 1e6:.0f} megapixels")
-            yield image
+        yield
     except (Unreadable, MemoryError):
         raise
-    # A file may be anything, and Pillow's readers, some forty, raise whatever they stumble over.
     except Exception as error:
         raise Unreadable(_reason(path)) from error
+
+
+def _opened(path: Path) -> Image.Image:
+    image = Image.open(path)
+    hungry = image.format in _HUNGRY or image.mode.startswith(_DEEP)
+    most = _MOST_BYTES / (_MORE_BYTES if hungry else _BYTES)
+    if math.prod(image.size) > most:
+        image.close()
+        raise Unreadable(f"of more than {most / 1e6:.0f} megapixels")
+    return image
 
 
 def _reason(path: Path) -> str:
