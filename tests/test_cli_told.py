@@ -113,7 +113,7 @@ def test_quiet_is_the_outcome_alone() -> None:
     assert not any("best so far" in line for line in lines)
 
 
-@pytest.mark.parametrize("told", [[], ["--json"]])
+@pytest.mark.parametrize("told", [[], pytest.param(["--json"], marks=pytest.mark.slow)])
 def test_a_run_that_nobody_reads_any_more_ends_as_if_interrupted(told: list[str]) -> None:
     command = [sys.executable, "-m", "evonas", "run", "digits_evo", "--run-dir", "run", *told]
     many = ["--set", "budget.trials=500", "--set", "tracking=console", "--set", "executor=serial"]
@@ -165,6 +165,7 @@ def on_a_terminal(*settings: str, interruptions: int = 0, **environment: str) ->
     return said.decode(), code
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_table_that_is_drawn_again() -> None:
     # Some seconds a trial, and two drawings a second.
     said, code = on_a_terminal(*SETTINGS, "--set", "evaluation.epochs=20", NO_COLOR="1")

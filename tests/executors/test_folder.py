@@ -155,6 +155,7 @@ def test_one_worker_is_killed_one_is_stopped_and_comes_back_too_late(tmp_path):
     assert not list(folder.rglob("*.json")), "what came too late was thrown away"
 
 
+@pytest.mark.slow
 def test_two_workers_lost_with_it_fail_a_trial(tmp_path):
     with Folder(Obedient, ("cpu",), tmp_path / "work", lease=1) as executor:
         lost = executor.submit(trial(0, "hang", file=str(tmp_path / "pid")), lambda *_: False)
@@ -170,6 +171,7 @@ def test_two_workers_lost_with_it_fail_a_trial(tmp_path):
     assert ended.curve == ((1, {"loss": 0.5}),)
 
 
+@pytest.mark.slow
 def test_who_is_told_to_leave_gives_its_trial_back_and_the_next_one_takes_it(tmp_path):
     with Folder(Obedient, ("cpu",), tmp_path / "work") as executor:
         waiting = executor.submit(

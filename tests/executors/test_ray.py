@@ -52,6 +52,7 @@ def test_it_keeps_the_contract(make):
     assert testing.check_executor(make, trials=6) == []
 
 
+@pytest.mark.slow
 def test_each_node_runs_a_trial_and_a_watched_one_is_stopped(make, tmp_path):
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
     with make(Obedient, ("cpu",)) as executor:
@@ -69,6 +70,7 @@ def test_each_node_runs_a_trial_and_a_watched_one_is_stopped(make, tmp_path):
     assert [step for step, _ in stopped.curve] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_what_dies_twice_or_takes_too_long_or_cannot_be_built_fails(make):
     with make(Obedient, ("cpu",), timeout=2) as executor:
         dead = executor.submit(trial(0, "leave", code=3), lambda *_: False).result(SECONDS)
@@ -82,6 +84,7 @@ def test_what_dies_twice_or_takes_too_long_or_cannot_be_built_fails(make):
     assert unbuilt.error.startswith("ValueError: no data on cpu")
 
 
+@pytest.mark.slow
 def test_a_trial_whose_worker_is_killed_once_goes_on_in_another(make, tmp_path):
     with make(Obedient, ("cpu",), workers=1) as executor:
         go = str(tmp_path / "go")

@@ -119,6 +119,7 @@ def kill_and_resume(
     return run_dir
 
 
+@pytest.mark.slow
 def test_two_workers_killed_at_several_moments(begin: Callable[..., subprocess.Popen[str]]) -> None:
     two = ("--set", "executor.name=processes", "--set", "executor.workers=2")
     run_dir = kill_and_resume(begin, [5, 45], two)
@@ -161,7 +162,11 @@ def test_a_serial_run_killed_is_the_run_left_alone(
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+    ("number", "code"),
+    [
+        pytest.param(signal.SIGINT, 130, id="SIGINT"),
+        pytest.param(signal.SIGTERM, 143, id="SIGTERM", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_finishes_what_runs(
     begin: Callable[..., subprocess.Popen[str]], number: int, code: int

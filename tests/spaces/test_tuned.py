@@ -36,7 +36,9 @@ TRAINING = {
 TASK = Task(3, 16, 16, 10)
 
 
-@pytest.mark.parametrize("make", [MBConv, Sequential, RegNet, partial(DARTS, 4)])
+@pytest.mark.parametrize(
+    "make", [MBConv, Sequential, pytest.param(RegNet, marks=pytest.mark.slow), partial(DARTS, 4)]
+)
 def test_it_keeps_the_contract(make: Any) -> None:
     space = Tuned(make(), TRAINING)
     assert check_space(space, points=3) == []

@@ -351,6 +351,7 @@ def first_use(uri: str, folder: Path) -> None:
 
 
 @pytest.mark.faults("7: a locked MLflow database holds no search and loses nothing")
+@pytest.mark.slow
 def test_four_processes_may_be_the_first(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/store/mlflow.db"
     context = multiprocessing.get_context("spawn")
@@ -611,7 +612,7 @@ def test_trainings_for_good_are_runs_of_their_own_names(uri: str, info: RunInfo)
     assert best == [(1, 0.5), (2, 0.5)]
 
 
-@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("late", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_cut_off_anywhere_and_mirrored_again_is_mirrored_once(
     uri: str, info: RunInfo, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
