@@ -109,8 +109,8 @@ class Searches:
 
     def check_running(self) -> None:
         """They are all in the middle; what they said otherwise is in the log."""
-        codes = [process.poll() for process in self.processes.values()]
-        assert not any(code is not None for code in codes), (self.folder / "log").read_text()
+        ended = [p for p in (*self.processes.values(), self.worker) if p and p.poll() is not None]
+        assert not ended, (self.folder / "log").read_text()
 
     def evonas(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "evonas", *arguments]
