@@ -266,7 +266,6 @@ def test_a_run_folder_whose_name_is_not_utf_8() -> None:
     mlflow = ("tracking={name: mlflow, uri: 'sqlite:///m.db'}",)
     done = run(*mlflow, more=["--run-dir", folder])
     assert done.exit_code == 0, done.output
-    assert "lacks" not in done.output
     for command in ("resume", "sync", "report"):
         again = evonas(command, folder)
         assert again.exit_code == 0, again.output
@@ -282,7 +281,7 @@ def test_a_working_directory_with_a_percent_sign(monkeypatch: pytest.MonkeyPatch
             there.chdir(name)
             done = run("tracking=mlflow", more=["--run-dir", "out"])
             assert done.exit_code == 0, done.output
-            assert "lacks" not in done.output
+            assert evonas("sync", "out").exit_code == 0
             assert list(Path("mlruns/artifacts").rglob("report.html"))
     assert sorted(os.listdir()) == ["r.yaml", "w ?#", "w%41d"]
 
