@@ -406,7 +406,7 @@ def test_an_interrupted_run_waits_no_longer_than_its_grace(hanging: list[str]) -
 
 @pytest.mark.faults("12: SIGTERM to every process of a run interrupts its trials, and fails none")
 def test_a_signal_to_every_process_of_a_run(hanging: list[str]) -> None:
-    two = ("--set", "executor={name: processes, workers: 2, grace: 1}")
+    two = ("--set", "executor={name: processes, workers: 2, grace: 1}", "--set", "budget.trials=4")
     with begun(*hanging, *two) as process:
         journal(Path("out"), 2)
         time.sleep(2)  # both trials are in their workers
