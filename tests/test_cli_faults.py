@@ -266,7 +266,6 @@ def test_a_run_folder_whose_name_is_not_utf_8() -> None:
     mlflow = ("tracking={name: mlflow, uri: 'sqlite:///m.db'}",)
     done = run(*mlflow, more=["--run-dir", folder])
     assert done.exit_code == 0, done.output
-    assert "lacks" not in done.output
     for command in ("resume", "sync", "report"):
         again = evonas(command, folder)
         assert again.exit_code == 0, again.output
@@ -282,7 +281,7 @@ def test_a_working_directory_with_a_percent_sign(monkeypatch: pytest.MonkeyPatch
             there.chdir(name)
             done = run("tracking=mlflow", more=["--run-dir", "out"])
             assert done.exit_code == 0, done.output
-            assert "lacks" not in done.output
+            assert evonas("sync", "out").exit_code == 0
             assert list(Path("mlruns/artifacts").rglob("report.html"))
     assert sorted(os.listdir()) == ["r.yaml", "w ?#", "w%41d"]
 
@@ -407,7 +406,7 @@ def test_an_interrupted_run_waits_no_longer_than_its_grace(hanging: list[str]) -
 
 @pytest.mark.faults("12: SIGTERM to every process of a run interrupts its trials, and fails none")
 def test_a_signal_to_every_process_of_a_run(hanging: list[str]) -> None:
-    two = ("--set", "executor={name: processes, workers: 2, grace: 1}")
+    two = ("--set", "executor={name: processes, workers: 2, grace: 1}", "--set", "budget.trials=4")
     with begun(*hanging, *two) as process:
         journal(Path("out"), 2)
         time.sleep(2)  # both trials are in their workers

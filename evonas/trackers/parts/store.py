@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import unquote
@@ -108,6 +108,9 @@ def _opened(path: Path, uri: str) -> MlflowClient:
         connection.execute("PRAGMA journal_mode=WAL")
     client = MlflowClient(uri)
     client.search_experiments(max_results=1)
+    if (quoted := Path(uri.removeprefix(SQLITE)).parent) != path.parent:
+        with suppress(OSError):  # MLflow makes that one, too, and leaves it empty
+            os.removedirs(quoted)
     return client
 
 
