@@ -61,7 +61,9 @@ class Tabular(Evaluator):
             raise DataError(f"{path}: a row must be an object of columns, not {first!r}")
         for column in (*columns.values(), *self._full.values(), *self._final.values()):
             if column not in first:
-                raise DataError(f"{path}: no column {column!r}; there are {', '.join(first)}")
+                raise DataError(
+                    f"{path}: no column {column!r}; there are {', '.join(map(str, first))}"
+                )
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """The row's columns, of finals those of ``full``; a missing row fails the trial."""

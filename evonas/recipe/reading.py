@@ -104,7 +104,8 @@ def apply(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     but not what belongs to the section (``executor.device``).
     """
     try:
-        content = json.loads(json.dumps(content, default=str), parse_int=_whole)
+        plain = json.dumps(content, default=str, ensure_ascii=False)
+        content = json.loads(plain.encode(), parse_int=_whole)  # half a surrogate is no text
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"the recipe is not plain data: {error}") from error
     for override in overrides:

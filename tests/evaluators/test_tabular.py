@@ -169,3 +169,10 @@ def test_the_real_table(shared_data: Path) -> None:
         metrics, _ = evaluate(evaluator, Trial(seed, Proposal(space.sample(Random(seed)))))
         assert 0 < metrics["val_accuracy"] < 100
         assert metrics["seconds"] > 100
+
+
+def test_rows_may_be_longer_than_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("architecture,test\n1-1,0.5,7,8\n")
+    with pytest.raises(DataError, match="no column 'valid'; there are architecture, test"):
+        tabular(path)

@@ -220,7 +220,7 @@ def test_what_ended_while_no_search_was_there_is_not_run_again(tmp_path):
         first = executor.submit(trial(0)).result(SECONDS)
         time.sleep(0.5)  # what is submitted later is not thrown away meanwhile
         rest = [executor.submit(trial(n)).result(SECONDS) for n in (1, 2)]
-    assert {t.seconds for t in (first, *rest)} == {content["seconds"] for content in ended}
+    assert {t.seconds for t in (first, *rest)} == {t.seconds for t in ended}
 
 
 def test_what_others_lay_into_the_folder_is_passed_over_and_what_is_damaged_is_named(tmp_path):

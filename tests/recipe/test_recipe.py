@@ -350,6 +350,11 @@ def test_numbers_of_a_script_have_64_bits_too(seed: int) -> None:
         reading.apply({"seed": seed}, ())
 
 
+def test_half_a_surrogate_is_no_text_of_a_recipe() -> None:
+    with pytest.raises(RecipeError, match="plain data"):
+        reading.apply({"name": "\ud800"}, ())
+
+
 def test_a_recipe_that_could_not_be_read_again_is_not_begun() -> None:
     given = valid(start_from=[f"run-{number}" for number in range(6000)])
     with pytest.raises(RecipeError, match="too many"):
