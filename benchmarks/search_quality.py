@@ -112,6 +112,7 @@ class Timed(Strategy):
     """Another strategy, and the seconds that its ask and tell took."""
 
     def __init__(self, strategy: Strategy) -> None:
+        super().__init__(strategy.space, strategy.objectives)
         self._strategy, self.seconds, self.asked = strategy, 0.0, 0
 
     def ask(self, rng: Random) -> Proposal | None:

@@ -256,6 +256,6 @@ def check_choices(
 
 def _buildable(domain: Domain, value: Value) -> bool:
     """Whether a number beyond its bounds may be built."""
-    return (
-        isinstance(domain, Integer) and type(value) is int and 0 <= value <= _BEYOND * domain.high
-    )
+    if not isinstance(domain, Integer) or type(value) is not int:
+        return False
+    return 0 <= value <= _BEYOND * max(1, domain.high)

@@ -406,7 +406,7 @@ def test_what_the_journal_says_must_be_of_its_run() -> None:
                 anew.append(replace(event, proposal=replace(event.proposal, architecture=own)))
 
     said(c1=7)
-    refused(evonas("resume", "out"), 2, "trial 0 is of another space: choice 'c1': 7 is outside")
+    refused(evonas("resume", "out"), 2, "of trial 0 choice 'c1': 7 is outside")
     said(width=8)
     refused(evonas("resume", "out"), 2, "choice 'width' is not declared")
     said()

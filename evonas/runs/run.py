@@ -212,6 +212,14 @@ def reopened(run_dir: Path, overrides: Sequence[str] = ()) -> Assembly:
     _check_begun(run_dir, header)
     recipe = reading.load(run_dir / reading.FILE, overrides)
     assembly = assemble(recipe, registry_of(header), run_dir)
+    _check(run_dir, header, events, assembly)
+    return assembly
+
+
+def _check(
+    run_dir: Path, header: Mapping[str, Any], events: Sequence[Trial], assembly: Assembly
+) -> None:
+    """Refuse a journal that is not of the recipe, the data and the space."""
     if header["recipe"] != assembly.recipe.digest:
         raise HistoryError(f"{run_dir} is a run of another recipe than its {reading.FILE} says")
     if header["data"] != assembly.fingerprint:
@@ -231,7 +239,6 @@ def reopened(run_dir: Path, overrides: Sequence[str] = ()) -> Assembly:
                 f"{run_dir}: space {space.name!r} has changed since the run began: "
                 f"of trial {trial.number} {error}"
             ) from error
-    return assembly
 
 
 def _store(assembly: Assembly, folder: Path) -> None:

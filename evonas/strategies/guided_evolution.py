@@ -10,6 +10,7 @@ docs/results.md.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from random import Random
@@ -143,13 +144,15 @@ class GuidedEvolution(Strategy):
         The best tell where the top is, the youngest where children are bred now, and the pruned
         where not to go: they have no value of full effort, so they get the worst there is.
         """
-        lowest = min(self._rungs, default=1.0)
-        rung = self._rungs.get(lowest, self.told)
+        rung = self._rungs.get(min(self._rungs, default=1.0), self.told).complete
+        lowest = rung[0].proposal.fidelity
         promoted = (t for t in reversed(self._complete) if t.proposal.fidelity > lowest)
         fuller = list(islice(promoted, _LEARNT))[::-1]
-        best = list(islice(rung.ranked(), _LEARNT))[::-1]
-        below = filter(None, (rung.fullest(trial.architecture) for trial in fuller))
-        some = {t.number: t for t in (*best, *rung.complete[-_LEARNT:], *below)}.values()
+        # Those of the worst value first, and of equals the eldest; not sorted, for many are told.
+        best = heapq.nlargest(_LEARNT, reversed(rung), key=self._value)[::-1]
+        longer = {trial.architecture.id for trial in fuller}
+        below = [trial for trial in rung if trial.architecture.id in longer] if longer else []
+        some = {t.number: t for t in (*best, *rung[-_LEARNT:], *below)}.values()
         trials = [*some, *sorted(fuller, key=lambda trial: trial.proposal.fidelity)]
         values, pairs = self._aligned(trials)
         pruned = self.told.pruned[-_LEARNT:]

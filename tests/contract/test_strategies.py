@@ -10,6 +10,7 @@ import pytest
 from conftest import bounded
 
 from evonas.architecture import Architecture, Integer
+from evonas.errors import PluginError
 from evonas.recipe.registry import Registry
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
@@ -171,7 +172,6 @@ class NamesFailures(Bad):
         (FewOften, "of a space of 9 points only 5 are proposed"),
         (PromotesFailures, "which is no completed trial of its architecture with less effort"),
         (PromotesOthers, "which is no completed trial of its architecture with less effort"),
-        (NamesItself, "trial 0 names trial 0 as a parent, which had not ended"),
         (NamesFailures, "as a parent, which had not ended by then, or had failed"),
         (HidesFidelities, "fidelity 0.5 is none of strategy.fidelities"),
     ],
@@ -179,3 +179,8 @@ class NamesFailures(Bad):
 def test_the_kit_catches(strategy: type[Bad], finding: str) -> None:
     problems = check_strategy(strategy)
     assert any(finding in problem for problem in problems), problems
+
+
+def test_a_trial_that_names_itself_is_not_begun() -> None:
+    with pytest.raises(PluginError, match=r"NamesItself cannot ask: .*it proposed parents=\(0,\)"):
+        check_strategy(NamesItself)

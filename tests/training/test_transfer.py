@@ -219,7 +219,7 @@ def broken(folder: Path) -> Mapping[str, tuple[str, type[Exception], str]]:
     torch.save(nn.Linear(1, 1), folder / "code.pt")
     return {
         "missing": (str(folder / "no.safetensors"), DataError, "cannot be read"),
-        "folder": (str(folder), DataError, "cannot be read"),
+        "folder": (str(folder), DataError, "is no file"),
         "cut": (str(folder / "cut.safetensors"), DataError, "cannot be read"),
         "flipped": (str(folder / "flipped.safetensors"), DataError, "is damaged"),
         "text": (str(folder / "text.pt"), DataError, "cannot be read"),
