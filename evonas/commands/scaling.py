@@ -276,7 +276,7 @@ def train(
         journal.begin({"scaled_from": str(original.run_dir), "recipe": assembly.recipe.digest})
         session = Session(assembly, folder, journal, (_Notes(note),), lambda: False)
         try:
-            with devices.cpu_threads(devices.fastest_threads()):
+            with devices.cpu_threads(assembly.threads()):
                 _, metrics = final.conclude(session, [trial], terms)
         except final.AllFailed as error:
             raise HistoryError(f"scale: the training failed: {error}") from error

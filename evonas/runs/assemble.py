@@ -21,7 +21,7 @@ from evonas.executors.processes import Processes
 from evonas.executors.serial import Serial
 from evonas.recipe import options, reading
 from evonas.recipe.options import Part, bind
-from evonas.recipe.registry import Registry
+from evonas.recipe.registry import Registry, blamed
 from evonas.recipe.schema import Recipe
 from evonas.runs.pace import Reserve
 from evonas.runs.pruning.base import Pruner
@@ -216,6 +216,7 @@ class Assembly:
         fingerprint: Of the data; None without any.
         make_evaluator: Makes the evaluator for a device.
         remark: What a person should know of the space before the search starts, if anything.
+        tried: Points of the space whose networks were built and took images.
     """
 
     recipe: Recipe
@@ -228,6 +229,17 @@ class Assembly:
     fingerprint: str | None
     make_evaluator: EvaluatorFactory
     remark: str = ""
+    tried: tuple[Architecture, ...] = ()
+
+    def threads(self) -> int:
+        """CPU threads with which the networks that were tried train fastest, here and now."""
+        if not self.tried or self.devices != ("cpu",):
+            return devices.threads()
+        assert self.make_evaluator.data is not None, "without images nothing is tried"
+        task = self.make_evaluator.data.task
+        networks = (self.space.build(point, task) for point in self.tried)
+        with blamed(self.space.builder, "cannot be trained", timed=True):
+            return devices.fastest_threads(networks, task.input_shape)
 
     def strategy(self) -> Strategy:
         """A fresh strategy."""
@@ -288,9 +300,9 @@ def assemble(recipe: Recipe, registry: Registry, run_dir: Path) -> Assembly:
     evaluator = factory(chosen[0])
     _check_training(parts, evaluator)
     objectives = _objectives(resolved, factory.space, evaluator)
-    space, remark = _limited(factory), ""
+    space, remark, tried = _limited(factory), "", list[Architecture]()
     if factory.data is not None:
-        space, remark = _tried(space, factory.data.task, resolved.seed)
+        space, remark, tried = _tried(space, factory.data.task, resolved.seed)
     with parts.executor(factory, chosen) as executor:
         workers = executor.workers
     assembly = Assembly(
@@ -304,6 +316,7 @@ def assemble(recipe: Recipe, registry: Registry, run_dir: Path) -> Assembly:
         fingerprint=factory.data.fingerprint if factory.data else None,
         make_evaluator=factory,
         remark=remark,
+        tried=tuple(tried),
     )
     strategy = assembly.strategy()
     if len(objectives) > 1 and not strategy.multi_objective:
@@ -395,8 +408,12 @@ def _limited(factory: EvaluatorFactory) -> SearchSpace:
     return space.limited(limits, factory.data.task)
 
 
-def _tried(space: SearchSpace, task: Task, seed: int) -> tuple[SearchSpace, str]:
+def _tried(
+    space: SearchSpace, task: Task, seed: int
+) -> tuple[SearchSpace, str, list[Architecture]]:
     """The space, whose networks were tried out at a few points before they cost anything.
+
+    And what there is to say of it, and the points that were all right and not enormous.
 
     Where some take no image of the task, as they pool too often for it, such networks are left out:
     that is decided by counting, so a space without limits is searched as if it had some.
@@ -405,11 +422,14 @@ def _tried(space: SearchSpace, task: Task, seed: int) -> tuple[SearchSpace, str]
         PluginError: If a network is at fault, or none of them takes an image.
     """
     seen: dict[str, InvalidArchitecture | None] = {}  # why it is impossible, by architecture
+    good: list[Architecture] = []
 
     def look_at(point: Architecture) -> None:
         try:
-            Probe(space, point, task)
+            probe = Probe(space, point, task)
             seen[point.id] = None
+            if not probe.large:
+                good.append(point)
         except InvalidArchitecture as error:
             seen[point.id] = error
 
@@ -418,6 +438,7 @@ def _tried(space: SearchSpace, task: Task, seed: int) -> tuple[SearchSpace, str]
         for sentence in declared(space):
             raise PluginError(sentence)
         look_at(space.unlimited.sample(rng))  # limits are counted, which says less of what is wrong
+        good.clear()  # it may be beyond them
         for point in points(space, task, rng):
             look_at(point)
     except PluginError as error:
@@ -427,9 +448,9 @@ def _tried(space: SearchSpace, task: Task, seed: int) -> tuple[SearchSpace, str]
     if len(impossible) == len(seen):
         raise PluginError(f"space {space.name!r}: {impossible[0]}")
     if not impossible:
-        return space, ""
+        return space, "", good
     remark = f"left out: networks that take no image of this size; for example {impossible[0]}"
-    return space if space.limits else space.limited({}, task), remark
+    return space if space.limits else space.limited({}, task), remark, good
 
 
 def _limits(resolved: Recipe) -> dict[str, Limit]:

@@ -164,7 +164,7 @@ def start(
                 "fidelities": rungs,
                 "sweep": sweep,
                 # One number for the whole run: with another, sums of floats come out otherwise.
-                "threads": devices.fastest_threads(),
+                "threads": assembly.threads(),
                 "plugins": [str(path.absolute()) for path in registry.plugins],
                 "taken": len(taken),
             }

@@ -6,18 +6,24 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from statistics import median
+from typing import TYPE_CHECKING
 
 from evonas.errors import PluginError, RecipeError
 from evonas.training import containers
 
+if TYPE_CHECKING:
+    from torch import nn
+
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 MOST_CPU_WORKERS = 8  # Each holds torch and the data set: half a gigabyte and more.
-_CHANNELS, _STEPS, _ATTEMPTS = 32, 5, 5  # The convolution that is timed is of this size.
+_ATTEMPTS = 5  # steps of training that are timed, of each network and number of threads
+_MOST_SECONDS = 2.0  # after which no other step is begun: large networks differ clearly
+_BATCH = 64  # images of such a step
 
 
 @dataclass(frozen=True)
@@ -52,30 +58,43 @@ def cores() -> int:
     return math.ceil(min(seen, containers.cpus()))
 
 
-def fastest_threads() -> int:
-    """CPU threads with which a small network trains fastest here and now: one, or one per core.
+def fastest_threads(networks: Iterable[nn.Module], shape: tuple[int, int, int]) -> int:
+    """CPU threads with which networks train fastest here and now: one, or one per core.
 
-    More than one help on idle cores, and wait for each other where a core has other work: two
-    threads on two busy cores were measured ten times slower than one. So it is tried, for a tenth
-    of a second each. Who set OMP_NUM_THREADS has decided already.
+    More than one help large networks on idle cores. Small ones lose more by waking threads than
+    these save, and where a core has other work they wait for each other: three and ten times slower
+    than one were measured. So it is tried. Who set OMP_NUM_THREADS has decided already.
+
+    Args:
+        networks: Such as are to be trained; those that take longest count most.
+        shape: Of an image: channels, height, width.
     """
     import torch  # see above
+    from torch.nn import functional as F
 
     if (count := cores()) == 1 or os.environ.get("OMP_NUM_THREADS"):
         return torch.get_num_threads()
-    seconds: dict[int, list[float]] = {1: [], count: []}
-    with cpu_threads(None):
-        layer = torch.nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1)
-        images = torch.randn(64, _CHANNELS, 16, 16).to(memory_format=torch.channels_last)
-        for _ in range(_ATTEMPTS):  # in turns: the machine's load changes meanwhile
+    images = torch.rand(_BATCH, *shape).to(memory_format=torch.channels_last)
+    labels = torch.zeros(_BATCH, dtype=torch.long)
+    total = {1: 0.0, count: 0.0}
+    start = time.perf_counter()
+    for network in networks:
+        network.to(memory_format=torch.channels_last)
+        seconds: dict[int, list[float]] = {threads: [] for threads in total}
+        for attempt in range(1 + _ATTEMPTS):  # in turns: the machine's load changes meanwhile
             for threads, times in seconds.items():
-                torch.set_num_threads(threads)
-                layer(images).sum().backward()  # starts the threads
-                start = time.perf_counter()
-                for _ in range(_STEPS):
-                    layer(images).sum().backward()
-                times.append(time.perf_counter() - start)
-    return min(seconds, key=lambda threads: median(seconds[threads]))
+                with cpu_threads(threads):
+                    begun = time.perf_counter()
+                    F.cross_entropy(network(images), labels).backward()
+                if attempt:  # the first starts the threads
+                    times.append(time.perf_counter() - begun)
+            if attempt and time.perf_counter() - start > _MOST_SECONDS:
+                break
+        for threads, times in seconds.items():
+            total[threads] += median(times)
+        if time.perf_counter() - start > _MOST_SECONDS:
+            break
+    return min(total, key=lambda threads: total[threads])
 
 
 @contextmanager

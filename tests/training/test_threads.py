@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 from evonas.training import devices
 
@@ -13,14 +14,16 @@ from evonas.training import devices
 def test_they_are_one_or_one_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     before = torch.get_num_threads()
-    assert devices.fastest_threads() in (1, devices.cores())
+    networks = [nn.Conv2d(1, 4, 3), nn.Conv2d(1, 40, 3)]
+    classifiers = [nn.Sequential(n, nn.AdaptiveAvgPool2d(1), nn.Flatten()) for n in networks]
+    assert devices.fastest_threads(classifiers, (1, 8, 8)) in (1, devices.cores())
     assert torch.get_num_threads() == before
 
 
 def test_who_set_the_variable_has_decided(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     with devices.cpu_threads(3):
-        assert devices.fastest_threads() == 3
+        assert devices.fastest_threads([nn.Conv2d(1, 1, 1)], (1, 8, 8)) == 3
 
 
 def test_they_are_put_back() -> None:
