@@ -282,6 +282,8 @@ def _trial(event: Any, ended: set[tuple[str, int]]) -> Trial:
     if stage != "search" and not trial.proposal.parents:
         raise ValueError(f"a {stage} training is one of a trial of the search")
     if trial.state is TrialState.RUNNING:
+        if stage == "search" and name in ended:  # other trainings may be done once more
+            raise ValueError(f"trial {trial.number} begins again after its end")
         ended.discard(name)
     elif name in ended:
         raise ValueError(f"{stage} trial {trial.number} ends twice")

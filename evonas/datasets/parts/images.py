@@ -19,7 +19,7 @@ _LARGEST = 256  # Larger images, in pixels a side, are not kept unless the user 
 # A small file may say that it is an enormous picture, so none is decoded that takes more than this:
 # bytes a pixel are those of the decoder, a copy in another mode, and what Pillow keeps beside.
 _MOST_BYTES, _BYTES, _MORE_BYTES = 480e6, 8, 12
-_HUNGRY = ("WEBP", "JPEG2000")  # These formats need the more, and so do the deep modes.
+_HUNGRY = ("WEBP", "JPEG2000")  # These formats need the more, and so do CMYK and the deep modes.
 _CHUNK = 2**20  # So many numbers are scaled at once: as float64 they take several times their room.
 # Cameras and scanners write these; without a plugin for Pillow nothing here reads them.
 _FOREIGN = {".heic", ".heif", ".avif", ".jxl", ".svg", ".raw", ".dng", ".cr2", ".nef", ".arw"}
@@ -174,7 +174,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _opened(path: Path) -> Image.Image:
     image = Image.open(path)
-    hungry = image.format in _HUNGRY or image.mode.startswith(_DEEP)
+    hungry = image.format in _HUNGRY or image.mode.startswith((*_DEEP, "CMYK"))
     most = _MOST_BYTES / (_MORE_BYTES if hungry else _BYTES)
     if math.prod(image.size) > most:
         image.close()
