@@ -413,6 +413,14 @@ def test_what_the_journal_says_must_be_of_its_run() -> None:
     with Journal(Path("out")) as journal:
         journal.append(replace(events[0], number=1, state=TrialState.FAILED))
     refused(evonas("resume", "out"), 2, "trial 1 ends, and was never begun")
+    for state, complaint in (
+        (TrialState.RUNNING, "begins again after"),
+        (events[1].state, "twice"),
+    ):
+        said()
+        with Journal(Path("out")) as journal:
+            journal.append(replace(events[1], state=state))
+        refused(evonas("report", "out"), 5, complaint)
 
 
 def test_the_recipe_must_be_that_of_the_journal() -> None:
