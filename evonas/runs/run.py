@@ -227,11 +227,10 @@ def _check(
     space, begun = assembly.space, set()
     for trial in events:
         name = trial.proposal.stage, trial.number
-        if trial.state is not TrialState.RUNNING:
-            if name not in begun and trial.origin is None:
-                raise HistoryError(f"{run_dir}: trial {trial.number} ends, and was never begun")
-            continue
-        begun.add(name)
+        if trial.state is TrialState.RUNNING or trial.origin is not None:
+            begun.add(name)
+        elif name not in begun:
+            raise HistoryError(f"{run_dir}: trial {trial.number} ends, and was never begun")
         try:  # its file is a plugin's, perhaps, and was edited
             check_choices(space.domains, trial.architecture.choices)
         except InvalidArchitecture as error:

@@ -193,15 +193,15 @@ def test_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
         read("~no-such-user/images")
 
 
-def test_a_list_may_name_the_home_of_nobody() -> None:
+def test_a_list_may_name_what_cannot_be() -> None:
     for label in ("cat", "dog"):
         pictures(f"images/{label}", value=60 if label == "cat" else 150)
     rows = [f"{path},{path.split('/')[0]}" for path in _below("images")]
-    rows.append("~no-such-user/0.png,cat")
+    rows += ["~no-such-user/0.png,cat", f"{300 * 'a'}.png,cat"]
     Path("images/metadata.csv").write_text("\n".join(["path,label", *rows]))
     data = read()
     assert total(data) == 20
-    assert "1 listed but not there" in data.notes[-1]
+    assert "2 listed but not there" in data.notes[-1]
 
 
 def _below(folder: str) -> list[str]:

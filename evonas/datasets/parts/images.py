@@ -18,7 +18,7 @@ from evonas.training.data import Images, room
 _LARGEST = 256  # Larger images, in pixels a side, are not kept unless the user chose a size.
 # A small file may say that it is an enormous picture, so none is decoded that takes more than this:
 # bytes a pixel are those of the decoder, a copy in another mode, and what Pillow keeps beside.
-_MOST_BYTES, _BYTES, _MORE_BYTES = 480e6, 8, 12
+_MOST_BYTES, _BYTES, _MORE_BYTES = 480e6, 8, 16
 _HUNGRY = ("WEBP", "JPEG2000")  # These formats need the more, and so do CMYK and the deep modes.
 _CHUNK = 2**20  # So many numbers are scaled at once: as float64 they take several times their room.
 # Cameras and scanners write these; without a plugin for Pillow nothing here reads them.

@@ -217,7 +217,7 @@ def _rows(listing: Listing, path: Path, split: str | None = None) -> Listing:
             raise DataError(f"{path}: row {number} lacks its {'label' if name else 'path'}")
         file_path = path.parent / os.path.expanduser(name)
         own = split or _split_of_row(path, number, row.get(columns.get("split", "")), name)
-        if file_path.is_file():
+        if os.path.isfile(file_path):  # which bears names that no file may have
             listing.add(file_path, label, own)
         else:
             listing.skipped[file_path] = "listed but not there"
