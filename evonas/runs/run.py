@@ -38,7 +38,7 @@ from evonas.runs.session import Session, Stopped
 from evonas.trackers.base import Report, RunInfo, Tracker
 from evonas.trackers.console import Console
 from evonas.training import devices
-from evonas.trial import Objective, Trial, TrialState
+from evonas.trial import Objective, Proposal, Trial, TrialState
 
 # What a resumed run may change: nothing that the trials of its search depend on.
 _GROWS = "budget, final, audit, executor, tracking and evaluation.final_epochs"
@@ -224,12 +224,12 @@ def _check(
         raise HistoryError(f"{run_dir} is a run of another recipe than its {reading.FILE} says")
     if header["data"] != assembly.fingerprint:
         raise HistoryError(f"{run_dir}: the data set here is not the one that the run began with")
-    space, begun = assembly.space, set()
+    space, begun = assembly.space, dict[tuple[str, int], Proposal]()
     for trial in events:
         name = trial.proposal.stage, trial.number
         if trial.state is TrialState.RUNNING or trial.origin is not None:
-            begun.add(name)
-        elif name not in begun:
+            begun[name] = trial.proposal
+        elif begun.get(name) != trial.proposal:
             raise HistoryError(f"{run_dir}: trial {trial.number} ends, and was never begun")
         try:  # its file is a plugin's, perhaps, and was edited
             check_choices(space.domains, trial.architecture.choices)

@@ -269,6 +269,7 @@ def test_told(assemblies: Any, records: Any, strategy: str, pruned: bool) -> Non
     with Journal(Path()) as held:
         if held.header:
             held.header |= {"recipe": assembly.recipe.digest, "data": assembly.fingerprint}
+        runs._check_begun(Path(), held.header)
         runs._check(Path(), held.header, held.events, assembly)
         asked, executor = assembly.strategy(), cast(Executor, None)  # nothing is submitted
         Search(asked, executor, assembly.budget, 0, held.events, watcher=assembly.pruner())
