@@ -15,7 +15,7 @@ test: $(READY)
 	$(VENV)/bin/ruff check $(SOURCES)
 	$(VENV)/bin/ruff format --check $(SOURCES)
 	$(VENV)/bin/mypy
-	$(VENV)/bin/pytest -n auto
+	$(VENV)/bin/pytest -n auto --dist worksteal
 
 test-faults: $(READY)
 	$(VENV)/bin/pytest -m faults -n auto -v

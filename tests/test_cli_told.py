@@ -126,7 +126,8 @@ def test_a_run_that_nobody_reads_any_more_ends_as_if_interrupted(told: list[str]
         process.stdout.close()  # as head does
         assert process.stderr.read() == ""
     assert process.returncode == 130
-    done = evonas("resume", "run", "--set", "budget.trials=2", "--quiet")
+    less = ("--set", "budget.trials=2", "--set", "executor={name: serial}")  # a whole section, too
+    done = evonas("resume", "run", *less, "--quiet")
     assert done.exit_code == 0, done.output
 
 

@@ -42,7 +42,7 @@ from evonas.trial import Objective, Proposal, Trial, TrialState
 
 # What a resumed run may change: nothing that the trials of its search depend on.
 _GROWS = "budget, final, audit, executor, tracking and evaluation.final_epochs"
-_GROWS_PATTERN = r"(budget|final|audit|executor|tracking)\.|evaluation\.(of\.)*final_epochs="
+_GROWS_PATTERN = r"(budget|final|audit|executor|tracking)[.=]|evaluation\.(of\.)*final_epochs="
 
 
 @runtime_checkable

@@ -8,12 +8,14 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from workers_helper import Obedient, Stubborn, trial, unbuildable, wait_for
 
 from evonas import testing
 from evonas.errors import PluginError
+from evonas.executors.parts.fork_server import descendants
 from evonas.executors.ray import Ray
 from evonas.recipe import reading
 from evonas.recipe.registry import Registry
@@ -169,6 +171,46 @@ def test_a_cluster_whose_token_is_not_here_is_a_line(tmp_path):
     assert done.returncode == PluginError.exit_code
     assert "no authentication token was found" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+HEAD = """
+import sys
+
+from ray.cluster_utils import Cluster
+
+made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+print(made.address, flush=True)
+sys.stdin.read()
+made.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_the_loss_of_the_head_ends_the_search_which_can_be_resumed():
+    python = [sys.executable, "-m", "evonas"]
+    quick = ["--set", "evaluation.epochs=1", "--set", "budget.trials=10000"]
+    with subprocess.Popen([sys.executable, "-c", HEAD], stdin=PIPE, stdout=PIPE, text=True) as head:
+        executor = f"executor={{name: ray, address: '{head.stdout.readline().strip()}'}}"
+        command = ["run", "digits_evo", "--run-dir", "run", "--set", "tracking=console", *quick]
+        with subprocess.Popen(
+            [*python, *command, "--set", executor], stderr=PIPE, text=True
+        ) as search:
+            wait_for("run/history.jsonl", SECONDS)
+            while not any(event.seconds for event in read_journal(Path("run"))[1]):
+                time.sleep(0.1)  # until a trial has ended
+            (gcs,) = (
+                pid
+                for pid in descendants(head.pid)
+                if Path(f"/proc/{pid}/comm").read_text().strip() == "gcs_server"
+            )
+            os.kill(gcs, signal.SIGKILL)
+            assert "evonas: executor ray: the cluster's head is gone" in search.stderr.read()
+        assert search.returncode == PluginError.exit_code
+        head.stdin.close()
+    told = len(read_journal(Path("run"))[1])
+    more = ["--set", f"budget.trials={told + 2}", "--set", "executor=serial"]
+    done = subprocess.run([*python, "resume", "run", *more], check=False)
+    assert done.returncode == 0
 
 
 def test_without_ray_or_a_cluster_it_is_said_in_a_line(monkeypatch):
