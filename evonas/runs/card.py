@@ -12,6 +12,7 @@ from typing import Any
 from evonas import __version__
 from evonas.runs.scores import Confusion
 from evonas.runs.session import Session
+from evonas.training import devices
 from evonas.trial import figure
 
 FILE = "MODEL_CARD.md"
@@ -19,7 +20,7 @@ _COSTS = {
     "params": "parameters",
     "flops": "FLOPs an image, two per multiply-add",
     "peak_memory": "live activations, bytes an image",
-    "latency": "latency, ms",
+    "latency": "latency in the search, ms",
 }
 _LIMITS = """\
 - It knows these classes alone, and says one of them of any picture whatever.
@@ -32,7 +33,13 @@ _LIMITS = """\
 """
 
 
-def text(session: Session, folder: Path, about: Mapping[str, Any], counts: Confusion | None) -> str:
+def text(
+    session: Session,
+    folder: Path,
+    about: Mapping[str, Any],
+    counts: Confusion | None,
+    milliseconds: float,
+) -> str:
     """The card, in Markdown.
 
     Args:
@@ -40,16 +47,20 @@ def text(session: Session, folder: Path, about: Mapping[str, Any], counts: Confu
         folder: Where the network is.
         about: Its description (see ``export.description``).
         counts: On the test split; None if there is none.
+        milliseconds: That one image takes now, on the device of the run.
     """
     recipe, data = session.assembly.recipe, session.assembly.evaluator.context.data
     form = about["preprocessing"]
     size = f"{form['width']}×{form['height']} pixels, {'grey' if form['mode'] == 'L' else 'RGB'}"
+    device = session.assembly.evaluator.context.device
+    where = f"{device}, threads: {devices.threads()}" if device == "cpu" else device
+    speed = ("latency of one image", f"{milliseconds:.3g} ms where it was trained ({where})")
     parts = [
         f"# {recipe.name}\n",
         f"Says which of {len(about['classes'])} classes a picture is of. Found and trained by "
         f"evonas {__version__}; trial {about['trial']} of the search.\n",
         f"## Data\n\n{data}.\n",
-        f"## Network\n\n{_table(('', ''), _network_rows(recipe, about, folder, size))}",
+        f"## Network\n\n{_table(('', ''), [*_network_rows(recipe, about, folder, size), speed])}",
         f"## Accuracy\n\n{_accuracy(session, about, counts)}",
         f"## Limits\n\n{_LIMITS}",
         f"## How to use it\n\n{_use(session, folder, about)}",

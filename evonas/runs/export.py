@@ -19,6 +19,7 @@ from evonas.spaces.parts import cost
 from evonas.training import programs
 from evonas.training.checkpoints import BadWeights, write_weights
 from evonas.training.data import Split
+from evonas.training.latency import latency
 from evonas.training.loop import Normalize
 from evonas.trial import Trial
 
@@ -82,12 +83,12 @@ def keep(
         files.write(folder / PROGRAM, programs.program(network, data.task, about, "pt2"))
     except programs.Refused as error:  # it was measured, and is kept all the same
         session.note(f"no {PROGRAM}, {error}")
-    counts = None
+    counts, device = None, session.assembly.evaluator.context.device
     if tested and data.test is not None:
-        device = session.assembly.evaluator.context.device
         counts = Confusion.of(data.classes, *_guesses(network, data.test, device))
         files.write(folder / TEST, json.dumps(counts.to_json()).encode())
-    text = card.text(session, folder, about, counts)  # which names files
+    milliseconds = latency(network, data.task, device)
+    text = card.text(session, folder, about, counts, milliseconds)  # which names files
     files.write(folder / card.FILE, text.encode(errors="backslashreplace"))
 
 

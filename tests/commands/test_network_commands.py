@@ -398,6 +398,7 @@ def test_the_card_says_what_the_files_say(finished: Path) -> None:
         "| search space | plain_cnn |",
         "| parameters |",
         "| size of network.pt2 |",
+        "| latency of one image |",
         "| blue | 8 |",
         "evonas export run --format onnx",
         "torch.export.load",
