@@ -185,12 +185,13 @@ def resume(
     Raises:
         HistoryError: If the folder holds no run, or recipe or data are not those of the run.
     """
-    read_header(run_dir)
+    header = read_header(run_dir)
     for override in overrides:
         if not re.match(_GROWS_PATTERN, override):
             raise HistoryError(f"--set {override}: a resumed run may change {_GROWS} only")
-    assembly = reopened(run_dir, overrides)
+    assembly = _assembled(run_dir, header, overrides)
     with _journal(run_dir, listeners) as journal:
+        _check(run_dir, journal.header, journal.events, assembly)
         if len(journal.events) < journal.header.get("taken", 0):  # it was killed on the way
             for event in warm_start.events(assembly)[len(journal.events) :]:
                 journal.append(event)
@@ -198,22 +199,23 @@ def resume(
         return _execute(assembly, run_dir, journal, listeners, stopping)
 
 
-def reopened(run_dir: Path, overrides: Sequence[str] = ()) -> Assembly:
-    """The parts of a run that has begun, here or on another machine.
-
-    Args:
-        run_dir: The run folder.
-        overrides: Of its recipe.
+def reopened(run_dir: Path) -> Assembly:
+    """The parts of a run that has begun, here or on another machine, for who does not write it.
 
     Raises:
         HistoryError: If it never began, or recipe, data or space are not those that it began with.
     """
     header, events = read_journal(run_dir)
-    _check_begun(run_dir, header)
-    recipe = reading.load(run_dir / reading.FILE, overrides)
-    assembly = assemble(recipe, registry_of(header), run_dir)
+    assembly = _assembled(run_dir, header)
     _check(run_dir, header, events, assembly)
     return assembly
+
+
+def _assembled(run_dir: Path, header: Mapping[str, Any], overrides: Sequence[str] = ()) -> Assembly:
+    """The parts of a run that has begun, as its folder says; to be held against its journal."""
+    _check_begun(run_dir, header)
+    recipe = reading.load(run_dir / reading.FILE, overrides)
+    return assemble(recipe, registry_of(header), run_dir)
 
 
 def _check(
@@ -334,8 +336,9 @@ def examine(
         RunInUse: If the run is still going on.
         Stopped: If the user wants to stop; asking again goes on.
     """
-    assembly = reopened(run_dir)
+    assembly = _assembled(run_dir, read_header(run_dir))
     with _journal(run_dir, listeners) as journal:
+        _check(run_dir, journal.header, journal.events, assembly)
         session = Session(assembly, run_dir, journal, tuple(listeners), stopping)
         ranking = session.trials().ranking()
         if len(ranking) < audit.LEAST:
