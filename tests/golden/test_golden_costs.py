@@ -1,4 +1,4 @@
-"""Pinned parameters, FLOPs and peak memory: a network that changes by one parameter is another network."""
+"""Pinned parameters, FLOPs and peak memory: a network that differs by one parameter is another."""
 
 from __future__ import annotations
 
