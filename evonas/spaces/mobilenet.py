@@ -12,16 +12,10 @@ from torch import nn
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
 from evonas.recipe.options import Count, Positive
 from evonas.spaces.base import Task, divisible
-from evonas.spaces.parts.blocks import Activation, ConvNorm, inverted, separable
+from evonas.spaces.parts.blocks import ACTIVATIONS, ConvNorm, inverted, separable
 from evonas.spaces.parts.layers import Layer, LayeredSpace
 
 STAGES = range(1, 8)
-_ACTIVATIONS: Mapping[str, Activation] = {
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "hswish": nn.Hardswish,
-    "silu": nn.SiLU,
-}
 _EXPANSIONS = (1.0, 1.5, 2.0, 2.3, 2.5, 3.0, 3.67, 4.0, 4.5, 5.0, 6.0)
 
 
@@ -51,7 +45,7 @@ class MobileNet(LayeredSpace):
         multiplier: Positive = 1.0,
     ) -> None:
         self._multiplier = multiplier
-        activation = Categorical(tuple(_ACTIVATIONS))
+        activation = Categorical(tuple(ACTIVATIONS))
         self.domains: dict[str, Domain] = {
             "stem": Integer(8, min(64, max_width), step=8, log=True, role="width"),
             "stem_stride": Integer(1, 2),
@@ -89,7 +83,7 @@ class MobileNet(LayeredSpace):
         """The network's layers."""
         choices = architecture.choices
         channels = divisible(int(choices["stem"]) * self._multiplier)
-        activation = _ACTIVATIONS[str(choices["stem_activation"])]
+        activation = ACTIVATIONS[str(choices["stem_activation"])]
         stride = int(choices["stem_stride"])
         named = OrderedDict[str, Layer](
             stem=ConvNorm(task.channels, channels, 3, stride, activation=activation)
@@ -107,7 +101,7 @@ class MobileNet(LayeredSpace):
     def _head(
         self, choices: Mapping[str, Value], channels: int, classes: int
     ) -> OrderedDict[str, Layer]:
-        activation = _ACTIVATIONS[str(choices["head_activation"])]
+        activation = ACTIVATIONS[str(choices["head_activation"])]
         named: OrderedDict[str, Layer] = OrderedDict()
         if choices["head"]:
             head = divisible(int(choices["head"]) * max(1.0, self._multiplier))
@@ -147,7 +141,7 @@ def _conditions(i: int) -> dict[str, Any]:
 
 def _block(stage: Mapping[str, Value], inputs: int, outputs: int, first: bool) -> Layer:
     kernel, stride = int(stage["kernel"]), int(stage["stride"]) if first else 1
-    activation = _ACTIVATIONS[str(stage["activation"])]
+    activation = ACTIVATIONS[str(stage["activation"])]
     if stage["block"] == "separable":
         return separable(inputs, outputs, kernel, stride, activation)
     expansion = float(stage["expansion" if first else "others"])

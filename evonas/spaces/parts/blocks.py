@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TypeVar, cast
 
@@ -15,6 +15,12 @@ from evonas.spaces.parts.layers import Gate, Layer, Meter, Row, Sum
 
 Describe = TypeVar("Describe", bound=Callable[..., Layer | None])
 Activation = type[nn.Module]
+ACTIVATIONS: Mapping[str, Activation] = {  # by the names that choices have
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "hswish": nn.Hardswish,
+    "silu": nn.SiLU,
+}
 _RELU = Layer(nn.ReLU)
 _TREES = 2**10  # So many descriptions of each kind of block are remembered.
 
