@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import nn
@@ -37,10 +37,17 @@ class CNN(LayeredSpace):
 
     Args:
         max_depth: Most convolutions of a stage.
-        max_width: Of a stage; in steps of 8, sampled log-uniformly.
+        max_width: Of a stage, sampled log-uniformly.
+        width_step: Smallest width; it goes in steps of as many.
     """
 
-    def __init__(self, max_depth: Count = 3, max_width: Annotated[int, Field(ge=8)] = 128) -> None:
+    def __init__(
+        self,
+        max_depth: Count = 3,
+        max_width: Annotated[int, Field(ge=8)] = 128,
+        width_step: Literal[1, 2, 4, 8] = 8,
+    ) -> None:
+        width = Integer(width_step, max_width, step=width_step, log=True, role="width")
         self.domains: dict[str, Domain] = {
             "activation": Categorical(tuple(ACTIVATIONS)),
             "shortcut": Categorical((False, True)),
@@ -48,7 +55,7 @@ class CNN(LayeredSpace):
         for i in _STAGES:
             self.domains |= {
                 f"depth{i}": Integer(1, max_depth, role="depth"),
-                f"width{i}": Integer(8, max_width, step=8, log=True, role="width"),
+                f"width{i}": width,
                 f"kernel{i}": Integer(1, 5, step=2),
                 f"se{i}": Categorical((False, True)),
             }
