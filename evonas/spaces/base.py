@@ -21,7 +21,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from evonas.architecture import Architecture, Domain, Integer, Value, check_choices
-from evonas.errors import InvalidArchitecture, RecipeError, did_you_mean
+from evonas.errors import InvalidArchitecture, RecipeError, UnknownComponent, did_you_mean
 from evonas.spaces.parts.limits import TRIES, Limits
 from evonas.trial import Limit
 
@@ -225,7 +225,9 @@ class SearchSpace(ABC):
         return self._settled(choices)
 
     def point(self, name: str) -> Architecture:
-        """The reference architecture of that name; KeyError if there is none."""
+        """The reference architecture of that name; UnknownComponent if there is none."""
+        if name not in self.points:
+            raise UnknownComponent(f"network of {self.name}", name, self.points)
         return self.reference(self.points[name])
 
     def _settled(self, choices: Mapping[str, Value]) -> Architecture:

@@ -118,7 +118,7 @@ def test_a_request_is_one_thing(request_: dict[str, object], said: str) -> None:
     ("arguments", "said"),
     [
         (("nonsense",), "unknown space 'nonsense'"),
-        (("mobilenet/nonsense",), "unknown point of mobilenet 'nonsense'"),
+        (("mobilenet/nonsense",), "unknown network of mobilenet 'nonsense'"),
         (("mobilenet/mobilenet_v2", "--flops", "much"), "--flops much"),
         (("mobilenet/mobilenet_v2", "--flops", "0.5x"), "is not between"),
         (("mobilenet/mobilenet_v2", "--rule", "1.2,1.1"), "--rule 1.2,1.1"),

@@ -99,7 +99,7 @@ def test_show_takes_layers_that_give_no_tensor() -> None:
     [
         ("mbconw", "unknown component 'mbconw'.* Did you mean 'mbconv'"),
         ("mbconw/model4", "unknown space 'mbconw'.* Did you mean 'mbconv'"),
-        ("mbconv/model9", "unknown point of mbconv 'model9'.* Did you mean 'model8'"),
+        ("mbconv/model9", "unknown network of mbconv 'model9'.* Did you mean 'model8'"),
     ],
 )
 def test_unknown_names_are_answered_with_the_nearest(reference: str, message: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
-from evonas.errors import InvalidArchitecture
+from evonas.errors import InvalidArchitecture, UnknownComponent
 from evonas.spaces.base import SearchSpace, Task, divisible
 
 
@@ -246,7 +246,7 @@ def test_a_space_is_called_like_its_file() -> None:
 
 def test_points_are_looked_up_by_name() -> None:
     assert dict(Free().point("small").choices) == Free.points["small"]
-    with pytest.raises(KeyError):
+    with pytest.raises(UnknownComponent, match=r"unknown network of .* 'large'"):
         Free().point("large")
 
 

@@ -46,9 +46,9 @@ def test_its_networks_are_those_of_their_own_spaces() -> None:
     ("networks", "text"),
     [
         ([], r"space\.networks"),
-        (["resnet/resnet10_xss"], "no network 'resnet10_xss'.*resnet10_xs"),
+        (["resnet/resnet10_xss"], "unknown network of resnet 'resnet10_xss'.*resnet10_xs"),
         (["resnett/a"], r"unknown space 'resnett'"),
-        (["resnet"], "no network ''"),
+        (["resnet"], "unknown network of resnet ''"),
         ([{"space": "plain_cnn", "k1": 1}], "choice .* is missing"),
         ([{"k1": 1}], "unknown space ''"),
         (["mbconv/model4", "mbconv/model4"], "there twice"),
