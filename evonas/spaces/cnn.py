@@ -28,12 +28,13 @@ _POOLINGS = {"max_pool": nn.MaxPool2d, "avg_pool": nn.AvgPool2d}
 class CNN(LayeredSpace):
     """Four stages of convolutions: how many, how wide, of which kernel, and all between them.
 
-    A stage has ``depth`` convolutions of ``width`` channels and a ``kernel`` of 1, 3 or 5, each
-    with normalisation and the network's ``activation``; with ``se`` squeeze-and-excitation follows
-    (Hu et al., CVPR 2018). With ``shortcut`` what keeps its shape is added to what it reads (He et
-    al., CVPR 2016). A later stage begins ``down``: behind a pooling of 2×2, with a stride of 2, or
-    at the size of the one before. What ``plain_cnn`` holds fast is chosen here, and pays: small
-    networks differ more by that than by their widths (docs/results.md).
+    A stage has ``depth`` convolutions of ``width`` channels and a ``kernel`` of 1 (not in the
+    first), 3 or 5, each with normalisation and the network's ``activation``; with ``se``
+    squeeze-and-excitation follows (Hu et al., CVPR 2018). With ``shortcut`` what keeps its shape is
+    added to what it reads (He et al., CVPR 2016). A later stage begins ``down``: behind a pooling
+    of 2×2, with a stride of 2, or at the size of the one before. What ``plain_cnn`` holds fast is
+    chosen here, and pays: small networks differ more by that than by their widths
+    (docs/results.md).
 
     Args:
         max_depth: Most convolutions of a stage.
@@ -56,7 +57,8 @@ class CNN(LayeredSpace):
             self.domains |= {
                 f"depth{i}": Integer(1, max_depth, role="depth"),
                 f"width{i}": width,
-                f"kernel{i}": Integer(1, 5, step=2),
+                # What looks at single pixels learns little from images, and is slow on large maps.
+                f"kernel{i}": Integer(3 if i == 1 else 1, 5, step=2),
                 f"se{i}": Categorical((False, True)),
             }
             if i > 1:
