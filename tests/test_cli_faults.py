@@ -424,3 +424,13 @@ def test_a_trial_longer_than_the_budget(hanging: list[str]) -> None:
     _, events = read_journal(Path("out"))
     assert [event.state for event in events] == ["running", "pruned"]
     assert events[-1].elapsed < 60
+
+
+@pytest.mark.faults("11: trials that are not done when budget.minutes is over are ended")
+def test_a_trial_that_tells_nothing_is_ended_too(hanging: list[str]) -> None:
+    plugin(HANGING.replace("report(step", "(lambda *_: None)(step"), kind="evaluators")
+    done = evonas("run", "r.yaml", "--run-dir", "out", *hanging, "--set", "budget={minutes: 0.1}")
+    assert done.exit_code == 3
+    _, events = read_journal(Path("out"))
+    assert [event.state for event in events] == ["running", "failed"]
+    assert events[-1].elapsed < 60

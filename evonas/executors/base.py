@@ -32,11 +32,14 @@ class Executor(ABC):
         grace: Seconds that running trials have left when the user wants to stop; then they are
             ended, if they can be, and begin again when the run is resumed.
         remark: What a person must do or know before trials can run; usually nothing.
+        deadline: By ``time.monotonic``, set by the search: trials of the search that have not ended
+            by then are ended where that is possible: PRUNED if they have reported, else FAILED.
     """
 
     workers: int
     grace: float = math.inf
     remark: str = ""
+    deadline: float = math.inf
 
     def __init__(self, make_evaluator: MakeEvaluator, devices: tuple[str, ...]) -> None:
         self.make_evaluator = make_evaluator

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydantic import Field
 from evonas.errors import RecipeError
 from evonas.executors.base import Executor, MakeEvaluator, Watch
 from evonas.executors.parts.exchange import Exchange, Key, Offer, Reported
+from evonas.executors.parts.pool import overdue
 from evonas.executors.parts.reports import Reports
 from evonas.recipe.options import NonNegative, Positive
 from evonas.trial import Trial
@@ -174,6 +176,8 @@ class Folder(Executor):
         # In this order: whoever has a trial was there before it had it.
         taken = self.exchange.entries("taken")
         living = self._living()
+        if time.monotonic() > self.deadline:
+            self._give_up(taken)
         for key, worker in taken.items():
             if self._is_left(key):
                 continue
@@ -220,6 +224,15 @@ class Folder(Executor):
                 del self._seen[name]
         self._slots = {name: found[name][0] for name in self._seen}
         return set(self._seen)
+
+    def _give_up(self, taken: Mapping[Key, str]) -> None:
+        """End the trials of the search, and have the workers that are at them begin anew."""
+        for key in [key for key in self._pending if key.stage == "search"]:
+            pending = self._pending.pop(key)
+            self.exchange.drop("open", key)
+            if key in taken:
+                self.exchange.dismiss(taken[key])
+            pending.future.set_result(overdue(pending.trial, pending.reports, 0.0))
 
     def _lose(self, key: Key, worker: str) -> None:
         if not self.exchange.drop("taken", key, worker):  # it was given back, or ended, meanwhile

@@ -60,7 +60,7 @@ class Processes(Executor):
 
     def submit(self, trial: Trial, watch: Watch | None = None) -> Future[Trial]:
         """Start the trial in an idle worker, or as soon as there is one."""
-        return self._pool.submit(trial, watch)
+        return self._pool.submit(trial, watch, self.deadline)
 
     def close(self, kill: bool = False) -> None:
         """End all workers; ``kill``: running trials become FAILED, waiting ones are cancelled."""

@@ -94,7 +94,7 @@ class Ray(Executor):
 
     def submit(self, trial: Trial, watch: Watch | None = None) -> Future[Trial]:
         """Start the trial in an idle actor, or as soon as there is one."""
-        return self._pool.submit(trial, watch)
+        return self._pool.submit(trial, watch, self.deadline)
 
     def close(self, kill: bool = False) -> None:
         """End all actors; ``kill``: running trials become FAILED, waiting ones are cancelled."""

@@ -50,6 +50,7 @@ class Serial(Executor):
     def submit(self, trial: Trial, watch: Watch | None = None) -> Future[Trial]:
         """Start the trial in the worker; or run it here, and return its finished future."""
         if self._pool is not None:
+            self._pool.deadline = self.deadline
             return self._pool.submit(trial, watch)
         future: Future[Trial] = Future()
         future.set_result(run_trial(self._evaluator, trial, watch))

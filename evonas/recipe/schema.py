@@ -153,7 +153,7 @@ class BudgetSection(_Model):
     """Trials of the search, failed and pruned ones among them."""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """Minutes of search and final trainings: what these will take is kept, as trials tell. Trials
-    that run when it is over by a tenth are pruned at their next report."""
+    that run when it is over by a tenth are pruned; one that has reported nothing has failed."""
     effort: Annotated[float, Field(gt=0)] | None = None
     """What trials may train, in full trainings of the recipe: epochs times images times pixels."""
     max_failures: Annotated[int, Field(ge=1)] = 10

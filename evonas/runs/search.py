@@ -22,6 +22,7 @@ from evonas.trials import Trials
 
 _POLL = 0.2  # seconds between looks at ``stopping`` while trials run
 _OVERRUN = 1.1  # After the budget's seconds times this, running trials are ended.
+_LAST_WORD = 2.0  # So many seconds later those are, too, that have not reported meanwhile.
 _ROUNDING = 1e-9  # Ten times a tenth of a training is one, whatever the sum of floats says.
 
 
@@ -31,8 +32,9 @@ class Budget:
 
     Attributes:
         trials: Number of trials, failed and pruned ones included, those of other runs not.
-        seconds: Seconds over all sessions; running trials are finished, but for those that report
-            when it is over by more than a tenth: they end as PRUNED.
+        seconds: Seconds over all sessions; running trials are finished, but for those that are not
+            done when it is over by more than a tenth: they end as PRUNED if they report, else as
+            FAILED.
         effort: Full trainings that trials may be worth, by ``Trials.effort``; running trials are
             finished.
         max_failures: Give up after so many failures in a row; None: never.
@@ -136,6 +138,9 @@ class Search:
             TooManyFailures: After ``budget.max_failures`` failed trials in a row.
             PluginError: If a plugin's strategy raises, or asks for what is no proposal.
         """
+        if self._budget.seconds is not None:
+            last = _OVERRUN * self._budget.seconds + _LAST_WORD
+            self._executor.deadline = self._start + last
         for trial in list(self._trials.running.values()):
             self._submit(trial)
         failures = 0

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -115,6 +116,20 @@ def test_a_watched_trial_is_stopped(tmp_path):
         ended = executor.submit(trial(0), watch).result(SECONDS)
     assert ended.state is TrialState.PRUNED
     assert seen == [step for step, _ in ended.curve] == [1, 2, 3]
+
+
+@pytest.mark.faults("11: trials that are not done when budget.minutes is over are ended")
+def test_a_worker_with_an_overdue_trial_begins_anew(tmp_path):
+    final = replace(trial(1), proposal=replace(trial(1).proposal, stage="final"))
+    with Folder(Obedient, ("cpu",), tmp_path / "work") as executor:
+        late = executor.submit(trial(2, "hang", file=str(tmp_path / "a")))
+        helper = worker(tmp_path / "work")
+        wait_for(tmp_path / "a", SECONDS)
+        executor.deadline = time.monotonic()
+        assert late.result(SECONDS).error.startswith("timeout: ")
+        assert executor.submit(final).result(SECONDS).state is TrialState.COMPLETE
+    os.killpg(helper.pid, signal.SIGTERM)
+    helper.wait(SECONDS)
 
 
 def test_one_worker_is_killed_one_is_stopped_and_comes_back_too_late(tmp_path):

@@ -1,4 +1,6 @@
 import os
+import time
+from dataclasses import replace
 
 import pytest
 from workers_helper import Obedient, trial
@@ -50,3 +52,17 @@ def test_a_trial_takes_no_longer_than_its_timeout(tmp_path):
         assert ended.result(SECONDS).error == "timeout: not done after 1 seconds"
     with pytest.raises(RecipeError, match=r"executor\.timeout"):
         Serial(Obedient, ("cpu",), isolate=False, timeout=1)
+
+
+@pytest.mark.faults("11: trials that are not done when budget.minutes is over are ended")
+def test_trials_of_the_search_are_ended_at_the_deadline():
+    final = replace(trial(3), proposal=replace(trial(3).proposal, stage="final"))
+    with Serial(Obedient, ("cpu",)) as executor:
+        executor.submit(trial(0)).result(SECONDS)  # the worker is there now
+        executor.deadline = time.monotonic() + 3
+        told = executor.submit(trial(1, "sleep", seconds=300), lambda *_: False).result(SECONDS)
+        silent = executor.submit(trial(2, "sleep", seconds=300)).result(SECONDS)
+        assert executor.submit(final).result(SECONDS).state is TrialState.COMPLETE
+    assert (told.state, told.metrics, told.error) == (TrialState.PRUNED, {"loss": 0.5}, None)
+    assert (silent.state, silent.curve) == (TrialState.FAILED, ())
+    assert silent.error == "timeout: not done when the budget's time was over by more than a tenth"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from evonas.trial import Trial, TrialState
 GRACE = 5.0  # seconds a worker may take to leave by itself
 START = 600.0  # seconds a worker may take to build its evaluator, which may decode a data set
 _CLOSED = "killed: the executor was closed"
+_OVERDUE = "timeout: not done when the budget's time was over by more than a tenth"
 
 
 class WorkerLost(Exception):
@@ -70,18 +72,26 @@ class Slot:
         self._killed = False
         self._starting = threading.Lock()  # so that ``kill`` cannot miss a worker just started
 
-    def run(self, trial: Trial, watch: Watch | None) -> Trial:
+    def run(self, trial: Trial, watch: Watch | None, deadline: float = math.inf) -> Trial:
         """Run a trial in this slot's worker; start one if there is none alive.
+
+        Args:
+            trial: What to run.
+            watch: Told what it reports.
+            deadline: As that of an executor.
 
         Raises:
             Displaced: If there is no place for a worker.
         """
         start, reports = time.perf_counter(), Reports(watch)
         # A final training takes far longer than a trial of the search.
-        timeout = self._timeout if trial.proposal.stage == "search" else None
+        searched = trial.proposal.stage == "search"
 
         def attempt() -> Trial:
-            return self._ready().run(trial, reports if watch else None, timeout)
+            worker = self._ready()
+            left = min(self._timeout or math.inf, max(0.0, deadline - time.monotonic()))
+            timeout = left if searched and left < math.inf else None
+            return worker.run(trial, reports if watch else None, timeout)
 
         try:
             try:
@@ -93,8 +103,10 @@ class Slot:
             self.end()
             if isinstance(lost, Displaced) and not self._killed:
                 raise
-            reason = _CLOSED if self._killed else str(lost)
-            failed = trial.failed(reason, time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            if searched and time.monotonic() >= deadline and not self._killed:
+                return overdue(trial, reports, seconds)
+            failed = trial.failed(_CLOSED if self._killed else str(lost), seconds)
             return replace(failed, curve=tuple(reports.curve.items()))
         if ended.state is TrialState.FAILED and self._fragile:
             self.end()
@@ -130,6 +142,16 @@ class Slot:
         self._worker = None
 
 
+def overdue(trial: Trial, reports: Reports, seconds: float) -> Trial:
+    """How a trial ends that was not done by the deadline: PRUNED, if it has reported anything."""
+    failed = trial.failed(_OVERDUE, seconds)
+    if not reports.curve:
+        return failed
+    curve = tuple(reports.curve.items())
+    pruned = replace(failed, state=TrialState.PRUNED, error=None, metrics=curve[-1][1])
+    return replace(pruned, curve=curve)
+
+
 class Pool:
     """Runs trials in slots, as soon as one is free.
 
@@ -155,13 +177,16 @@ class Pool:
         self._slots.append(slot)
         self._idle.put(slot)
 
-    def submit(self, trial: Trial, watch: Watch | None) -> Future[Trial]:
+    def submit(
+        self, trial: Trial, watch: Watch | None, deadline: float = math.inf
+    ) -> Future[Trial]:
         """Start the trial in an idle slot, or as soon as there is one."""
         if self._closed:
             raise RuntimeError("submit after close")
         future: Future[Trial] = Future()
         # A daemon thread, unlike a pool's, does not keep the interpreter from exiting.
-        thread = threading.Thread(target=self._settle, args=(trial, watch, future), daemon=True)
+        work = trial, watch, deadline, future
+        thread = threading.Thread(target=self._settle, args=work, daemon=True)
         self._waiting = {t: f for t, f in self._waiting.items() if not f.done()}
         self._waiting[thread] = future
         thread.start()
@@ -183,34 +208,38 @@ class Pool:
         for slot in self._slots:
             slot.end(max(0.0, deadline - time.monotonic()))
 
-    def _settle(self, trial: Trial, watch: Watch | None, future: Future[Trial]) -> None:
+    def _settle(
+        self, trial: Trial, watch: Watch | None, deadline: float, future: Future[Trial]
+    ) -> None:
         try:
-            ended = self._run(trial, watch, future)
+            ended = self._run(trial, watch, deadline, future)
         except BaseException as bug:  # raised again where the result is asked for
             future.set_exception(bug)
         else:
             if ended is not None:
                 future.set_result(ended)
 
-    def _run(self, trial: Trial, watch: Watch | None, future: Future[Trial]) -> Trial | None:
+    def _run(
+        self, trial: Trial, watch: Watch | None, deadline: float, future: Future[Trial]
+    ) -> Trial | None:
         """How the trial ended; None if it was cancelled before it began.
 
         A slot without a place is given up, and the trial waits for another one; the last is tried
         until there is a place.
         """
         slot = self._idle.get()
-        deadline = time.monotonic() + START
+        patience = time.monotonic() + START
         try:
             if not future.set_running_or_notify_cancel():
                 return None
             while True:
                 try:
-                    return slot.run(trial, watch)
+                    return slot.run(trial, watch, deadline)
                 except Displaced as displaced:
                     if self.size > 1:
                         self._slots.remove(slot)
                         slot = self._idle.get()
-                    elif time.monotonic() > deadline:
+                    elif time.monotonic() > patience:
                         return trial.failed(str(displaced))
         finally:
             self._idle.put(slot)
