@@ -41,6 +41,7 @@ EXAMPLES = re.findall(r"`([a-z]+/[a-z_0-9]+)\.py`", (ROOT / "plugins" / "README.
 # Options that make a space's networks tiny.
 TINY_SPACES: dict[str, dict[str, Any]] = {
     "plain_cnn": {"max_depth": 2, "max_width": 16},
+    "cnn": {"max_depth": 2, "max_width": 16},
     "mbconv": {"max_depth": 2, "max_width": 16},
     "nasbench201": {"channels": 4, "cells": 1},
     "resnet": {"max_depth": 2, "max_width": 32},

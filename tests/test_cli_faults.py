@@ -426,6 +426,7 @@ def test_a_trial_longer_than_the_budget(hanging: list[str]) -> None:
     assert events[-1].elapsed < 60
 
 
+@pytest.mark.slow
 @pytest.mark.faults("11: trials that are not done when budget.minutes is over are ended")
 def test_a_trial_that_tells_nothing_is_ended_too(hanging: list[str]) -> None:
     plugin(HANGING.replace("report(step", "(lambda *_: None)(step"), kind="evaluators")
