@@ -69,6 +69,7 @@ def test_a_metric_is_limited_where_it_is_measured(assembled: Assemble) -> None:
     assert assembly.evaluator.context.limits == {"val_accuracy": Limit(min=0.5)}
 
 
+@pytest.mark.slow
 def test_the_share_of_accepted_draws_is_that_of_all_sessions(tmp_path: Path) -> None:
     """Once a resumed run said 100 %: of the few that its last session had drawn."""
     content = {

@@ -81,6 +81,7 @@ def test_a_run_ends_when_its_effort_is_spent(content: Callable[..., dict[str, An
     assert efforts("run") == [0.25] * 6
 
 
+@pytest.mark.slow
 def test_what_was_spent_before_a_crash_is_spent(content: Callable[..., dict[str, Any]]) -> None:
     start(content(), "whole")
     for events in (2, 3, 6):
