@@ -15,7 +15,6 @@ from pydantic import Field
 from evonas.errors import RecipeError
 from evonas.executors.base import Executor, MakeEvaluator, Watch
 from evonas.executors.parts.exchange import Exchange, Key, Offer, Reported
-from evonas.executors.parts.pool import overdue
 from evonas.executors.parts.reports import Reports
 from evonas.recipe.options import NonNegative, Positive
 from evonas.trial import Trial
@@ -232,7 +231,7 @@ class Folder(Executor):
             self.exchange.drop("open", key)
             if key in taken:
                 self.exchange.dismiss(taken[key])
-            pending.future.set_result(overdue(pending.trial, pending.reports, 0.0))
+            pending.future.set_result(pending.reports.overdue(pending.trial))
 
     def _lose(self, key: Key, worker: str) -> None:
         if not self.exchange.drop("taken", key, worker):  # it was given back, or ended, meanwhile
@@ -242,8 +241,8 @@ class Folder(Executor):
         if pending.losses == 1:
             self._offer(key, pending)
             return
-        failed = pending.trial.failed(f"worker lost: {worker}")
-        pending.future.set_result(replace(failed, curve=tuple(pending.reports.curve.items())))
+        failed = pending.reports.failed(pending.trial, f"worker lost: {worker}")
+        pending.future.set_result(failed)
 
     def _miss(self, present: set[Key]) -> None:
         """Offer again what is nowhere, as a renaming whose answer was lost leaves it."""

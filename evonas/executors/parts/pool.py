@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from queue import LifoQueue
 from typing import Protocol
 
@@ -18,7 +17,6 @@ from evonas.trial import Trial, TrialState
 GRACE = 5.0  # seconds a worker may take to leave by itself
 START = 600.0  # seconds a worker may take to build its evaluator, which may decode a data set
 _CLOSED = "killed: the executor was closed"
-_OVERDUE = "timeout: not done when the budget's time was over by more than a tenth"
 
 
 class WorkerLost(Exception):
@@ -105,9 +103,8 @@ class Slot:
                 raise
             seconds = time.perf_counter() - start
             if searched and time.monotonic() >= deadline and not self._killed:
-                return overdue(trial, reports, seconds)
-            failed = trial.failed(_CLOSED if self._killed else str(lost), seconds)
-            return replace(failed, curve=tuple(reports.curve.items()))
+                return reports.overdue(trial, seconds)
+            return reports.failed(trial, _CLOSED if self._killed else str(lost), seconds)
         if ended.state is TrialState.FAILED and self._fragile:
             self.end()
         return ended
@@ -140,16 +137,6 @@ class Slot:
         if worker := self._worker:
             worker.end(grace)
         self._worker = None
-
-
-def overdue(trial: Trial, reports: Reports, seconds: float) -> Trial:
-    """How a trial ends that was not done by the deadline: PRUNED, if it has reported anything."""
-    failed = trial.failed(_OVERDUE, seconds)
-    if not reports.curve:
-        return failed
-    curve = tuple(reports.curve.items())
-    pruned = replace(failed, state=TrialState.PRUNED, error=None, metrics=curve[-1][1])
-    return replace(pruned, curve=curve)
 
 
 class Pool:

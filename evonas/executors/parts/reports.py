@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from evonas.executors.base import Watch
+from evonas.trial import Trial, TrialState
+
+_OVERDUE = "timeout: not done when the budget's time was over by more than a tenth"
 
 
 class Reports:
@@ -28,3 +32,14 @@ class Reports:
             return False
         self.curve[step] = metrics
         return self._watch is not None and self._watch(step, metrics)
+
+    def failed(self, trial: Trial, error: str, seconds: float = 0.0) -> Trial:
+        """The trial, ended by ``error``, with what it had reported."""
+        return replace(trial.failed(error, seconds), curve=tuple(self.curve.items()))
+
+    def overdue(self, trial: Trial, seconds: float = 0.0) -> Trial:
+        """The trial, not done by the deadline: PRUNED, if it has reported anything."""
+        failed = self.failed(trial, _OVERDUE, seconds)
+        if not failed.curve:
+            return failed
+        return replace(failed, state=TrialState.PRUNED, error=None, metrics=failed.curve[-1][1])
