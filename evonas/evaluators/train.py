@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 import zlib
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from evonas.training import transfer
 from evonas.training.augmentation import Augmentation
 from evonas.training.checkpoints import BadWeights
 from evonas.training.distillation import Distill, find
+from evonas.training.graphs import CaptureFailed
 from evonas.training.loop import (
     Diverged,
     Mirrored,
@@ -35,6 +37,10 @@ from evonas.trial import Trial
 _LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3, "muon": 0.1}
 _FEW = 50  # Training pictures of a class; with fewer, what was learnt elsewhere helps most.
 _SLOWER = 1 / 3  # A training that diverged gets this share of the learning rate.
+
+
+class OutOfMemory(RuntimeError):
+    """The device has not enough memory for a training, with half a batch at a time either."""
 
 
 class Train(Evaluator):
@@ -70,8 +76,13 @@ class Train(Evaluator):
             ``training/transfer.py``. The classifier begins anew.
         freeze: Stages at the network's beginning that are not trained.
         stage_decay: Learning rate of a stage relative to the next, 0…1.
-        compile: Train with torch.compile; half a minute and more a network, so for long trainings
-            alone. It needs a C++ compiler (CPU) or Triton (CUDA).
+        compile: Compile the winner's network (torch.compile) after the first epoch of its final
+            training, if the epochs that are left save more than that takes, some 50 seconds. It
+            needs a C++ compiler (CPU) or Triton (CUDA).
+        cuda_graph: Record a step on a GPU, and replay it (see ``training/graphs.py``); the metric
+            ``cuda_graph`` says 1 if it was done, 0 if the network waits for the device, or mixup,
+            CutMix, float16 or fewer than 50 steps prevented it. False for networks whose forward
+            pass Python changes from call to call, by its own random numbers say.
     """
 
     takes = frozenset({"data", "share", "training", "weights"})
@@ -100,6 +111,7 @@ class Train(Evaluator):
         freeze: Natural = 0,
         stage_decay: Share = 1.0,
         compile: bool = False,
+        cuda_graph: bool = True,
     ) -> None:
         super().__init__(context)
         self._data = context.data_for("train")
@@ -133,6 +145,7 @@ class Train(Evaluator):
             cutmix=cutmix,
             ema=ema,
             compile=compile,
+            cuda_graph=cuda_graph,
             stage_decay=stage_decay,
             teacher=find(distill, self._data, self._on_device.normalize) if distill else None,
         )
@@ -164,9 +177,18 @@ class Train(Evaluator):
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """Train for ``fidelity`` times ``epochs`` epochs, at least one; finals ``final_epochs``.
 
-        A training that diverges is begun again, once, at a third of the learning rate: the search
-        is for a network, not for one that stands the default. ``learning_rate`` is then among the
-        metrics, and what was reported before is not reported again.
+        What may help is tried, once each, from the beginning; what was reported before is not
+        reported again:
+
+        * A training that diverges gets a third of the learning rate: the search is for a network,
+          not for one that stands the default. ``learning_rate`` is then among the metrics.
+        * Where memory does not suffice on a GPU, batches are taken in two halves whose gradients
+          add up; only normalisation sees the difference. ``accumulation`` is then 2.
+        * What cannot be recorded as a CUDA graph, though it seemed so, is done without.
+
+        Raises:
+            Diverged: Also at a third of the learning rate.
+            OutOfMemory: Also with halves of batches.
         """
         latest = 0
 
@@ -178,22 +200,37 @@ class Train(Evaluator):
 
         own: dict[str, Any] = dict(training_choices(trial.architecture))
         settings = replace(self._settings, **own)
-        try:
-            return self._train(trial, report_new, settings)
-        except Diverged as first:
-            rate = settings.learning_rate * _SLOWER
-            warnings.warn(
-                f"trial {trial.number}: {first}; begun again at a learning rate of {rate:.3g}",
-                stacklevel=2,
-            )
+        if trial.proposal.stage == "search":
+            settings = replace(settings, compile=False)
+        changes: dict[str, float] = {}
+        while True:
             try:
-                slower = replace(settings, learning_rate=rate)
-                return {**self._train(trial, report_new, slower), "learning_rate": rate}
-            except Diverged as second:
-                raise Diverged(
-                    f"{second}, at a third of the learning rate as well; try a smaller "
-                    "evaluation.learning_rate"
-                ) from second
+                return {**self._train(trial, report_new, settings), **changes}
+            except Diverged as error:
+                if "learning_rate" in changes:
+                    raise Diverged(
+                        f"{error}, at a third of the learning rate as well; try a smaller "
+                        "evaluation.learning_rate"
+                    ) from error
+                rate = changes["learning_rate"] = settings.learning_rate * _SLOWER
+                settings = replace(settings, learning_rate=rate)
+                again = f"{error}; begun again at a learning rate of {rate:.3g}"
+            except torch.OutOfMemoryError as error:
+                if "accumulation" in changes:
+                    raise OutOfMemory(
+                        "out of memory, with half a batch at a time as well; try a smaller "
+                        f"evaluation.batch_size: {error}"
+                    ) from None
+                changes["accumulation"] = 2
+                settings = replace(settings, accumulation=2)
+                again = "out of memory; begun again with half a batch at a time"
+            except CaptureFailed as error:
+                settings = replace(settings, cuda_graph=False)
+                again = f"{error}; begun again without"
+            # Only here does nothing hold the network any more, as the exception's frames did.
+            gc.collect()
+            torch.cuda.empty_cache()
+            warnings.warn(f"trial {trial.number}: {again}", stacklevel=2)
 
     def _train(self, trial: Trial, report: Reporter, settings: Settings) -> dict[str, float]:
         proposal, reuse, space = trial.proposal, self.context.weights, self.context.space

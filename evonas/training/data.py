@@ -31,7 +31,7 @@ from evonas.training.containers import free_memory
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images, numbers among them, labels
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images, labels, numbers among them
 _WORKERS = 2  # So many threads load a streamed split, so many batches each ahead.
 _CHUNK = 4096  # So many images are copied or resized at once.
 _NAMED = 12  # Of more classes than these, a sentence does not name each.
@@ -80,13 +80,13 @@ class Split:
             size: Images a batch; the last may be smaller.
 
         Yields:
-            Images, numbers of those among them that are the batch, and their labels. A resident
-            split gives all its images, so that cutting out a batch can be part of augmenting it.
+            Images, their labels, and the numbers of those among them that are the batch. A resident
+            split gives all it has, so that cutting out a batch can be part of augmenting it.
         """
         parts = order.split(size)
         if not self.streamed:
             for index in parts:
-                yield self.images, index, self.labels[index]
+                yield self.images, self.labels, index
             return
         pinned = self.labels.is_cuda
 
@@ -103,7 +103,7 @@ class Split:
             for index in parts:
                 batch = ahead.popleft().result().to(self.labels.device, non_blocking=True)
                 ahead.extend(pool.submit(load, part) for part in islice(numbers, 1))
-                yield batch, torch.arange(len(index), device=batch.device), self.labels[index]
+                yield batch, self.labels[index], torch.arange(len(index), device=batch.device)
 
 
 @dataclass(frozen=True)

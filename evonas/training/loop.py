@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from evonas.training.augmentation import Augmentation, cutout, distort, gather, mix
 from evonas.training.data import Data, Split
+from evonas.training.graphs import Replayed, on_device, recorder, replayable, tensor_float32
 from evonas.training.muon import SCALE as MUON_SCALE
 from evonas.training.muon import Muon
 from evonas.training.transfer import stages
@@ -40,6 +42,11 @@ _OPTIMIZERS: Mapping[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
     "adamw": partial(torch.optim.AdamW, fused=True),
     "muon": Muon,
 }
+# So many steps pay for recording one: it takes as long as some twenty of them.
+_RECORDED_STEPS = 50
+# Seconds that compiling a network takes, and the share of an epoch that it saves, as measured.
+_COMPILE_SECONDS = 50.0
+_COMPILE_GAIN = 0.2
 _WARM_UP = 0.1  # The learning rate rises in this share of all steps,
 _RISE = 0.3  # or in this one, if the schedule is one_cycle.
 _SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "loss")
@@ -67,6 +74,8 @@ class Settings:
     cutmix: float = 0.0
     ema: float = 0.0
     compile: bool = False
+    cuda_graph: bool = True
+    accumulation: int = 1
     stage_decay: float = 1.0
     clip_norm: float = 0.0
     class_weights: tuple[float, ...] = ()
@@ -131,7 +140,7 @@ class Average:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network = copy.deepcopy(network)
-        self._decay, self._updates = decay, 0
+        self._decay = decay
         pairs = [
             *zip(self.network.parameters(), network.parameters(), strict=True),
             *zip(self.network.buffers(), network.buffers(), strict=True),
@@ -139,13 +148,19 @@ class Average:
         self._numbers = [(mean, last) for mean, last in pairs if mean.is_floating_point()]
         self._counters = [(mean, last) for mean, last in pairs if not mean.is_floating_point()]
 
+    def decay(self, updates: int) -> float:
+        """Of the next update, after so many."""
+        return min(self._decay, (1 + updates) / (10 + updates))
+
     @torch.no_grad()
-    def update(self) -> None:
-        """Take the network's weights into account, as they are now."""
-        decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
-        self._updates += 1
+    def update(self, decay: float | torch.Tensor) -> None:
+        """Take the network's weights into account, as they are now; a tensor is a scalar."""
         means, latest = zip(*self._numbers, strict=True)
-        get_ema_multi_avg_fn(decay)(means, latest, self._updates)
+        if isinstance(decay, torch.Tensor):
+            torch._foreach_mul_(means, decay)
+            torch._foreach_add_(means, torch._foreach_mul(latest, 1 - decay))
+        else:
+            get_ema_multi_avg_fn(decay)(means, latest, 1)
         for counter, value in self._counters:  # how many batches normalisation saw
             counter.copy_(value)
 
@@ -184,10 +199,6 @@ def fit(
     network.to(memory_format=torch.channels_last)
     normalize = normalize.spread(*train.images.shape[1:3])
     forward: Callable[[torch.Tensor], torch.Tensor] = network
-    if settings.compile:
-        # Networks share their layers' code, and torch gives up on code that was compiled often.
-        torch.compiler.reset()
-        forward = torch.compile(network)
     optimizer = _OPTIMIZERS[settings.optimizer](parameter_groups(network, settings))
     weights = (
         torch.tensor(settings.class_weights, device=device) if settings.class_weights else None
@@ -199,56 +210,134 @@ def fit(
     batch_size = min(settings.batch_size, len(train))
     steps = len(train) // batch_size
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    # The sum stays on the device: asking for a number would wait for every step before it.
+    total = torch.zeros((), device=device)
+
+    def pace(number: int) -> tuple[float, float]:
+        """Learning rate of a step, and the decay of the average."""
+        # The schedule is that of all epochs even if ``stop`` comes before: so a training that is
+        # cut off has had the learning rates of the whole one.
+        share = schedule(number / (settings.epochs * steps), settings.schedule)
+        return settings.learning_rate * share, average.decay(number) if average else 0.0
+
+    def step(
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        index: torch.Tensor,
+        pace: tuple[float, float] | torch.Tensor,
+    ) -> tuple[()]:
+        """Train on a batch: on the images of an index."""
+        rate, decay = pace
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+        batch, labels = (
+            augmented(images, index, normalize, settings.augmentation, rng),
+            labels[index],
+        )
+        if settings.cutout:
+            batch = cutout(batch, settings.cutout, rng)
+        # An image that was mixed has two classes: each counts by its share of the image.
+        batch, others, share = mix(batch, labels, settings.mixup, settings.cutmix, dice)
+        optimizer.zero_grad(set_to_none=True)
+        # In parts, if there was not enough memory for a whole batch; their gradients add up.
+        parts = (whole.chunk(settings.accumulation) for whole in (batch, labels, others))
+        for part, of_part, of_others in zip(*parts, strict=True):
+            with precision():
+                logits = forward(part)
+                loss = loss_of(logits, of_part)
+                if share < 1:
+                    loss = share * loss + (1 - share) * loss_of(logits, of_others)
+                if settings.teacher:
+                    loss = settings.teacher.blend(loss, part, logits)
+            loss = loss * (len(part) / batch_size)
+            # Float16 alone is scaled, so that small gradients do not vanish; else these lines are
+            # backward, clipping and step.
+            scaler.scale(loss).backward()
+            total.add_(loss.detach())
+        if settings.clip_norm:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(trained, settings.clip_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        if average:
+            average.update(decay)
+        return ()
+
+    # On a GPU a step is recorded, then replayed: launching its kernels takes longer than they do.
+    record = recorder(device, rng) if _recordable(settings, scaler, steps) else None
+    if record:
+        sample = torch.zeros(batch_size, *train.images.shape[1:], device=device)
+        with precision():
+            record = record if replayable(network, normalize(sample.permute(0, 3, 1, 2))) else None
+    take = Replayed(step, record) if record else step
+    infer = inference(judged_network, normalize, device)
+    infer = Replayed(infer, record) if record else infer
     scores: dict[str, float] = {}
     for epoch in range(settings.epochs if stop is None else stop):
+        begun = time.perf_counter()
         network.train()
         for stage in stages(network):
             # Normalisation statistics of a frozen stage belong to its weights: they stay, too.
             if not any(parameter.requires_grad for parameter in stage.parameters()):
                 stage.eval()
-        # The sum stays on the device: asking for a number would wait for every step before it.
-        total = torch.zeros((), device=device)
-        batches = shuffled(train, batch_size, normalize, settings.augmentation, rng)
-        for step, (images, labels) in enumerate(batches):
-            # The schedule is that of all epochs even if ``stop`` comes before: so a training that
-            # is cut off has had the learning rates of the whole one.
-            progress = (epoch * steps + step) / (settings.epochs * steps)
-            rate = settings.learning_rate * schedule(progress, settings.schedule)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group["scale"]
-            if settings.cutout:
-                images = cutout(images, settings.cutout, rng)
-            with precision():
-                # An image that was mixed has two classes: each counts by its share of the image.
-                images, others, share = mix(images, labels, settings.mixup, settings.cutmix, dice)
-                logits = forward(images)
-                loss = loss_of(logits, labels)
-                if share < 1:
-                    loss = share * loss + (1 - share) * loss_of(logits, others)
-                if settings.teacher:
-                    loss = settings.teacher.blend(loss, images, logits)
-            optimizer.zero_grad(set_to_none=True)
-            # Float16 alone is scaled, so that small gradients do not vanish; else these lines are
-            # backward, clipping and step.
-            scaler.scale(loss).backward()
-            if settings.clip_norm:
-                scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(trained, settings.clip_norm)
-            scaler.step(optimizer)
-            scaler.update()
-            if average:
-                average.update()
-            total += loss.detach()
+        total.zero_()
+        batches = train.batches(whole_batches(train, batch_size, rng), batch_size)
+        paces = [pace(epoch * steps + number) for number in range(steps)]
+        with tensor_float32(device):
+            for batch, now in zip(
+                batches, on_device(paces, device) if record else paces, strict=True
+            ):
+                take(*batch, now)
         mean_loss = total.item() / steps  # the epoch's one wait for the device
         if not math.isfinite(mean_loss):
             raise Diverged(f"the training loss is {mean_loss} after epoch {epoch + 1}")
-        scores = evaluate(judged_network, val, normalize, 2 * batch_size)
+        if settings.compile and epoch == 0:
+            left = (settings.epochs - 1) * (time.perf_counter() - begun)
+            if _COMPILE_GAIN * left > _COMPILE_SECONDS:
+                # Networks share their layers' code, and torch gives up on what was compiled often.
+                torch.compiler.reset()
+                forward = torch.compile(network)
+        part = 2 * batch_size // settings.accumulation
+        scores = evaluate(judged_network, val, normalize, max(1, part), infer)
         scores = {f"val_{name}": score for name, score in scores.items()}
         report(epoch + 1, {"train_loss": mean_loss, **scores})
     if average:
         network.load_state_dict(average.network.state_dict())
     network.eval()
-    return scores
+    return scores if device.type == "cpu" else {**scores, "cuda_graph": float(record is not None)}
+
+
+def _recordable(settings: Settings, scaler: torch.amp.GradScaler, steps: int) -> bool:
+    """Whether a step may be recorded, and a training is long enough to pay for that.
+
+    Nothing of it must be decided by the host, as how images are mixed is, and float16 scaled.
+    """
+    decided = settings.mixup or settings.cutmix or scaler.is_enabled()
+    long = settings.epochs * steps >= _RECORDED_STEPS
+    return settings.cuda_graph and long and not decided and not settings.compile
+
+
+def augmented(
+    images: torch.Tensor,
+    index: torch.Tensor,
+    normalize: Normalize,
+    augmentation: Augmentation,
+    rng: torch.Generator,
+) -> torch.Tensor:
+    """Images of an index, float, (B, C, H, W), channels last."""
+    batch = distort(gather(images, index, augmentation, rng), augmentation, rng)
+    return normalize(batch.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
+
+
+def whole_batches(train: Split, batch_size: int, rng: torch.Generator) -> torch.Tensor:
+    """Numbers of the training images in random order, as many as fill batches.
+
+    The last batch is left out where it is incomplete: its statistics would be worse, and torch's
+    compiled code, CUDA's graphs and its tuned convolutions want one shape. Another order leaves
+    out others.
+    """
+    order = torch.randperm(len(train), device=rng.device, generator=rng)
+    return order[: len(train) // batch_size * batch_size]
 
 
 def shuffled(
@@ -260,17 +349,12 @@ def shuffled(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """One pass over the training images in random order, augmented and normalised.
 
-    The last batch is left out where it is incomplete: its statistics would be worse, and torch's
-    compiled code and CUDA's tuned convolutions want one shape. Another order leaves out others.
-
     Yields:
         Images, float, (batch_size, C, H, W), channels last; and labels, (batch_size,).
     """
-    order = torch.randperm(len(train), device=rng.device, generator=rng)
-    whole = len(train) // batch_size * batch_size
-    for images, index, labels in train.batches(order[:whole], batch_size):
-        images = distort(gather(images, index, augmentation, rng), augmentation, rng)
-        yield normalize(images.permute(0, 3, 1, 2)), labels
+    order = whole_batches(train, batch_size, rng)
+    for images, labels, index in train.batches(order, batch_size):
+        yield augmented(images, index, normalize, augmentation, rng), labels[index]
 
 
 def score_names(classes: int) -> tuple[str, ...]:
@@ -279,7 +363,11 @@ def score_names(classes: int) -> tuple[str, ...]:
 
 
 def evaluate(
-    network: nn.Module, part: Split, normalize: nn.Module, batch_size: int = 256
+    network: nn.Module,
+    part: Split,
+    normalize: nn.Module,
+    batch_size: int = 256,
+    infer: Callable[[torch.Tensor], tuple[torch.Tensor]] | None = None,
 ) -> dict[str, float]:
     """Score a network.
 
@@ -289,6 +377,7 @@ def evaluate(
         normalize: Applied to every batch.
         batch_size: Images at a time. Twice as many as in training need no more memory than that,
             for no activations are kept.
+        infer: What ``inference`` gives for this network, or a recording of it.
 
     Returns:
         By ``score_names``: ``accuracy``, the share of the images whose class is the most probable
@@ -299,15 +388,14 @@ def evaluate(
     """
     network.eval().to(memory_format=torch.channels_last)
     device = part.labels.device
-    precision, _ = autocast(device)
+    infer = infer or inference(network, normalize, device)
     sums: list[torch.Tensor] = []  # of a batch: loss, and right guesses among five
     guesses: list[torch.Tensor] = []
-    with torch.inference_mode(), precision():
+    with torch.inference_mode():
         for images, labels in zip(
             part.images.split(batch_size), part.labels.split(batch_size), strict=True
         ):
-            images = images.to(device, non_blocking=True)
-            logits = network(normalize(images.permute(0, 3, 1, 2))).float()
+            (logits,) = infer(images.to(device, non_blocking=True))
             classes = logits.shape[1]
             nearest = logits.topk(min(5, classes)).indices == labels[:, None]
             loss = F.cross_entropy(logits, labels, reduction="sum")
@@ -330,6 +418,19 @@ def evaluate(
         names = score_names(classes)
         values = torch.stack([scores[name] for name in names]).tolist()  # one wait for the device
         return dict(zip(names, values, strict=True))
+
+
+def inference(
+    network: nn.Module, normalize: nn.Module, device: torch.device
+) -> Callable[[torch.Tensor], tuple[torch.Tensor]]:
+    """Gives the logits (N, classes), float32, of images, uint8, (N, H, W, C), on the device."""
+    precision, _ = autocast(device)
+
+    def infer(images: torch.Tensor) -> tuple[torch.Tensor]:
+        with precision():
+            return (network(normalize(images.permute(0, 3, 1, 2))).float(),)
+
+    return infer
 
 
 class Mirrored(nn.Module):

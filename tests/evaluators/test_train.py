@@ -12,16 +12,23 @@ import numpy as np
 import pytest
 import torch
 from evaluators_helper import SPACE, context, data, evaluate, final, kept, make, trial
+from torch import nn
 
+from evonas.architecture import Architecture
 from evonas.errors import RecipeError
 from evonas.evaluators import train
+from evonas.evaluators.base import Context
 from evonas.evaluators.train import Train
+from evonas.executors.base import run_trial
+from evonas.spaces.base import Task
 from evonas.spaces.parts.tuned import Tuned, domain
+from evonas.spaces.plain_cnn import PlainCNN
 from evonas.testing import check_evaluator
 from evonas.training.checkpoints import BadWeights
 from evonas.training.data import Arrays, Split, split
+from evonas.training.graphs import CaptureFailed
 from evonas.training.loop import Diverged, Normalize, Settings, score_names
-from evonas.trial import Proposal, Reporter, Trial
+from evonas.trial import Proposal, Reporter, Trial, TrialState
 
 SCORES = tuple(f"val_{name}" for name in score_names(3))
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 20}
@@ -255,3 +262,74 @@ def test_a_trial_is_trained_as_its_choices_say() -> None:
         proposal = Proposal(space.architecture(choices))
         evaluator.evaluate(Trial(0, proposal), lambda step, metrics: None)
     assert rates == [0.01, 0.03]
+
+
+class Greedy(PlainCNN):
+    """Its networks need the memory of a device for more than so many images at a time."""
+
+    most = 0
+
+    def build(self, architecture: Architecture, task: Task) -> nn.Module:
+        network = super().build(architecture, task)
+
+        def refuse(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+            if module.training and len(inputs[0]) > self.most:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+        network.register_forward_pre_hook(refuse)
+        return network
+
+
+def greedy(most: int) -> Context:
+    space = Greedy(1, 8)
+    space.most = most
+    return replace(context(), space=space)
+
+
+@pytest.mark.faults("14: a GPU without memory for a batch trains with halves of it")
+def test_half_a_batch_at_a_time_where_memory_does_not_suffice() -> None:
+    with pytest.warns(UserWarning, match="trial 0: out of memory; .* with half a batch"):
+        metrics, curve = evaluate(Train(greedy(10), **QUICK), trial())
+    assert metrics["accumulation"] == 2
+    assert [step for step, _ in curve] == list(range(1, len(curve) + 1))
+    whole, _ = evaluate(Train(context(), **QUICK), trial())
+    assert metrics["val_loss"] == pytest.approx(whole["val_loss"], rel=0.2)
+    assert "accumulation" not in whole
+
+
+@pytest.mark.faults("14: a GPU without memory for half a batch fails the trial, with a reason")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_where_half_a_batch_does_not_fit_the_trial_has_failed() -> None:
+    ended = run_trial(Train(greedy(9), **QUICK), trial())
+    assert ended.state is TrialState.FAILED
+    assert ended.error.startswith("OutOfMemory: out of memory, with half a batch at a time as well")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_cannot_be_recorded_after_all_is_trained_without() -> None:
+    tried: list[bool] = []
+
+    class Unrecorded(Train):
+        def _train(self, trial: Trial, report: Reporter, settings: Settings) -> dict[str, float]:
+            tried.append(settings.cuda_graph)
+            if settings.cuda_graph:
+                raise CaptureFailed("not recorded as a CUDA graph: operation not permitted")
+            return super()._train(trial, report, settings)
+
+    metrics, _ = evaluate(Unrecorded(context(), **QUICK), trial())
+    assert tried == [True, False]
+    assert metrics == evaluate(Train(context(), **QUICK), trial())[0]
+
+
+def test_only_the_winner_is_compiled() -> None:
+    compiled: dict[str, bool] = {}
+
+    class Noted(Train):
+        def _train(self, trial: Trial, report: Reporter, settings: Settings) -> dict[str, float]:
+            compiled[trial.proposal.stage] = settings.compile
+            return super()._train(trial, report, replace(settings, compile=False))
+
+    evaluator = Noted(context(), **QUICK, compile=True)
+    for stage in ("search", "final"):
+        evaluate(evaluator, replace(trial(), proposal=replace(trial().proposal, stage=stage)))
+    assert compiled == {"search": False, "final": True}

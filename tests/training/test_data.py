@@ -108,7 +108,7 @@ def made_split(count: int = 23, streamed: bool = False) -> Split:
 def test_a_streamed_split_gives_the_batches_of_a_resident_one(size: int) -> None:
     order = torch.randperm(23, generator=torch.Generator().manual_seed(size))
     found = [
-        [(images[index], labels) for images, index, labels in split.batches(order, size)]
+        [(images[index], labels[index]) for images, labels, index in split.batches(order, size)]
         for split in (made_split(), made_split(streamed=True))
     ]
     assert len(found[0]) == len(found[1]) == -(-23 // size)
@@ -202,7 +202,7 @@ from evonas.training.data import Split
 faulthandler.dump_traceback_later(60, exit=True)
 images = torch.zeros(512, 224, 224, 3, dtype=torch.uint8)
 split = Split(images, torch.zeros(512, dtype=torch.long), streamed=True)
-print([len(labels) for _, _, labels in split.batches(torch.arange(512), 256)])
+print([len(index) for _, _, index in split.batches(torch.arange(512), 256)])
 """
 
 
