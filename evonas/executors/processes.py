@@ -10,13 +10,16 @@ from __future__ import annotations
 import atexit
 import os
 from concurrent.futures import Future
+from dataclasses import replace
+from typing import Literal
 
 from evonas.errors import RecipeError
 from evonas.executors.base import Executor, MakeEvaluator, Watch
+from evonas.executors.parts import gpus
 from evonas.executors.parts.pool import Pool
 from evonas.executors.parts.workers import Starter
 from evonas.recipe.options import NonNegative
-from evonas.training.devices import VISIBLE, cores, placements
+from evonas.training.devices import VISIBLE, cores, outer_name, placements
 from evonas.trial import Trial
 
 
@@ -31,7 +34,8 @@ class Processes(Executor):
         make_evaluator: Builds the evaluator for a device; picklable.
         devices: "cpu", or the GPUs to use: ("cuda:0", "cuda:1").
         workers: Number of workers; by default one per GPU, or one per core (see ``placements``).
-        per_device: Workers per GPU when ``workers`` is not given.
+        per_device: Workers per GPU when ``workers`` is not given; ``auto``: by its memory and the
+            cores, with NVIDIA's MPS if that is there (see ``parts/gpus.py``).
         timeout: Seconds that one trial of the search may take; then its worker is killed.
         grace: Seconds that running trials have left after Ctrl-C or SIGTERM; what has not ended by
             then begins again when the run is resumed.
@@ -45,14 +49,23 @@ class Processes(Executor):
         make_evaluator: MakeEvaluator,
         devices: tuple[str, ...],
         workers: int | None = None,
-        per_device: int = 1,
+        per_device: int | Literal["auto"] = 1,
         timeout: float | None = None,
         grace: NonNegative = 60.0,
     ) -> None:
         super().__init__(make_evaluator, devices)
         self.grace = grace
+        visible = os.environ.get(VISIBLE)
+        names = [outer_name(device, visible) for device in devices if device != "cpu"]
+        self._service = gpus.Service()
+        if per_device == "auto":
+            shared = bool(names) and workers is None
+            per_device = gpus.reckoned(names, cores(), self._service.start()) if shared else 1
         _check(workers=workers, per_device=per_device, timeout=timeout)
-        placed = placements(devices, workers, per_device, cores(), os.environ.get(VISIBLE))
+        placed = [
+            replace(placement, env={**placement.env, **self._service.env})
+            for placement in placements(devices, workers, per_device, cores(), visible)
+        ]
         self.workers = len(placed)
         starter = Starter(make_evaluator)
         self._pool = Pool([starter.slot(placement, timeout) for placement in placed])
@@ -65,6 +78,7 @@ class Processes(Executor):
     def close(self, kill: bool = False) -> None:
         """End all workers; ``kill``: running trials become FAILED, waiting ones are cancelled."""
         self._pool.close(kill)
+        self._service.close()
         atexit.unregister(self.close)
 
 

@@ -101,7 +101,9 @@ class Ray(Executor):
         self._pool.close(kill)
 
     def _slot(self) -> Slot:
-        return Slot(self._begin, self._timeout, fragile=self._needs["GPU"] > 0)
+        # Which GPU it was that failed is Ray's to know, and to find another.
+        device = (lambda: "") if self._needs["GPU"] > 0 else None
+        return Slot(self._begin, self._timeout, device)
 
     def _head_answers(self) -> bool:
         """Whether the head does; PluginError if it has not for long.

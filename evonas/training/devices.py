@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+_SHARED = 0.9  # Of a GPU's memory, among torch in its workers; the rest is CUDA's own in each.
 MOST_CPU_WORKERS = 8  # Each holds torch and the data set: half a gigabyte and more.
 _ATTEMPTS = 5  # steps of training that are timed, of each network and number of threads
 _MOST_SECONDS = 2.0  # after which no other step is begun: large networks differ clearly
@@ -35,11 +36,13 @@ class Placement:
         env: Environment variables to set before CUDA is initialised.
         threads: CPU threads that it may use; None: as many as the process that starts it, for it
             is alone.
+        memory: Share of the GPU's memory that torch may take for it, 0…1.
     """
 
     device: str
     env: Mapping[str, str] = field(default_factory=dict)
     threads: int | None = 1
+    memory: float = 1.0
 
 
 def available() -> tuple[str, ...]:
@@ -97,6 +100,22 @@ def fastest_threads(networks: Iterable[nn.Module], shape: tuple[int, int, int]) 
     return min(total, key=lambda threads: total[threads])
 
 
+def limit_memory(share: float) -> None:
+    """Have torch take no more than a share of the memory of the GPU that this process sees."""
+    if share < 1:
+        import torch  # see above
+
+        if torch.cuda.is_available():
+            torch.cuda.set_per_process_memory_fraction(share)
+
+
+def check(device: str) -> None:
+    """Compute something on a device; raises RuntimeError or AssertionError if it does not work."""
+    import torch  # see above
+
+    torch.ones(1, device=device).add_(1).item()
+
+
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
     """Compute with so many CPU threads; None: with as many as before."""
@@ -146,9 +165,9 @@ def placements(
     """Deal workers out to devices, round robin.
 
     A worker sees one GPU only, so that code which says "cuda" finds the right one, and one trial
-    cannot take memory on another's. On the CPU the default is one worker per core, at most
-    ``MOST_CPU_WORKERS``: small networks train faster side by side on one thread each than one
-    after another on many.
+    cannot take memory on another's; of one that several share, each has its share of the memory. On
+    the CPU the default is one worker per core, at most ``MOST_CPU_WORKERS``: small networks train
+    faster side by side on one thread each than one after another on many.
 
     Args:
         devices: "cpu", or GPUs as this process numbers them: ("cuda:0", "cuda:1").
@@ -160,15 +179,17 @@ def placements(
     on_gpu = any(device.startswith("cuda") for device in devices)
     count = workers or (len(devices) * per_device if on_gpu else min(cores, MOST_CPU_WORKERS))
     threads = max(1, cores // count) if count > 1 else None
+    together = math.ceil(count / len(devices))
+    memory = 1.0 if together == 1 else _SHARED / together
     return tuple(
-        Placement("cuda", {VISIBLE: _outer_name(device, visible)}, threads)
+        Placement("cuda", {VISIBLE: outer_name(device, visible)}, threads, memory)
         if device.startswith("cuda")
         else Placement("cpu", {VISIBLE: ""}, threads)
         for device in islice(cycle(devices), count)
     )
 
 
-def _outer_name(device: str, visible: str | None) -> str:
+def outer_name(device: str, visible: str | None) -> str:
     """Name of a GPU outside this process: an index of the machine, or a UUID."""
     index = int(device.partition(":")[2] or 0)
     if visible is None:

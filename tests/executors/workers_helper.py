@@ -121,6 +121,19 @@ class Obedient(Evaluator):
     def exceed(self, choices) -> None:
         raise Infeasible({"latency": 6.0, "violation": 0.2})
 
+    def tell(self, choices) -> None:
+        """Fail with what an environment variable is."""
+        raise ValueError(f"it is {os.environ[choices['name']]}")
+
+
+class OnLostGPU(Obedient):
+    """The GPU 1 has been lost: everything there fails, and at once."""
+
+    def nothing(self, choices) -> None:
+        if os.environ["CUDA_VISIBLE_DEVICES"] == "1":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        time.sleep(0.2)
+
 
 class Stubborn(Evaluator):
     """Reports for ever, about itself, and does what it is told with what reporting raises."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from queue import LifoQueue
@@ -29,6 +30,10 @@ class WorkerDied(WorkerLost):
 
 class Displaced(WorkerLost):
     """There is no place for it (any more), through no fault of the trial's."""
+
+
+class DeviceLost(Displaced):
+    """Its device does not work; waiting does not mend that."""
 
 
 class Worker(Protocol):
@@ -60,12 +65,18 @@ class Slot:
     Args:
         begin: Starts a worker.
         timeout: Seconds that a trial of the search may take; None: any time.
-        fragile: Whether a worker is replaced after a trial that failed: an illegal memory access
-            poisons the CUDA context, and with it every later trial.
+        device: Says why the GPU that workers compute on does not work, "" if it does; None if they
+            compute on none. After a trial that failed on a GPU its worker is replaced: an illegal
+            memory access poisons the CUDA context, and with it every later trial.
     """
 
-    def __init__(self, begin: Callable[[], Worker], timeout: float | None, fragile: bool) -> None:
-        self._begin, self._timeout, self._fragile = begin, timeout, fragile
+    def __init__(
+        self,
+        begin: Callable[[], Worker],
+        timeout: float | None,
+        device: Callable[[], str] | None = None,
+    ) -> None:
+        self._begin, self._timeout, self._device = begin, timeout, device
         self._worker: Worker | None = None
         self._killed = False
         self._starting = threading.Lock()  # so that ``kill`` cannot miss a worker just started
@@ -79,7 +90,7 @@ class Slot:
             deadline: As that of an executor.
 
         Raises:
-            Displaced: If there is no place for a worker.
+            Displaced: If there is no place for a worker, or its device does not work.
         """
         start, reports = time.perf_counter(), Reports(watch)
         # A final training takes far longer than a trial of the search.
@@ -101,13 +112,20 @@ class Slot:
             self.end()
             if isinstance(lost, Displaced) and not self._killed:
                 raise
+            self._examine(str(lost))
             seconds = time.perf_counter() - start
             if searched and time.monotonic() >= deadline and not self._killed:
                 return reports.overdue(trial, seconds)
             return reports.failed(trial, _CLOSED if self._killed else str(lost), seconds)
-        if ended.state is TrialState.FAILED and self._fragile:
+        if ended.state is TrialState.FAILED and self._device:
             self.end()
+            self._examine(ended.error or "")
         return ended
+
+    def _examine(self, error: str) -> None:
+        """Raise DeviceLost if it was the device that made a trial fail, not the trial."""
+        if self._device and not self._killed and "CUDA" in error and (why := self._device()):
+            raise DeviceLost(f"the GPU does not work: {why}")
 
     def _ready(self) -> Worker:
         if self._worker and self._worker.alive:
@@ -151,6 +169,7 @@ class Pool:
         self._idle: LifoQueue[Slot] = LifoQueue()  # last in, first out: prefers a running worker
         self._waiting: dict[threading.Thread, Future[Trial]] = {}
         self._closed = False
+        self._giving_up = threading.Lock()  # or the last two slots might both go
         for slot in reversed(slots):
             self.add(slot)
 
@@ -223,10 +242,17 @@ class Pool:
                 try:
                     return slot.run(trial, watch, deadline)
                 except Displaced as displaced:
-                    if self.size > 1:
-                        self._slots.remove(slot)
+                    with self._giving_up:
+                        last = self.size == 1
+                        if not last:
+                            self._slots.remove(slot)
+                    lost = isinstance(displaced, DeviceLost)
+                    if lost:
+                        others = "no other worker is left" if last else "others go on"
+                        warnings.warn(f"{displaced}; {others}", stacklevel=2)
+                    if not last:
                         slot = self._idle.get()
-                    elif time.monotonic() > patience:
+                    elif lost or time.monotonic() > patience:
                         return trial.failed(str(displaced))
         finally:
             self._idle.put(slot)

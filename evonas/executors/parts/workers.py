@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -51,7 +52,32 @@ class Starter:
     def slot(self, placement: Placement, timeout: float | None) -> Slot:
         """A slot whose workers compute where it says."""
         begin = partial(_Worker, self._context, placement, self._recipe)
-        return Slot(begin, timeout, fragile=placement.device != "cpu")
+        device = None if placement.device == "cpu" else partial(_fault, self._context, placement)
+        return Slot(begin, timeout, device)
+
+
+def _fault(context: BaseContext, placement: Placement) -> str:
+    """Why a GPU does not work; "" if it does. Another process finds out, for its CUDA is fresh."""
+    ours, theirs = context.Pipe()
+    process = context.Process(  # type: ignore[attr-defined]
+        target=_examine, args=(theirs, replace(placement, env={**os.environ, **placement.env}))
+    )
+    with _CHILDREN, _without_main():
+        _block_signals()
+        process.start()
+    theirs.close()
+    told = ""
+    if not ours.poll(START):
+        told = f"no answer in {START:g} seconds"
+    else:
+        try:
+            told = ours.recv_bytes().decode()
+        except EOFError:
+            told = "who looked died"
+    process.kill()
+    with _CHILDREN:
+        process.join(GRACE)
+    return told
 
 
 class _Worker:
@@ -64,7 +90,7 @@ class _Worker:
         # Not a daemon process: those may not have children, and a DataLoader has.
         self._process = context.Process(  # type: ignore[attr-defined]
             target=_work,
-            args=(theirs, placement.device, threads, environment, recipe),
+            args=(theirs, replace(placement, threads=threads, env=environment), recipe),
         )
         self._reaped = False
         self._kills_before = _out_of_memory_kills()
@@ -183,22 +209,17 @@ def _signal_name(number: int) -> str:
 # From here on: what runs in the worker.
 
 
-def _work(
-    connection: Connection,
-    device: str,
-    threads: int,
-    environment: Mapping[str, str],
-    recipe: bytes,
-) -> None:
+def _work(connection: Connection, placement: Placement, recipe: bytes) -> None:
     """Say that the evaluator is built, or why not; then answer every trial with its final event.
 
     A trial that is watched asks before, at each of its reports, whether to stop.
     """
-    _settle(threads, environment)
+    _settle(placement)
     own = os.getpid()
     try:
+        devices.limit_memory(placement.memory)
         # Unpickled only now: it may import torch, which reads the environment.
-        evaluator = pickle.loads(recipe)(device)
+        evaluator = pickle.loads(recipe)(placement.device)
     # Anybody's code, as in ``run_trial``: what it raises is the reason why the trial failed.
     except BaseException as error:
         connection.send_bytes(reason(error).encode(errors="backslashreplace"))
@@ -212,7 +233,18 @@ def _work(
         memory.give_back()
 
 
-def _settle(threads: int, environment: Mapping[str, str]) -> None:
+def _examine(connection: Connection, placement: Placement) -> None:
+    """Say why the device does not work, or ""."""
+    _settle(placement)
+    try:
+        devices.check(placement.device)
+    except (RuntimeError, AssertionError) as error:
+        connection.send_bytes(str(error).encode())
+    else:
+        connection.send_bytes(b"")
+
+
+def _settle(placement: Placement) -> None:
     os.setpgid(0, 0)  # a group of its own, to be killed with all it started
     os.dup2(2, 1)  # what anybody's code prints: the output is the parent's, which may be JSON
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # see _block_signals
@@ -222,8 +254,8 @@ def _settle(threads: int, environment: Mapping[str, str]) -> None:
     fork_server.end_with_parent(signal.SIGKILL)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.environ.clear()  # the server's, which may be of long ago
-    os.environ.update(environment, OMP_NUM_THREADS=str(threads))
-    threadpool_limits(threads)  # of libraries that were loaded before the fork
+    os.environ.update(placement.env, OMP_NUM_THREADS=str(placement.threads))
+    threadpool_limits(placement.threads)  # of libraries that were loaded before the fork
 
 
 def _die_with_parent() -> None:
