@@ -21,7 +21,19 @@ def latency(
     runs: int = 30,
     warmup: int = 10,
 ) -> float:
-    """Milliseconds of a batch's forward pass: the median of warm runs.
+    """Milliseconds of a batch's forward pass: the median of ``timings``, which see."""
+    return median(timings(network, task, device, batch_size, runs, warmup))
+
+
+def timings(
+    network: nn.Module,
+    task: Task,
+    device: str,
+    batch_size: int = 1,
+    runs: int = 30,
+    warmup: int = 10,
+) -> list[float]:
+    """Milliseconds of a batch's forward pass, of each warm run.
 
     In evaluation mode and float32, channels last, images on the device. What else runs there at
     the time counts in: measure with the serial executor, or with one worker per device, and
@@ -54,7 +66,7 @@ def latency(
                 clock.append(time.perf_counter())
             times = [1000 * (end - begin) for begin, end in pairwise(clock)]
     network.train(training)
-    return median(times)
+    return times
 
 
 def between(events: Sequence[torch.Event], forward: Callable[[], object]) -> list[float]:

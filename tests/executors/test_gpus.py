@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from workers_helper import Obedient, OnLostGPU, alive, gone, trial, wait_for
 
-from evonas.executors.parts import gpus
 from evonas.executors.parts.gpus import Service, reckoned
 from evonas.executors.processes import Processes
+from evonas.training.devices import placements
 from evonas.trial import TrialState
 
 GPUS = ("cuda:0", "cuda:1")
@@ -39,7 +39,7 @@ case "$1" in --id=0) echo 81000;; --id=0,1) echo 81000; echo 14000;; *) exit 6;;
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of programs that is looked into first; what it returns the service's number is in."""
+    """A folder of programs that is looked into first."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name, text in (("nvidia-cuda-mps-control", CONTROL), ("nvidia-smi", MEMORY)):
@@ -123,12 +123,12 @@ def test_it_ends_with_a_search_that_is_killed(programs: Path, tmp_path: Path) ->
 @pytest.mark.faults("14: a GPU that fails takes its own workers with it, and no trial")
 def test_a_gpu_that_fails_drains_its_own_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    with (
-        pytest.warns(UserWarning, match="the GPU does not work: .*; others go on"),
-        Processes(OnLostGPU, GPUS, per_device=2) as executor,
-    ):
-        ended = [f.result(60) for f in [executor.submit(trial(n)) for n in range(8)]]
-        size = executor._pool.size
+    executor = Processes(OnLostGPU, GPUS, per_device=2)
+    futures = [executor.submit(trial(n)) for n in range(8)]
+    with pytest.warns(UserWarning, match="the GPU does not work: .*; others go on"):
+        ended = [future.result(60) for future in futures]
+    size = executor._pool.size
+    executor.close()
     assert [e.state for e in ended] == [TrialState.COMPLETE] * 8
     assert {e.metrics["gpu"] for e in ended} == {0.0}
     assert size == 2
@@ -158,9 +158,6 @@ def test_a_cuda_error_of_a_trial_on_a_gpu_that_works_is_the_trials(
 
 
 def test_each_has_its_share_of_the_memory() -> None:
-    assert gpus._MOST > 1  # shared at all
-    from evonas.training.devices import placements
-
     one, *_ = placements(GPUS, None, 4, cores=16, visible=None)
     assert one.memory == pytest.approx(0.9 / 4)
     alone, *_ = placements(GPUS, None, 1, cores=16, visible=None)
