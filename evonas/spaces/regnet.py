@@ -177,15 +177,18 @@ def _rise(initial: int, multiplier: int, power: float) -> float:
     return initial * (math.pow(multiplier / 100, power) - 1)
 
 
-def _quantised(initial: int, step: int, multiplier: int) -> int:
-    return _QUANTUM * round(initial * (multiplier / 100) ** step / _QUANTUM)
-
-
 def _steps(choices: Mapping[str, Any]) -> list[int]:
     """Per block the power of the multiplier that its width is nearest to."""
-    steepness = choices["slope"] / 100 / choices["initial_width"]
+    slope = choices["slope"] / 100 / choices["initial_width"]
     scale = math.log(choices["multiplier"] / 100)
-    return [round(math.log(1 + steepness * j) / scale) for j in range(choices["depth"])]
+    # Block j is to be u_j = w0 + wa * j wide, the paper's equation 2; it gets the power
+    # s_j = log(u_j / w0) / log(wm) of the multiplier, its equation 3, rounded.
+    return [round(math.log(1 + slope * j) / scale) for j in range(choices["depth"])]
+
+
+def _quantised(initial: int, step: int, multiplier: int) -> int:
+    """The width w0 * wm^s, the paper's equation 4, in multiples of 8."""
+    return _QUANTUM * round(initial * (multiplier / 100) ** step / _QUANTUM)
 
 
 def _stages(choices: Mapping[str, Any]) -> list[Stage]:
