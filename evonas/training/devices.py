@@ -109,11 +109,15 @@ def limit_memory(share: float) -> None:
             torch.cuda.set_per_process_memory_fraction(share)
 
 
-def check(device: str) -> None:
-    """Compute something on a device; raises RuntimeError or AssertionError if it does not work."""
+def fault(device: str) -> str:
+    """Why a device does not compute; "" if it does, or only has no memory left for that."""
     import torch  # see above
 
-    torch.ones(1, device=device).add_(1).item()
+    try:
+        torch.ones(1, device=device).add_(1).item()
+    except (RuntimeError, AssertionError) as error:
+        return "" if "out of memory" in str(error) else str(error)
+    return ""
 
 
 @contextmanager

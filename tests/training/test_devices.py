@@ -1,7 +1,8 @@
 import pytest
+import torch
 
 from evonas.errors import PluginError, RecipeError
-from evonas.training.devices import Placement, available, choose, cores, placements
+from evonas.training.devices import Placement, available, choose, cores, fault, placements
 
 GPUS = ("cuda:0", "cuda:1")
 
@@ -82,3 +83,15 @@ def test_the_cpu_has_a_worker_per_core_and_they_share_the_cores(cores, workers, 
 def test_the_default_fits_this_machine():
     assert cores() >= 1
     assert choose("auto", available()) == available()
+
+
+def test_a_device_that_is_full_works_and_one_that_is_not_there_does_not(monkeypatch):
+    assert fault("cpu") == ""
+    if not torch.cuda.is_available():
+        assert "cuda" in fault("cuda:7").lower() or "nvidia" in fault("cuda:7").lower()
+
+    def full(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.")
+
+    monkeypatch.setattr(torch, "ones", full)
+    assert fault("cuda") == ""

@@ -35,6 +35,7 @@ from evonas.training.containers import counter
 from evonas.training.devices import Placement
 from evonas.trial import Trial
 
+_LOOK = 60.0  # Seconds that a GPU may take to compute one sum, CUDA's start included.
 _CHILDREN = threading.Lock()  # starting a process also reaps others that ended: one at a time
 
 
@@ -59,25 +60,22 @@ class Starter:
 def _fault(context: BaseContext, placement: Placement) -> str:
     """Why a GPU does not work; "" if it does. Another process finds out, for its CUDA is fresh."""
     ours, theirs = context.Pipe()
-    process = context.Process(  # type: ignore[attr-defined]
-        target=_examine, args=(theirs, replace(placement, env={**os.environ, **placement.env}))
-    )
+    placement = replace(placement, threads=1, env={**os.environ, **placement.env})
+    process = context.Process(target=_examine, args=(theirs, placement))  # type: ignore[attr-defined]
     with _CHILDREN, _without_main():
         _block_signals()
         process.start()
     theirs.close()
-    told = ""
-    if not ours.poll(START):
-        told = f"no answer in {START:g} seconds"
-    else:
+    answer = f"no answer in {_LOOK:g} seconds"
+    if ours.poll(_LOOK):
         try:
-            told = ours.recv_bytes().decode()
+            answer = ours.recv_bytes().decode()
         except EOFError:
-            told = "who looked died"
+            answer = "whoever computes on it dies"
     process.kill()
     with _CHILDREN:
         process.join(GRACE)
-    return told
+    return answer
 
 
 class _Worker:
@@ -236,12 +234,7 @@ def _work(connection: Connection, placement: Placement, recipe: bytes) -> None:
 def _examine(connection: Connection, placement: Placement) -> None:
     """Say why the device does not work, or ""."""
     _settle(placement)
-    try:
-        devices.check(placement.device)
-    except (RuntimeError, AssertionError) as error:
-        connection.send_bytes(str(error).encode())
-    else:
-        connection.send_bytes(b"")
+    connection.send_bytes(devices.fault(placement.device).encode())
 
 
 def _settle(placement: Placement) -> None:
