@@ -105,6 +105,11 @@ def recorder(device: torch.device, *generators: torch.Generator) -> Record | Non
     return record
 
 
+def capturing() -> bool:
+    """Whether what is done now is recorded."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
 def replayable(network: nn.Module, images: torch.Tensor) -> bool:
     """Whether a network on a GPU never waits for it: tried on a copy, forwards and backwards.
 
@@ -112,7 +117,7 @@ def replayable(network: nn.Module, images: torch.Tensor) -> bool:
         network: As it is to be trained; unchanged.
         images: A batch, on the same device.
     """
-    twin = copy.deepcopy(network)
+    twin = copy.deepcopy(network).train()
     mode = torch.cuda.get_sync_debug_mode()
     with torch.random.fork_rng(devices=[images.device]):
         torch.cuda.set_sync_debug_mode("error")

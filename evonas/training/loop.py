@@ -25,7 +25,14 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from evonas.training.augmentation import Augmentation, cutout, distort, gather, mix
 from evonas.training.data import Data, Split
-from evonas.training.graphs import Replayed, on_device, recorder, replayable, tensor_float32
+from evonas.training.graphs import (
+    Replayed,
+    capturing,
+    on_device,
+    recorder,
+    replayable,
+    tensor_float32,
+)
 from evonas.training.muon import SCALE as MUON_SCALE
 from evonas.training.muon import Muon
 from evonas.training.transfer import stages
@@ -224,16 +231,16 @@ def fit(
         images: torch.Tensor,
         labels: torch.Tensor,
         index: torch.Tensor,
-        pace: tuple[float, float] | torch.Tensor,
+        rate_and_decay: tuple[float, float] | torch.Tensor,
     ) -> tuple[()]:
-        """Train on a batch: on the images of an index."""
-        rate, decay = pace
+        """Train on the images of an index."""
+        rate, decay = rate_and_decay
         for group in optimizer.param_groups:
             group["lr"] = rate * group["scale"]
-        batch, labels = (
-            augmented(images, index, normalize, settings.augmentation, rng),
-            labels[index],
-        )
+            if "capturable" in group:  # AdamW wants to be told, and complains else of either
+                group["capturable"] = capturing()
+        batch = augmented(images, index, normalize, settings.augmentation, rng)
+        labels = labels[index]
         if settings.cutout:
             batch = cutout(batch, settings.cutout, rng)
         # An image that was mixed has two classes: each counts by its share of the image.
@@ -284,10 +291,10 @@ def fit(
         batches = train.batches(whole_batches(train, batch_size, rng), batch_size)
         paces = [pace(epoch * steps + number) for number in range(steps)]
         with tensor_float32(device):
-            for batch, now in zip(
+            for batch, rate_and_decay in zip(
                 batches, on_device(paces, device) if record else paces, strict=True
             ):
-                take(*batch, now)
+                take(*batch, rate_and_decay)
         mean_loss = total.item() / steps  # the epoch's one wait for the device
         if not math.isfinite(mean_loss):
             raise Diverged(f"the training loss is {mean_loss} after epoch {epoch + 1}")

@@ -93,6 +93,25 @@ def test_best_so_far_never_falls_and_has_a_point_after_every_trial(
     page.screenshot(path=pictures / "comparison.png")
 
 
+def test_effort_is_an_axis(page: Any, store: Store) -> None:
+    """By the gear above the charts; an axis in the settings of one chart leaves it empty."""
+    link = store.links[0].replace("/runs?", "/runs?compareRunsMode=CHART&")
+    opened(page, link, "best_val_accuracy")
+    chart(page, "best_val_accuracy")
+    page.get_by_role("button", name="Configure charts").click()
+    page.get_by_role("menuitem", name="Metric").hover()
+    page.keyboard.press("ArrowRight")
+    items = page.locator("[role^=menuitem]").filter(has_text="effort")
+    items.last.dispatch_event("click")  # the menu closes before a mouse is there
+    page.keyboard.press("Escape")
+    page.wait_for_function("() => document.querySelector('.js-plotly-plot')?.data?.[0].x[0] < 1")
+    for _, name, effort, values in chart(page, "best_val_accuracy"):
+        assert len(effort) == TRIALS
+        assert effort == sorted(effort), name
+        assert 1 < effort[-1] <= TRIALS * 5 / 15 + 0.01  # of 15 epochs each; some were pruned
+        assert all(a <= b for a, b in pairwise(values)), name
+
+
 def test_results_are_bars(page: Any, store: Store) -> None:
     link = store.links[0].replace("/runs?", "/runs?compareRunsMode=CHART&")
     opened(page, link, "test_accuracy")
