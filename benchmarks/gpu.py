@@ -46,7 +46,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import evonas
-from benchmarks.throughput import MEAN, STD, TASK, Pictures, mbconv, plain
+from benchmarks.throughput import MEAN, STD, TASK, Pictures, images_of, mbconv, plain
 from evonas.executors.parts.gpus import Service
 from evonas.spaces.cifar_resnet import CIFARResNet
 from evonas.training.data import Split
@@ -336,18 +336,6 @@ def tiny(folder: Path) -> Path:
         arrays |= {f"x_{part}": images, f"y_{part}": labels}
     np.savez(folder / "tiny.npz", **arrays)
     return folder / "tiny.npz"
-
-
-def images_of(path: Path | None, count: int) -> Split:
-    """Training images of a file, or noise."""
-    if path is None:
-        rng = np.random.default_rng(0)
-        images = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-        labels = rng.integers(0, 10, count)
-    else:
-        with np.load(path, allow_pickle=False) as file:
-            images, labels = file["x_train"][:count], file["y_train"][:count]
-    return Split(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))
 
 
 @click.command()

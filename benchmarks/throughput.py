@@ -182,6 +182,18 @@ def spread(ratios: list[float]) -> str:
     return f"{middle:.3f} ({low:.3f}…{high:.3f})"
 
 
+def images_of(path: Path | None, count: int) -> Split:
+    """Training images of a file, or noise."""
+    if path is None:
+        rng = np.random.default_rng(0)
+        images = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+        labels = rng.integers(0, 10, count)
+    else:
+        with np.load(path, allow_pickle=False) as file:
+            images, labels = file["x_train"][:count], file["y_train"][:count]
+    return Split(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))
+
+
 @click.command()
 @click.option("--cifar10", type=click.Path(path_type=Path), help="An .npz file; else noise.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -190,14 +202,7 @@ def spread(ratios: list[float]) -> str:
 def main(cifar10: Path | None, device: str, steps: int, repeats: int) -> None:
     """Measure and print; the last line is JSON."""
     count = steps * BATCH
-    if cifar10 is None:
-        rng = np.random.default_rng(0)
-        images = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-        labels = rng.integers(0, 10, count)
-    else:
-        with np.load(cifar10, allow_pickle=False) as file:
-            images, labels = file["x_train"][:count], file["y_train"][:count]
-    split = Split(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))
+    split = images_of(cifar10, count)
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, {device}, ")
     print(f"{torch.get_num_threads()} threads, {repeats} turns of {steps} batches of {BATCH}\n")
     print(
