@@ -11,7 +11,9 @@ import atexit
 import os
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from evonas.errors import RecipeError
 from evonas.executors.base import Executor, MakeEvaluator, Watch
@@ -21,6 +23,12 @@ from evonas.executors.parts.workers import Starter
 from evonas.recipe.options import NonNegative
 from evonas.training.devices import VISIBLE, cores, outer_name, placements
 from evonas.trial import Trial
+
+
+def _number_or_auto(value: Any) -> Any:
+    if value != "auto" and not isinstance(value, int):
+        raise ValueError(f"must be a whole number or auto, not {value!r}")
+    return value
 
 
 class Processes(Executor):
@@ -49,7 +57,7 @@ class Processes(Executor):
         make_evaluator: MakeEvaluator,
         devices: tuple[str, ...],
         workers: int | None = None,
-        per_device: int | Literal["auto"] = 1,
+        per_device: Annotated[int | Literal["auto"], BeforeValidator(_number_or_auto)] = 1,
         timeout: float | None = None,
         grace: NonNegative = 60.0,
     ) -> None:

@@ -8,13 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from workers_helper import Obedient, OnLostGPU, alive, gone, trial, wait_for
 
+from evonas.errors import RecipeError
 from evonas.executors.parts.gpus import Service, reckoned
 from evonas.executors.processes import Processes
-from evonas.training.devices import placements
+from evonas.recipe.options import check
+from evonas.training.devices import cores, placements
 from evonas.trial import TrialState
 
 GPUS = ("cuda:0", "cuda:1")
@@ -73,6 +76,20 @@ def test_without_nvidias_programs_there_is_one(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("PATH", "")
     assert not Service().start()
     assert reckoned(["0"], 16, False) == 1
+
+
+def test_on_a_cpu_auto_is_as_many_as_ever(programs: Path, tmp_path: Path) -> None:
+    with Processes(Obedient, ("cpu",), per_device="auto") as executor:
+        assert executor.workers == len(placements(("cpu",), None, 1, cores(), None))
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("value", ["many", 1.5, None])
+def test_what_is_neither_a_number_nor_auto_is_refused(value: Any) -> None:
+    with pytest.raises(
+        RecipeError, match=r"^executor\.per_device: must be a whole number or auto, not"
+    ):
+        check(Processes, {"per_device": value}, "executor")
 
 
 def test_the_service_begins_and_ends_with_the_run(programs: Path, tmp_path: Path) -> None:
