@@ -1,4 +1,4 @@
-"""The benchmark of GPUs, on a CPU: that it runs through, so that no minute of a lent GPU is lost."""
+"""The benchmark of GPUs, on a CPU: it runs through, so that no minute of a lent GPU is lost."""
 
 from __future__ import annotations
 
