@@ -13,21 +13,20 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
-from evonas.errors import RecipeError
 from evonas.executors.base import Executor, MakeEvaluator, Watch
 from evonas.executors.parts import gpus
 from evonas.executors.parts.pool import Pool
 from evonas.executors.parts.workers import Starter
-from evonas.recipe.options import NonNegative
+from evonas.recipe.options import Count, NonNegative
 from evonas.training.devices import VISIBLE, cores, outer_name, placements
 from evonas.trial import Trial
 
 
 def _number_or_auto(value: Any) -> Any:
-    if value != "auto" and not isinstance(value, int):
-        raise ValueError(f"must be a whole number or auto, not {value!r}")
+    if value != "auto" and (not isinstance(value, int) or value < 1):
+        raise ValueError(f"must be a whole number from 1 on or auto, not {value!r}")
     return value
 
 
@@ -47,18 +46,15 @@ class Processes(Executor):
         timeout: Seconds that one trial of the search may take; then its worker is killed.
         grace: Seconds that running trials have left after Ctrl-C or SIGTERM; what has not ended by
             then begins again when the run is resumed.
-
-    Raises:
-        RecipeError: A number is smaller than 1.
     """
 
     def __init__(
         self,
         make_evaluator: MakeEvaluator,
         devices: tuple[str, ...],
-        workers: int | None = None,
+        workers: Count | None = None,
         per_device: Annotated[int | Literal["auto"], BeforeValidator(_number_or_auto)] = 1,
-        timeout: float | None = None,
+        timeout: Annotated[float, Field(ge=1)] | None = None,
         grace: NonNegative = 60.0,
     ) -> None:
         super().__init__(make_evaluator, devices)
@@ -69,7 +65,6 @@ class Processes(Executor):
         if per_device == "auto":
             shared = bool(names) and workers is None
             per_device = gpus.reckoned(names, cores(), self._service.start()) if shared else 1
-        _check(workers=workers, per_device=per_device, timeout=timeout)
         placed = [
             replace(placement, env={**placement.env, **self._service.env})
             for placement in placements(devices, workers, per_device, cores(), visible)
@@ -88,9 +83,3 @@ class Processes(Executor):
         self._pool.close(kill)
         self._service.close()
         atexit.unregister(self.close)
-
-
-def _check(**numbers: float | None) -> None:
-    for name, value in numbers.items():
-        if value is not None and not value >= 1:  # nan is not
-            raise RecipeError(f"executor.{name} is {value}, but must be at least 1")

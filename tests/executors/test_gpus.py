@@ -84,10 +84,10 @@ def test_on_a_cpu_auto_is_as_many_as_ever(programs: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "started").exists()
 
 
-@pytest.mark.parametrize("value", ["many", 1.5, None])
+@pytest.mark.parametrize("value", ["many", 1.5, None, 0, -1])
 def test_what_is_neither_a_number_nor_auto_is_refused(value: Any) -> None:
     with pytest.raises(
-        RecipeError, match=r"^executor\.per_device: must be a whole number or auto, not"
+        RecipeError, match=r"^executor\.per_device: must be a whole number from 1 on or auto, not"
     ):
         check(Processes, {"per_device": value}, "executor")
 

@@ -24,6 +24,7 @@ from workers_helper import (
 from evonas.errors import RecipeError
 from evonas.executors.processes import Processes
 from evonas.executors.serial import Serial
+from evonas.recipe.options import check
 from evonas.trial import TrialState
 
 pytestmark = pytest.mark.faults("workers: whatever happens to them, every trial ends once")
@@ -290,10 +291,10 @@ def test_close_during_the_start_of_a_worker_leaves_none():
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize("setting", ["workers", "per_device", "timeout"])
+@pytest.mark.parametrize("setting", ["workers", "timeout"])
 def test_numbers_smaller_than_one_are_refused(setting):
-    with pytest.raises(RecipeError, match=rf"executor\.{setting} is 0, but must be at least 1"):
-        Processes(Obedient, ("cpu",), **{setting: 0})
+    with pytest.raises(RecipeError, match=rf"^executor\.{setting}: .* than or equal to 1, not 0"):
+        check(Processes, {setting: 0}, "executor")
 
 
 # A main program of its own, run in a session of its own, to be killed and interrupted.
