@@ -38,6 +38,9 @@ _LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3, "muon": 0.1}
 _FEW = 50  # Training pictures of a class; with fewer, what was learnt elsewhere helps most.
 _SLOWER = 1 / 3  # A training that diverged gets this share of the learning rate.
 
+# So say torch's allocator, and the libraries that ask for memory of their own.
+_OUT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED")
+
 
 class OutOfMemory(RuntimeError):
     """The device has not enough memory for a training, with half a batch at a time either."""
@@ -215,7 +218,12 @@ class Train(Evaluator):
                 rate = changes["learning_rate"] = settings.learning_rate * _SLOWER
                 settings = replace(settings, learning_rate=rate)
                 again = f"{error}; begun again at a learning rate of {rate:.3g}"
-            except torch.OutOfMemoryError as error:
+            except CaptureFailed as error:
+                settings = replace(settings, cuda_graph=False)
+                again = f"{error}; begun again without"
+            except RuntimeError as error:
+                if not any(sign in str(error) for sign in _OUT_OF_MEMORY):
+                    raise
                 if "accumulation" in changes:
                     raise OutOfMemory(
                         "out of memory, with half a batch at a time as well; try a smaller "
@@ -224,9 +232,6 @@ class Train(Evaluator):
                 changes["accumulation"] = 2
                 settings = replace(settings, accumulation=2)
                 again = "out of memory; begun again with half a batch at a time"
-            except CaptureFailed as error:
-                settings = replace(settings, cuda_graph=False)
-                again = f"{error}; begun again without"
             # Only here does nothing hold the network any more, as the exception's frames did.
             gc.collect()
             torch.cuda.empty_cache()

@@ -268,13 +268,14 @@ class Greedy(PlainCNN):
     """Its networks need the memory of a device for more than so many images at a time."""
 
     most = 0
+    error: RuntimeError = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     def build(self, architecture: Architecture, task: Task) -> nn.Module:
         network = super().build(architecture, task)
 
         def refuse(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
             if module.training and len(inputs[0]) > self.most:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+                raise self.error
 
         network.register_forward_pre_hook(refuse)
         return network
@@ -287,7 +288,12 @@ def greedy(most: int) -> Context:
 
 
 @pytest.mark.faults("14: a GPU without memory for a batch trains with halves of it")
-def test_half_a_batch_at_a_time_where_memory_does_not_suffice() -> None:
+@pytest.mark.parametrize("text", ["", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"])
+def test_half_a_batch_at_a_time_where_memory_does_not_suffice(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if text:
+        monkeypatch.setattr(Greedy, "error", RuntimeError(text))
     with pytest.warns(UserWarning, match="trial 0: out of memory; .* with half a batch"):
         metrics, curve = evaluate(Train(greedy(10), **QUICK), trial())
     assert metrics["accumulation"] == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import warnings
 from collections.abc import Iterator, Mapping
@@ -40,7 +41,7 @@ def train(built: nn.Module, images: int = 250, **changes: Any) -> list[Mapping[s
     curve: list[Mapping[str, float]] = []
     settings = replace(SETTINGS, **{**LONG, **changes})
     splits = separable(images).to("cuda"), separable(90, seed=1).to("cuda")
-    normalize = NORMALIZE.to(torch.device("cuda"))
+    normalize = copy.deepcopy(NORMALIZE).to(torch.device("cuda"))
 
     def report(step: int, metrics: Mapping[str, float]) -> None:
         curve.append(metrics)
@@ -69,7 +70,7 @@ def test_a_recorded_training_is_the_eager_one(changes: dict[str, Any]) -> None:
 
 
 def test_every_replay_draws_anew() -> None:
-    curve = train(nn.Sequential(nn.Dropout(0.2), network()), augmentation="v2")
+    curve = train(nn.Sequential(nn.Dropout(0.2), network()), augmentation="v2", epochs=12)
     assert curve[-1]["cuda_graph"] == 1
     assert curve[-1]["val_accuracy"] > 0.8
 
