@@ -166,7 +166,6 @@ class Contest:
 
     def usual(self) -> float:
         """(c) Images per second."""
-        network, step = self._network(), None
         pictures = Pictures(self._split.images.numpy(), self._split.labels.numpy())
         loader = torch.utils.data.DataLoader(
             pictures,
@@ -176,7 +175,7 @@ class Contest:
             num_workers=len(os.sched_getaffinity(0)),
             pin_memory=self._device.type == "cuda",
         )
-        step, start, count = self._step(network), 0.0, 0
+        step, start, count = self._step(self._network()), 0.0, 0
         timed = min(LOADED, self._steps // 2)
         for number, (images, labels) in enumerate(loader):
             if number == timed:

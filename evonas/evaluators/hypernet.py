@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from statistics import median
 from typing import Any, Literal
 
 import torch
@@ -30,7 +31,7 @@ from evonas.spaces.parts.supernet import Supernet
 from evonas.strategies.hypernet import COMPLEXITY, Sampler
 from evonas.training.augmentation import Augmentation
 from evonas.training.checkpoints import FOLDER
-from evonas.training.latency import latency
+from evonas.training.latency import timings
 from evonas.training.loop import Diverged, bfloat16, schedule, seeded
 from evonas.trial import Trial
 
@@ -190,7 +191,7 @@ class Hypernet(SharedWeights[_Joint]):
                 architecture = self._space.architecture(dict.fromkeys(edges, operation))
                 with seeded(0, device):
                     network = self._space.build(architecture, task)
-                times.append(latency(network, task, device, self._batch_size) / len(edges))
+                times.append(median(timings(network, task, device, self._batch_size)) / len(edges))
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 files.write(path, json.dumps(times).encode())

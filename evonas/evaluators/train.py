@@ -18,6 +18,7 @@ from evonas.spaces.parts.tuned import training_choices
 from evonas.training import transfer
 from evonas.training.augmentation import Augmentation
 from evonas.training.checkpoints import BadWeights
+from evonas.training.devices import out_of_memory
 from evonas.training.distillation import Distill, find
 from evonas.training.graphs import CaptureFailed
 from evonas.training.loop import (
@@ -37,9 +38,6 @@ from evonas.trial import Trial
 _LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3, "muon": 0.1}
 _FEW = 50  # Training pictures of a class; with fewer, what was learnt elsewhere helps most.
 _SLOWER = 1 / 3  # A training that diverged gets this share of the learning rate.
-
-# So say torch's allocator, and the libraries that ask for memory of their own.
-_OUT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED")
 
 
 class OutOfMemory(RuntimeError):
@@ -222,7 +220,7 @@ class Train(Evaluator):
                 settings = replace(settings, cuda_graph=False)
                 again = f"{error}; begun again without"
             except RuntimeError as error:
-                if not any(sign in str(error) for sign in _OUT_OF_MEMORY):
+                if not out_of_memory(error):
                     raise
                 if "accumulation" in changes:
                     raise OutOfMemory(

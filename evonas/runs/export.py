@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from evonas.spaces.parts import cost
 from evonas.training import programs
 from evonas.training.checkpoints import BadWeights, write_weights
 from evonas.training.data import Split
-from evonas.training.latency import latency
+from evonas.training.latency import timings
 from evonas.training.loop import Normalize
 from evonas.trial import Trial
 
@@ -87,7 +88,7 @@ def keep(
     if tested and data.test is not None:
         counts = Confusion.of(data.classes, *_guesses(network, data.test, device))
         files.write(folder / TEST, json.dumps(counts.to_json()).encode())
-    milliseconds = latency(network, data.task, device)
+    milliseconds = median(timings(network, data.task, device))
     text = card.text(session, folder, about, counts, milliseconds)  # which names files
     files.write(folder / card.FILE, text.encode(errors="backslashreplace"))
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _SHARED = 0.9  # Of a GPU's memory, among torch in its workers; the rest is CUDA's own in each.
 MOST_CPU_WORKERS = 8  # Each holds torch and the data set: half a gigabyte and more.
+# So say torch's allocator, and the libraries that ask for memory of their own.
+_OUT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED")
 _ATTEMPTS = 5  # steps of training that are timed, of each network and number of threads
 _MOST_SECONDS = 2.0  # after which no other step is begun: large networks differ clearly
 _BATCH = 64  # images of such a step
@@ -109,6 +111,11 @@ def limit_memory(share: float) -> None:
             torch.cuda.set_per_process_memory_fraction(share)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a device had too little memory, by torch's word or that of a library it calls."""
+    return any(sign in str(error) for sign in _OUT_OF_MEMORY)
+
+
 def fault(device: str) -> str:
     """Why a device does not compute; "" if it does, or only has no memory left for that."""
     import torch  # see above
@@ -116,7 +123,7 @@ def fault(device: str) -> str:
     try:
         torch.ones(1, device=device).add_(1).item()
     except (RuntimeError, AssertionError) as error:
-        return "" if "out of memory" in str(error) else str(error)
+        return "" if out_of_memory(error) else str(error)
     return ""
 
 

@@ -5,24 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from statistics import median
 
 import torch
 from torch import nn
 
 from evonas.spaces.base import Task
-
-
-def latency(
-    network: nn.Module,
-    task: Task,
-    device: str,
-    batch_size: int = 1,
-    runs: int = 30,
-    warmup: int = 10,
-) -> float:
-    """Milliseconds of a batch's forward pass: the median of ``timings``, which see."""
-    return median(timings(network, task, device, batch_size, runs, warmup))
 
 
 def timings(

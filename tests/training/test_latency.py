@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from random import Random
+from statistics import median
 
 import pytest
 import torch
@@ -14,8 +15,7 @@ from evonas.spaces.base import SearchSpace, Task
 from evonas.spaces.mbconv import MBConv
 from evonas.spaces.nasbench201 import NASBench201
 from evonas.spaces.plain_cnn import PlainCNN
-from evonas.training import latency
-from evonas.training.latency import between
+from evonas.training.latency import between, timings
 
 TASK = Task(channels=3, height=8, width=8, classes=4)
 
@@ -41,7 +41,7 @@ class Slow(nn.Module):
 
 def test_it_is_the_median_of_the_warm_runs() -> None:
     network = Slow(0.2, 0.2, 0.01, 0.3, 0.01, 0.01, 0.01)
-    milliseconds = latency.latency(network, TASK, "cpu", batch_size=3, runs=5, warmup=2)
+    milliseconds = median(timings(network, TASK, "cpu", batch_size=3, runs=5, warmup=2))
     assert 10 <= milliseconds < 150
     assert network.calls == 7
     assert set(network.seen) == {((3, 3, 8, 8), True, False, True)}
@@ -52,14 +52,14 @@ def test_it_draws_nothing_from_the_global_generator() -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    latency.latency(Slow(0.0), TASK, "cpu", runs=1, warmup=0)
+    timings(Slow(0.0), TASK, "cpu", runs=1, warmup=0)
     assert torch.equal(torch.rand(3), expected)
 
 
 @pytest.mark.parametrize("space", [PlainCNN(1, 8), MBConv(1, 8), NASBench201(4, 1)])
 def test_networks_of_real_spaces_are_measured(space: SearchSpace) -> None:
     network = space.build(space.sample(Random(0)), TASK)
-    assert latency.latency(network, TASK, "cpu", runs=3, warmup=1) > 0
+    assert median(timings(network, TASK, "cpu", runs=3, warmup=1)) > 0
 
 
 class Device:
@@ -110,7 +110,7 @@ def test_on_a_gpu_cuda_is_asked_for_its_events(device: str) -> None:
         FakeTensorMode(),
         pytest.raises((RuntimeError, AssertionError), match=r"(?i)cuda|nvidia|device"),
     ):
-        latency.latency(Remembers(), TASK, device, warmup=3)
+        timings(Remembers(), TASK, device, warmup=3)
     index = int(device.partition(":")[2] or 0)
     assert seen == [torch.device("cuda", index)] * 3, "warm, but never timed by the clock"
 
@@ -119,4 +119,4 @@ def test_on_a_gpu_cuda_is_asked_for_its_events(device: str) -> None:
 def test_on_a_gpu() -> None:
     space = PlainCNN(1, 8)
     network = space.build(space.sample(Random(0)), TASK)
-    assert 0 < latency.latency(network, TASK, "cuda") < 1000
+    assert 0 < median(timings(network, TASK, "cuda")) < 1000

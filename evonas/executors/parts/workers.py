@@ -21,6 +21,7 @@ from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,9 +63,7 @@ def _fault(context: BaseContext, placement: Placement) -> str:
     ours, theirs = context.Pipe()
     placement = replace(placement, threads=1, env={**os.environ, **placement.env})
     process = context.Process(target=_examine, args=(theirs, placement))  # type: ignore[attr-defined]
-    with _CHILDREN, _without_main():
-        _block_signals()
-        process.start()
+    _start(process)
     theirs.close()
     answer = f"no answer in {_LOOK:g} seconds"
     if ours.poll(_LOOK):
@@ -93,9 +92,7 @@ class _Worker:
         self._reaped = False
         self._kills_before = _out_of_memory_kills()
         try:
-            with _CHILDREN, _without_main():
-                _block_signals()
-                self._process.start()
+            _start(self._process)
         except (OSError, EOFError) as error:  # the server may have died; then a new one is begun
             raise WorkerDied(f"worker did not start: {error}") from error
         finally:
@@ -165,6 +162,13 @@ class _Worker:
         self._process.kill()
         with suppress(ProcessLookupError, PermissionError):  # macOS refuses a group of zombies
             os.killpg(pid, signal.SIGKILL)
+
+
+def _start(process: BaseProcess) -> None:
+    """Start a process, no other meanwhile: deaf to signals, and without somebody's main module."""
+    with _CHILDREN, _without_main():
+        _block_signals()
+        process.start()
 
 
 @contextmanager
