@@ -236,6 +236,9 @@ class Recipe(_Model):
     """When the search ends: trials, minutes or effort, or several."""
     start_from: list[str] = []
     """Run folders, or MLflow ids of runs, whose trials are the first of this run."""
+    start_with: list[str | dict[str, float | str | bool]] = []
+    """Networks to try first: reference networks of the space by name (``evonas show SPACE``), each
+    made as wide as the constraints allow, or all choices of one."""
     final: FinalSection = FinalSection()
     """How the winner is found when the search is over."""
     audit: AuditSection | None = None
@@ -252,10 +255,10 @@ class Recipe(_Model):
     def _stripped(cls, value: Any) -> Any:
         return value.strip() if isinstance(value, str) else value
 
-    @field_validator("start_from", mode="before")
+    @field_validator("start_from", "start_with", mode="before")
     @classmethod
     def _one(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
+        return [value] if isinstance(value, str | dict) else value
 
     def dump(self) -> dict[str, Any]:
         """Plain data, as YAML and JSON can hold it."""
@@ -269,6 +272,7 @@ class Recipe(_Model):
         for section in ("name", "budget", "final", "audit", "executor", "tracking", "sweep"):
             data.pop(section, None)
         data["evaluation"] = searched(data["evaluation"])
-        if not self.start_from:
-            del data["start_from"]  # journals of earlier versions know nothing of it
+        for key in ("start_from", "start_with"):
+            if not data[key]:
+                del data[key]  # journals of earlier versions know nothing of it
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]

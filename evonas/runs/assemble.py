@@ -8,6 +8,7 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel
@@ -31,6 +32,7 @@ from evonas.spaces.parts import tuned
 from evonas.spaces.parts.probe import Probe, declared, points
 from evonas.strategies.base import Strategy
 from evonas.strategies.hypernet import Sampler
+from evonas.strategies.parts.known_first import KnownFirst, known_networks
 from evonas.trackers.base import Tracker
 from evonas.training import devices
 from evonas.training.checkpoints import FOLDER as WEIGHTS
@@ -217,6 +219,7 @@ class Assembly:
         make_evaluator: Makes the evaluator for a device.
         remark: What a person should know of the space before the search starts, if anything.
         tried: Points of the space whose networks were built and took images.
+        known: Networks that the search begins with, by what they are called.
     """
 
     recipe: Recipe
@@ -230,6 +233,7 @@ class Assembly:
     make_evaluator: EvaluatorFactory
     remark: str = ""
     tried: tuple[Architecture, ...] = ()
+    known: Mapping[str, Architecture] = MappingProxyType({})
 
     def threads(self) -> int:
         """CPU threads with which the networks that were tried train fastest, here and now."""
@@ -248,7 +252,7 @@ class Assembly:
         if part.asks_for("sampler"):
             handed_over.append(self._sampler())
         strategy: Strategy = part(*handed_over)
-        return strategy
+        return KnownFirst(strategy, self.known) if self.known else strategy
 
     def _sampler(self) -> Sampler:
         source = ability(self.evaluator, Samples)  # type: ignore[type-abstract]
@@ -317,6 +321,7 @@ def assemble(recipe: Recipe, registry: Registry, run_dir: Path) -> Assembly:
         make_evaluator=factory,
         remark=remark,
         tried=tuple(tried),
+        known=known_networks(space, resolved.start_with),
     )
     strategy = assembly.strategy()
     if len(objectives) > 1 and not strategy.multi_objective:

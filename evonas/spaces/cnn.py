@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import nn
 
-from evonas.architecture import Architecture, Categorical, Domain, Integer
+from evonas.architecture import Architecture, Categorical, Domain, Integer, Value
 from evonas.recipe.options import Count
 from evonas.spaces.base import Task
 from evonas.spaces.parts.blocks import (
@@ -25,6 +25,24 @@ _REDUCTION = 4  # of squeeze-and-excitation
 _POOLINGS = {"max_pool": nn.MaxPool2d, "avg_pool": nn.AvgPool2d}
 
 
+def _network(depth: int, *widths: int, down: str, shortcut: bool) -> dict[str, Value]:
+    """Choices of a network of 3×3 convolutions and ReLU, all of whose stages are alike."""
+    choices: dict[str, Value] = {"activation": "relu", "shortcut": shortcut}
+    for i, width in zip(_STAGES, widths, strict=True):
+        choices |= {f"depth{i}": depth, f"width{i}": width, f"kernel{i}": 3, f"se{i}": False}
+        choices |= {f"down{i}": down} if i > 1 else {}
+    return choices
+
+
+# Of few-shot learning (Vinyals et al., Matching networks, NeurIPS 2016), of VGG (Simonyan and
+# Zisserman, ICLR 2015) and of residual networks (He et al., CVPR 2016), brought to four stages.
+_POINTS = {
+    "conv4": _network(1, 64, 64, 64, 64, down="max_pool", shortcut=False),
+    "vgg": _network(1, 16, 32, 64, 128, down="max_pool", shortcut=False),
+    "resnet": _network(2, 16, 16, 32, 64, down="stride", shortcut=True),
+}
+
+
 class CNN(LayeredSpace):
     """Four stages of convolutions: how many, how wide, of which kernel, and all between them.
 
@@ -34,7 +52,7 @@ class CNN(LayeredSpace):
     added to what it reads (He et al., CVPR 2016). A later stage begins ``down``: behind a pooling
     of 2×2, with a stride of 2, or at the size of the one before. What ``plain_cnn`` holds fast is
     chosen here, and pays: small networks differ more by that than by their widths
-    (docs/results.md).
+    (docs/results.md). The points are shapes that are known by hand, to be scaled to any size.
 
     Args:
         max_depth: Most convolutions of a stage.
@@ -49,6 +67,7 @@ class CNN(LayeredSpace):
         width_step: Literal[1, 2, 4, 8] = 8,
     ) -> None:
         width = Integer(width_step, max_width, step=width_step, log=True, role="width")
+        self.points = _POINTS
         self.domains: dict[str, Domain] = {
             "activation": Categorical(tuple(ACTIVATIONS)),
             "shortcut": Categorical((False, True)),
