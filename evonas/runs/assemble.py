@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from random import Random
-from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel
@@ -233,7 +232,7 @@ class Assembly:
     make_evaluator: EvaluatorFactory
     remark: str = ""
     tried: tuple[Architecture, ...] = ()
-    known: Mapping[str, Architecture] = MappingProxyType({})
+    known: Mapping[str, Architecture] = field(default_factory=dict)
 
     def threads(self) -> int:
         """CPU threads with which the networks that were tried train fastest, here and now."""
