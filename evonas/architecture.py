@@ -244,9 +244,9 @@ def check_choices(
         searched: Whether it is to be searched: numbers within their bounds. What is only to be
             built may have any number that is not negative, up to a hundred times the highest.
     """
-    for name in domains.keys() - choices.keys():
+    for name in (n for n in domains if n not in choices):
         raise InvalidArchitecture(f"choice {name!r} is missing")
-    for name in choices.keys() - domains.keys():
+    for name in (n for n in choices if n not in domains):
         raise InvalidArchitecture(f"choice {name!r} is not declared by the space")
     for name, domain in domains.items():
         value = choices[name]

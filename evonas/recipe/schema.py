@@ -20,6 +20,8 @@ from pydantic import (
     model_validator,
 )
 
+from evonas.architecture import Value
+
 
 def refuse_bool(value: Any) -> Any:
     """Raise ValueError for true and false, which pydantic takes for the numbers 1 and 0."""
@@ -236,7 +238,7 @@ class Recipe(_Model):
     """When the search ends: trials, minutes or effort, or several."""
     start_from: list[str] = []
     """Run folders, or MLflow ids of runs, whose trials are the first of this run."""
-    start_with: list[str | dict[str, float | str | bool]] = []
+    start_with: list[str | dict[str, Value]] = []
     """Networks to try first: reference networks of the space by name (``evonas show SPACE``), each
     made as wide as the constraints allow, or all choices of one."""
     final: FinalSection = FinalSection()
@@ -259,6 +261,14 @@ class Recipe(_Model):
     @classmethod
     def _one(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | dict) else value
+
+    @field_validator("start_with", mode="before")
+    @classmethod
+    def _networks(cls, value: Any) -> Any:
+        for item in value if isinstance(value, list) else ():
+            if not isinstance(item, str | dict):
+                raise ValueError(f"{item!r} is neither a network's name nor its choices")
+        return value
 
     def dump(self) -> dict[str, Any]:
         """Plain data, as YAML and JSON can hold it."""

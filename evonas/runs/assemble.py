@@ -216,7 +216,7 @@ class Assembly:
         devices: Where to compute.
         fingerprint: Of the data; None without any.
         make_evaluator: Makes the evaluator for a device.
-        remark: What a person should know of the space before the search starts, if anything.
+        remarks: What a person should know of the space before the search starts.
         tried: Points of the space whose networks were built and took images.
         known: Networks that the search begins with, by what they are called.
     """
@@ -230,7 +230,7 @@ class Assembly:
     devices: tuple[str, ...]
     fingerprint: str | None
     make_evaluator: EvaluatorFactory
-    remark: str = ""
+    remarks: tuple[str, ...] = ()
     tried: tuple[Architecture, ...] = ()
     known: Mapping[str, Architecture] = field(default_factory=dict)
 
@@ -306,6 +306,8 @@ def assemble(recipe: Recipe, registry: Registry, run_dir: Path) -> Assembly:
     space, remark, tried = _limited(factory), "", list[Architecture]()
     if factory.data is not None:
         space, remark, tried = _tried(space, factory.data.task, resolved.seed)
+    known = known_networks(space, resolved.start_with)
+    too_large = (f"left out: {name}, too large at any width" for name, a in known.items() if not a)
     with parts.executor(factory, chosen) as executor:
         workers = executor.workers
     assembly = Assembly(
@@ -318,9 +320,9 @@ def assemble(recipe: Recipe, registry: Registry, run_dir: Path) -> Assembly:
         devices=chosen,
         fingerprint=factory.data.fingerprint if factory.data else None,
         make_evaluator=factory,
-        remark=remark,
+        remarks=(*filter(None, [remark]), *too_large),
         tried=tuple(tried),
-        known=known_networks(space, resolved.start_with),
+        known={name: architecture for name, architecture in known.items() if architecture},
     )
     strategy = assembly.strategy()
     if len(objectives) > 1 and not strategy.multi_objective:

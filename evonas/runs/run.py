@@ -263,8 +263,10 @@ def _execute(
     session = Session(assembly, folder, journal, trackers, stopping)
     if data := assembly.make_evaluator.data:
         session.note(f"data: {data}")
-    if assembly.remark:
-        session.note(assembly.remark)
+    for remark in assembly.remarks:
+        session.note(remark)
+    if assembly.known:
+        session.note(f"known networks come first: {', '.join(assembly.known)}")
     strategy = assembly.strategy()
     end: End | TooManyFailures
     with devices.cpu_threads(journal.header.get("threads")):

@@ -19,44 +19,44 @@ _OCTAVES, _EIGHTHS = 5, 8
 
 def known_networks(
     space: SearchSpace, networks: Sequence[str | Mapping[str, Value]]
-) -> dict[str, Architecture]:
+) -> dict[str, Architecture | None]:
     """Networks that a search may begin with, by what they are called.
 
     Args:
         space: What is searched, within its limits.
         networks: Names of its reference networks, each of which is made as wide as the limits
-            allow; or all choices of a network, which is taken as it is.
+            allow: None if they allow no width. Or all choices of a network, taken as it is.
 
     Raises:
         RecipeError: If one is not there, or the search may not propose it.
     """
-    known: dict[str, Architecture] = {}
-    for network in networks:
+    known: dict[str, Architecture | None] = {}
+    for place, network in enumerate(networks):
         try:
             if isinstance(network, str):
-                architecture, name = widest(space, space.point(network)), network
+                known[network] = widest(space, space.point(network))
             else:
                 architecture = space.architecture(network)
-                name = architecture.id
+                known[architecture.id] = architecture
         except (UnknownComponent, InvalidArchitecture) as error:
-            raise RecipeError(f"start_with: {error}") from error
-        if architecture not in known.values():
-            known[name] = architecture
+            raise RecipeError(f"start_with.{place}: {error}") from error
     return known
 
 
-def widest(space: SearchSpace, reference: Architecture) -> Architecture:
-    """The reference network as wide as the limits of the space allow; as it is if there are none.
+def widest(space: SearchSpace, reference: Architecture) -> Architecture | None:
+    """The reference network as wide as the limits allow, or as it is if there are none.
 
     All widths are scaled together, and numbers outside their domain become the nearest in it.
 
+    Returns:
+        The architecture; None if none of these is within the limits.
+
     Raises:
-        InvalidArchitecture: If the space may propose it with none of these widths.
+        InvalidArchitecture: If the space would not propose it without limits either.
     """
-    for candidate in _candidates(space, reference):
-        if (architecture := space.valid(candidate)) is not None:
-            return architecture
-    return space.architecture(next(_candidates(space.unlimited, reference)))
+    free = space.unlimited
+    free.architecture(next(_candidates(free, reference)))
+    return next(filter(None, map(space.valid, _candidates(space, reference))), None)
 
 
 def _candidates(space: SearchSpace, reference: Architecture) -> Iterator[Mapping[str, Value]]:
