@@ -169,13 +169,6 @@ class Evaluator(ABC):
         """What a trial of a fidelity costs, in any unit; the same for all if it has no effect."""
         return fidelity
 
-    def final_effort(self) -> float | None:
-        """What a final training costs, in the unit of ``effort``; None if trials do not tell.
-
-        The time that a run keeps for its end follows from it.
-        """
-        return self.effort(1.0)
-
     def test(self, trial: Trial) -> Mapping[str, float]:
         """Score a winner on the test split; the run's winner alone is brought here.
 
@@ -242,10 +235,6 @@ class Wrapper(Evaluator):
     def effort(self, fidelity: float) -> float:
         """The inner evaluator's."""
         return self.inner.effort(fidelity)
-
-    def final_effort(self) -> float | None:
-        """The inner evaluator's, if it trains finals in the world that it scores trials in."""
-        return self.inner.final_effort() if self.trainer is self.inner else None
 
     def test(self, trial: Trial) -> Mapping[str, float]:
         """The trainer's."""

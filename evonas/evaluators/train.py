@@ -273,10 +273,6 @@ class Train(Evaluator):
         """Epochs."""
         return max(1, round(self._epochs(fidelity) * self.context.share))
 
-    def final_effort(self) -> float:
-        """Epochs."""
-        return self._final_epochs
-
     def test(self, trial: Trial) -> Mapping[str, float]:
         """Accuracy on the test split, if there is one."""
         if self._data.test is None:

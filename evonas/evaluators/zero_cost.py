@@ -88,10 +88,6 @@ class ZeroCost(Wrapper):
         """The inner evaluator's; without training the same whatever the fidelity."""
         return self.inner.effort(fidelity) if self._training else 1.0
 
-    def final_effort(self) -> float | None:
-        """The inner evaluator's, if trials train."""
-        return super().final_effort() if self._training else None
-
     def _scores(
         self, architecture: Architecture, label: str, undefined: float | None = None
     ) -> dict[str, float]:

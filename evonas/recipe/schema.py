@@ -154,8 +154,9 @@ class BudgetSection(_Model):
     trials: Annotated[int, Field(ge=1)] | None = None
     """Trials of the search, failed and pruned ones among them."""
     minutes: Annotated[float, Field(gt=0)] | None = None
-    """Minutes of search and final trainings: what these will take is kept, as trials tell. Trials
-    that run when it is over by a tenth are pruned; one that has reported nothing has failed."""
+    """Minutes of search and final trainings: what these will take is kept, as trials tell, but at
+    most two thirds. Trials that run when it is over by a tenth are pruned; one that has reported
+    nothing has failed."""
     effort: Annotated[float, Field(gt=0)] | None = None
     """What trials may train, in full trainings of the recipe: epochs times images times pixels."""
     max_failures: Annotated[int, Field(ge=1)] = 10

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from evonas.evaluators.base import Evaluator
 from evonas.trial import Trial
 from evonas.trials import Trials
 
@@ -15,6 +14,7 @@ _RECENT = 20  # So many trials tell how long the next one takes: a search drifts
 _SLOW = 0.9  # Of these the slower ones count, for the best network is seldom a small one.
 _OVERRUN = 0.1  # A trial is not begun if it would end later than the time by more than this share.
 _UNKNOWN = 1 / 3  # This share is kept where trials do not tell how long a final training takes.
+_MOST = 2 / 3  # More is never kept: what few trials find is not worth many final trainings.
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,11 @@ class Reserve:
 
     Attributes:
         seconds: Of the whole run.
-        evaluator: Says how much effort a trial and a final training are.
-        trainings: How many of the latter there will be.
+        trainings: How many final trainings and trainings of the audit there will be.
         workers: How many of them run at once.
     """
 
     seconds: float
-    evaluator: Evaluator
     trainings: int
     workers: int
 
@@ -39,8 +37,6 @@ class Reserve:
         Args:
             trials: The search's, as far as it came.
         """
-        if not self.evaluator.finals:  # a trial is a look-up, and there is nothing after the search
-            return 0.0
         own = (t for t in reversed(trials.complete) if t.origin is None and t.seconds > 0)
         known = list(islice(own, _RECENT))
         if not known:
@@ -50,12 +46,12 @@ class Reserve:
         return last + max(0.0, trial - _OVERRUN * self.seconds)
 
     def _at_the_end(self, known: Sequence[Trial]) -> float:
-        """Seconds of the final trainings and the audit."""
-        effort = self.evaluator.final_effort()
-        if effort is None:
+        """Seconds of the final trainings and the audit, each of which is an effort of 1."""
+        paces = [trial.seconds / trial.effort for trial in known if trial.effort > 0]
+        if 2 * len(paces) <= len(known):  # shared weights or proxies score, and train nothing
             return _UNKNOWN * self.seconds
-        paces = [t.seconds / self.evaluator.effort(t.proposal.fidelity) for t in known]
-        return _slow(paces) * effort * math.ceil(self.trainings / self.workers)
+        needed = _slow(paces) * math.ceil(self.trainings / self.workers)
+        return min(needed, _MOST * self.seconds)
 
 
 def _slow(values: Sequence[float]) -> float:

@@ -95,9 +95,6 @@ class SharedWeights(Wrapper, Generic[Training]):
         """The same whatever the fidelity."""
         return 1.0
 
-    def final_effort(self) -> None:
-        """A trial trains nothing, and tells nothing of a training."""
-
     @abstractmethod
     def _begin(self, supernet: Supernet) -> Training:
         """What is to be trained, with weights that the seed alone decides."""
