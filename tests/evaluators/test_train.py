@@ -208,6 +208,22 @@ def test_the_learning_rate_follows_the_optimizer() -> None:
         assert evaluate(implied, trial()) == evaluate(named, trial())
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "batch_size", "rate"),
+    [
+        ("muon", 16, 0.1),
+        ("muon", 128, 0.1),
+        ("muon", 256, 0.2),
+        ("sgd", 512, 0.4),
+        ("sgd", 4096, 0.4),
+        ("adamw", 512, 0.001),
+    ],
+)
+def test_larger_batches_make_longer_steps(optimizer: str, batch_size: int, rate: float) -> None:
+    options = {"optimizer": optimizer, "batch_size": batch_size, "init": None, "epochs": 1}
+    assert Train.derived(options)["learning_rate"] == pytest.approx(rate)
+
+
 def test_a_training_that_diverges_is_begun_again_once_at_a_third_of_the_rate() -> None:
     rates: list[float] = []
 
