@@ -11,6 +11,7 @@ from evonas.trial import Trial
 from evonas.trials import Trials
 
 _RECENT = 20  # So many trials tell how long the next one takes: a search drifts to other sizes.
+_LOOKED_AT = 200  # Among so many, the longest tell how long a final training takes.
 _SLOW = 0.9  # Of these the slower ones count, for the best network is seldom a small one.
 _OVERRUN = 0.1  # A trial is not begun if it would end later than the time by more than this share.
 _UNKNOWN = 1 / 3  # This share is kept where trials do not tell how long a final training takes.
@@ -38,20 +39,23 @@ class Reserve:
             trials: The search's, as far as it came.
         """
         own = (t for t in reversed(trials.complete) if t.origin is None and t.seconds > 0)
-        known = list(islice(own, _RECENT))
+        known = list(islice(own, _LOOKED_AT))
         if not known:
             return 0.0
         last = self._at_the_end(known)
-        trial = _slow([trial.seconds for trial in known])
+        trial = _slow([trial.seconds for trial in known[:_RECENT]])
         return last + max(0.0, trial - _OVERRUN * self.seconds)
 
     def _at_the_end(self, known: Sequence[Trial]) -> float:
         """Seconds of the final trainings and the audit, each of which is an effort of 1."""
-        paces = [trial.seconds / trial.effort for trial in known if trial.effort > 0]
-        if 2 * len(paces) <= len(known):  # shared weights or proxies score, and train nothing
-            return _UNKNOWN * self.seconds
-        needed = _slow(paces) * math.ceil(self.trainings / self.workers)
-        return min(needed, _MOST * self.seconds)
+        recent = known[:_RECENT]
+        if 2 * sum(trial.effort > 0 for trial in recent) <= len(recent):
+            return _UNKNOWN * self.seconds  # shared weights or proxies score, and train nothing
+        # Most of a short trial's time may be what every trial takes, however little it trains.
+        most = max(trial.effort for trial in known)
+        longest = [trial for trial in known if trial.effort >= most / 2][:_RECENT]
+        pace = _slow([trial.seconds / trial.effort for trial in longest])
+        return min(pace * math.ceil(self.trainings / self.workers), _MOST * self.seconds)
 
 
 def _slow(values: Sequence[float]) -> float:

@@ -74,6 +74,15 @@ def test_where_trials_tell_nothing_a_third_is_kept() -> None:
     assert Reserve(900, 1, 1)(supernet) == 300.0
 
 
+def test_short_trials_say_nothing_where_there_are_longer_ones() -> None:
+    known = trials(*[5.0] * 100, effort=0.01)
+    known.add(replace(known.latest[0], number=100, seconds=20.0, effort=0.1))
+    assert Reserve(1000, 1, 1)(known) == 200.0
+    for number in range(101, 301):  # and what was long ago is forgotten
+        known.add(replace(known.latest[0], number=number))
+    assert Reserve(1000, 1, 1)(known) == 500.0
+
+
 def test_a_third_is_left_to_the_search() -> None:
     assert Reserve(900, trainings=9, workers=1)(trials(50.0)) == 600.0
 
