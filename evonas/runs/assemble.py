@@ -472,11 +472,12 @@ def _budget(resolved: Recipe, evaluator: Evaluator, workers: int) -> Budget:
     budget = Budget(section.trials, None, section.effort, section.max_failures)
     if section.minutes is None:
         return budget
-    budget = replace(budget, seconds=60 * section.minutes)
+    seconds = 60 * section.minutes
+    budget = replace(budget, seconds=seconds)
     if not evaluator.finals:  # a trial is a look-up, and there is nothing after the search
         return budget
     trainings = final.top * final.seeds + (audit.trials if audit else 0)
-    return replace(budget, reserve=Reserve(60 * section.minutes, trainings, workers))
+    return replace(budget, reserve=Reserve(seconds, trainings, workers))
 
 
 def _check_end(resolved: Recipe, evaluator: Evaluator) -> None:

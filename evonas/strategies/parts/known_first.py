@@ -11,7 +11,7 @@ from evonas.architecture import Architecture, Integer, Value
 from evonas.errors import InvalidArchitecture, RecipeError, UnknownComponent
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Findings, Strategy
-from evonas.trial import Proposal, Trial, TrialState
+from evonas.trial import Proposal, Trial
 
 # Widths are tried from so many octaves above the reference's to as many below, in eighths.
 _OCTAVES, _EIGHTHS = 5, 8
@@ -88,24 +88,25 @@ class KnownFirst(Strategy):
         self.multi_objective = strategy.multi_objective  # type: ignore[misc]  # of what it holds
         self.fidelities = strategy.fidelities
         self._strategy, self._known = strategy, dict(known)
-        self._complete: dict[tuple[str, float, int], int] = {}  # numbers, by the proposals' keys
 
     def ask(self, rng: Random) -> Proposal | None:
         """A known network, of all of them the lowest fidelity first; else what the other asks."""
         for low, high in pairwise((0.0, *self.fidelities)):
             for architecture in self._known.values():
                 proposal = Proposal(architecture, high)
-                below = self._complete.get(Proposal(architecture, low).key)
-                if proposal.key not in self.told.proposed and (below is not None or not low):
-                    return replace(proposal, resume_from=below)
+                if proposal.key in self.told.proposed:
+                    continue
+                if not low:
+                    return proposal
+                below = self.told.fullest(architecture)
+                if below is not None and below.proposal.fidelity == low:
+                    return replace(proposal, resume_from=below.number)
         return self._strategy.ask(rng)
 
     def tell(self, trial: Trial) -> None:
         """Pass it on."""
         super().tell(trial)
         self._strategy.tell(trial)
-        if trial.state is TrialState.COMPLETE:
-            self._complete[trial.proposal.key] = trial.number
 
     def findings(self) -> Findings:
         """The other's; and, with one objective, the best that was known beside the best found."""
