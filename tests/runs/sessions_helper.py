@@ -18,13 +18,14 @@ from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.recipe import reading
 from evonas.recipe.registry import Registry
 from evonas.runs.assemble import Assembly, Parts
-from evonas.runs.journal import Journal
+from evonas.runs.journal import Journal, read_journal
 from evonas.runs.search import Budget
 from evonas.runs.session import Session
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.trackers.base import Report, RunInfo, Tracker
 from evonas.training.checkpoints import Checkpoints, Continued
 from evonas.trial import Objective, Proposal, Trial, TrialState
+from evonas.trials import Trials
 
 UP = (Objective("val_accuracy"),)
 HERE = {"name": "serial", "isolate": False}
@@ -153,6 +154,11 @@ class Writes(Evaluator):
 
 def writes(folder: Path) -> Callable[[str], Writes]:
     return partial(Writes, folder=folder)
+
+
+def trials(folder: Path) -> list[Trial]:
+    """The last event of every trial of a run's search."""
+    return list(Trials((), read_journal(folder)[1]).latest.values())
 
 
 def trained(folder: Path) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from sessions_helper import trials
 
 from evonas.cli import main
 from evonas.errors import RecipeError
@@ -15,10 +16,9 @@ from evonas.recipe import reading
 from evonas.recipe.registry import Registry
 from evonas.recipe.schema import Recipe
 from evonas.runs import run
-from evonas.runs.journal import JOURNAL, read_journal
+from evonas.runs.journal import JOURNAL
 from evonas.spaces.cnn import CNN
-from evonas.trial import Trial, TrialState
-from evonas.trials import Trials
+from evonas.trial import TrialState
 
 
 @pytest.fixture
@@ -43,10 +43,6 @@ def recipe(images: Path, **sections: Any) -> Recipe:
         "tracking": "console",
     }
     return reading.validate({**given, **sections}, "test")
-
-
-def trials(folder: Path) -> list[Trial]:
-    return list(Trials((), read_journal(folder)[1]).latest.values())
 
 
 def test_the_first_trials_are_known_networks_as_wide_as_the_limits_allow(

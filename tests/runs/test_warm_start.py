@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
+from sessions_helper import trials
 
 from evonas.errors import EvonasError, RecipeError
 from evonas.recipe import reading
 from evonas.recipe.registry import Registry
 from evonas.runs import run
-from evonas.runs.journal import JOURNAL, read_journal
-from evonas.trial import Trial, TrialState
-from evonas.trials import Trials
+from evonas.runs.journal import JOURNAL
+from evonas.trial import TrialState
 
 TOTAL = '''
 from evonas.evaluators.base import Evaluator
@@ -58,10 +58,6 @@ def start(tmp_path: Path) -> Start:
         return run.start(given, registry, tmp_path / name).run_dir
 
     return begin
-
-
-def trials(folder: Path) -> list[Trial]:
-    return list(Trials((), read_journal(folder)[1]).latest.values())
 
 
 def test_the_trials_of_other_runs_come_first_and_cost_no_budget(start: Start) -> None:
