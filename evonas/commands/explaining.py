@@ -8,17 +8,8 @@ from pydantic import BaseModel
 
 from evonas.commands import wording
 from evonas.errors import UnknownComponent
+from evonas.recipe.registry import SECTIONS
 from evonas.recipe.schema import Component, LimitSection, Recipe
-
-_COMPONENTS = {  # The kind of component that a section names.
-    "dataset": "dataset",
-    "space": "space",
-    "strategy": "strategy",
-    "evaluation": "evaluator",
-    "pruning": "pruning",
-    "executor": "executor",
-    "tracking": "tracker",
-}
 
 
 def recipe(section: str | None) -> list[str]:
@@ -40,7 +31,7 @@ def recipe(section: str | None) -> list[str]:
         return [*lines, f"  {wording.kind(field.annotation, field.metadata)}"]
     lines += wording.table(model)
     if issubclass(model, Component):
-        kind = _COMPONENTS[section]
+        kind = SECTIONS[section]
         lines += [
             "  and the options of what is named:",
             f"      evonas list {kind}; evonas show {kind} NAME",

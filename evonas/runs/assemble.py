@@ -21,7 +21,7 @@ from evonas.executors.processes import Processes
 from evonas.executors.serial import Serial
 from evonas.recipe import options, reading
 from evonas.recipe.options import Part, bind
-from evonas.recipe.registry import Registry, blamed
+from evonas.recipe.registry import SECTIONS, Registry, blamed
 from evonas.recipe.schema import Recipe
 from evonas.runs.pace import Reserve
 from evonas.runs.pruning.base import Pruner
@@ -51,7 +51,11 @@ class Samples(Protocol):
 class Parts:
     """The components that a recipe names, each found and its options checked once, when asked for.
 
-    Only recipe and registry travel to a worker, which finds them again.
+    By their sections: ``parts["space"]()`` makes the space. Data set, pruning rule and tracker are
+    made of nothing, too; the strategy of space, objectives and, if it asks for one, a sampler; the
+    evaluator of a context; the executor of what makes evaluators, and devices.
+
+    Only recipe and registry travel to a worker, which finds the components again.
 
     Args:
         recipe: The recipe.
@@ -60,46 +64,17 @@ class Parts:
 
     def __init__(self, recipe: Recipe, registry: Registry) -> None:
         self.recipe, self.registry = recipe, registry
+        self._found: dict[str, Part] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"recipe": self.recipe, "registry": self.registry}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Parts, (self.recipe, self.registry)
 
-    @cached_property
-    def space(self) -> Part:
-        """Makes the search space of nothing."""
-        return bind(self.registry, "space", self.recipe.space, "space")
-
-    @cached_property
-    def strategy(self) -> Part:
-        """Makes a strategy of space, objectives and, if it asks for one, a sampler."""
-        return bind(self.registry, "strategy", self.recipe.strategy, "strategy")
-
-    @cached_property
-    def evaluator(self) -> Part:
-        """Makes an evaluator of a context."""
-        return bind(self.registry, "evaluator", self.recipe.evaluation, "evaluation")
-
-    @cached_property
-    def executor(self) -> Part:
-        """Makes an executor of what makes evaluators, and devices."""
-        return bind(self.registry, "executor", self.recipe.executor, "executor")
-
-    @cached_property
-    def tracker(self) -> Part:
-        """Makes a tracker of nothing."""
-        return bind(self.registry, "tracker", self.recipe.tracking, "tracking")
-
-    @cached_property
-    def rule(self) -> Part | None:
-        """Makes a pruning rule of nothing; None if no trial is to be stopped."""
-        section = self.recipe.pruning
-        return None if section is None else bind(self.registry, "pruning", section, "pruning")
-
-    @cached_property
-    def dataset(self) -> Part | None:
-        """Makes a data set of nothing; None if the recipe has none."""
-        section = self.recipe.dataset
-        return None if section is None else bind(self.registry, "dataset", section, "dataset")
+    def __getitem__(self, section: str) -> Part:
+        """The component that a section of the recipe names, which must be there."""
+        if section not in self._found:
+            named = getattr(self.recipe, section)
+            self._found[section] = bind(self.registry, SECTIONS[section], named, section)
+        return self._found[section]
 
     def searched(self) -> SearchSpace:
         """The search space, with what of the training is searched beside it.
@@ -107,7 +82,7 @@ class Parts:
         Raises:
             RecipeError: If a list of values is no domain.
         """
-        space: SearchSpace = self.space()
+        space: SearchSpace = self["space"]()
         if not (section := self.recipe.space.training):
             return space
         domains: dict[str, Domain] = {}
@@ -123,17 +98,9 @@ class Parts:
         content = self.recipe.dump()
         if self.recipe.dataset is not None:  # whether its component asks for the path or not
             content["dataset"]["path"] = self.recipe.dataset.path.absolute()
-        for key, part in {
-            "space": self.space,
-            "strategy": self.strategy,
-            "evaluation": self.evaluator,
-            "executor": self.executor,
-            "tracking": self.tracker,
-            "pruning": self.rule,
-            "dataset": self.dataset,
-        }.items():
-            if part is not None:
-                content[key].update(part.dump())
+        for section in SECTIONS:
+            if section in content:
+                content[section].update(self[section].dump())
         content["start_from"] = [_absolute(name) for name in self.recipe.start_from]
         return reading.validate(_plain(content), "recipe")
 
@@ -165,7 +132,7 @@ class EvaluatorFactory:
                 limits=_limits(recipe),
                 flip=recipe.final.flip,
             )
-            evaluator = self.parts.evaluator(context)
+            evaluator = self.parts["evaluation"](context)
             if not isinstance(getattr(evaluator, "context", None), Context):
                 cls = type(evaluator)
                 raise PluginError(
@@ -193,8 +160,8 @@ class EvaluatorFactory:
     @cached_property
     def data(self) -> Data | None:
         """The data set, loaded on first use."""
-        part, section = self.parts.dataset, self.parts.recipe.dataset
-        return None if part is None or section is None else datasets.load(section, part)
+        section = self.parts.recipe.dataset
+        return None if section is None else datasets.load(section, self.parts["dataset"])
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -246,11 +213,9 @@ class Assembly:
 
     def strategy(self) -> Strategy:
         """A fresh strategy."""
-        part = self.parts.strategy
-        handed_over: list[Any] = [self.space, self.objectives]
-        if part.asks_for("sampler"):
-            handed_over.append(self._sampler())
-        strategy: Strategy = part(*handed_over)
+        part = self.parts["strategy"]
+        sampler = [self._sampler()] if part.asks_for("sampler") else []
+        strategy: Strategy = part(self.space, self.objectives, *sampler)
         return KnownFirst(strategy, self.known) if self.known else strategy
 
     def _sampler(self) -> Sampler:
@@ -264,23 +229,22 @@ class Assembly:
 
     def executor(self) -> Executor:
         """A fresh executor, to be closed by the caller."""
-        executor: Executor = self.parts.executor(self.make_evaluator, self.devices)
+        executor: Executor = self.parts["executor"](self.make_evaluator, self.devices)
         return executor
 
     def final_executor(self, trainings: int) -> Executor:
         """A fresh executor for so many final trainings, to be closed by the caller."""
-        if trainings == 1 and self.parts.executor.cls is Processes:  # one worker has all cores
+        if trainings == 1 and self.parts["executor"].cls is Processes:  # one worker has all cores
             return Serial(self.make_evaluator, self.devices)
         return self.executor()
 
     def pruner(self) -> Pruner | None:
         """A fresh pruner; None if the recipe wants no trial stopped."""
-        rule = self.parts.rule
-        return None if rule is None else Pruner(self.objectives, rule())
+        return Pruner(self.objectives, self.parts["pruning"]()) if self.recipe.pruning else None
 
     def tracker(self) -> Tracker:
         """A fresh tracker."""
-        tracker: Tracker = self.parts.tracker()
+        tracker: Tracker = self.parts["tracking"]()
         return tracker
 
 
@@ -308,7 +272,7 @@ def assemble(recipe: Recipe, registry: Registry, run_dir: Path) -> Assembly:
         space, remark, tried = _tried(space, factory.data.task, resolved.seed)
     known = known_networks(space, resolved.start_with)
     too_large = (f"left out: {name}, too large at any width" for name, a in known.items() if not a)
-    with parts.executor(factory, chosen) as executor:
+    with parts["executor"](factory, chosen) as executor:
         workers = executor.workers
     assembly = Assembly(
         recipe=resolved,
@@ -355,7 +319,7 @@ def _check_efforts(resolved: Recipe, strategy: Strategy, evaluator: Evaluator) -
 
 def _check_training(parts: Parts, evaluator: Evaluator) -> None:
     """Refuse choices of the training that no trial's training follows, or that are none."""
-    section, part = parts.recipe.space.training or {}, parts.evaluator
+    section, part = parts.recipe.space.training or {}, parts["evaluation"]
     if section and "training" not in evaluator.takes:
         raise RecipeError(
             f"space.training: evaluation {part.name!r} trains no network by it; take one that does"

@@ -19,8 +19,8 @@ from typing import Any
 from evonas import files
 from evonas.errors import EvonasError, HistoryError, RecipeError, StorageError, TooManyFailures
 from evonas.recipe import reading
-from evonas.recipe.registry import Registry
-from evonas.recipe.schema import Component, Recipe
+from evonas.recipe.registry import SECTIONS, Registry
+from evonas.recipe.schema import Recipe
 from evonas.runs import run as runs
 from evonas.runs import summary
 from evonas.runs.assemble import assemble
@@ -157,15 +157,8 @@ def _labelled(key: str, values: Sequence[Any] | Mapping[str, Any]) -> list[tuple
 
 def _setting(key: str, value: Any) -> str:
     """The override that ``--set`` would take: a component's name drops the other's options."""
-    field = Recipe.model_fields.get(key)
-    component = field is not None and _is_component(field.annotation)
-    named = f"{key}.name" if component and isinstance(value, str) else key
+    named = f"{key}.name" if key in SECTIONS and isinstance(value, str) else key
     return f"{named}={json.dumps(value)}"
-
-
-def _is_component(annotation: Any) -> bool:
-    kinds = [annotation, *getattr(annotation, "__args__", ())]
-    return any(isinstance(kind, type) and issubclass(kind, Component) for kind in kinds)
 
 
 def run(
