@@ -105,18 +105,22 @@ class Parts:
         return reading.validate(_plain(content), "recipe")
 
 
-@dataclass(frozen=True)
 class EvaluatorFactory:
     """Builds the recipe's evaluator for a device, here or in a worker process.
 
     Only recipe and registry travel to a worker; it loads space and data for itself.
+
+    Args:
+        parts: The recipe's.
+        run_dir: The run folder.
     """
 
-    parts: Parts
-    run_dir: Path
+    def __init__(self, parts: Parts, run_dir: Path) -> None:
+        self.parts, self.run_dir = parts, run_dir
+        self._made: dict[str, Evaluator] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"parts": self.parts, "run_dir": self.run_dir.absolute()}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EvaluatorFactory, (self.parts, self.run_dir.absolute())
 
     def __call__(self, device: str) -> Evaluator:
         """The evaluator for a device, one for all who ask: it keeps the data on the device."""
@@ -147,19 +151,9 @@ class EvaluatorFactory:
         """The data, if they are in memory and so can be sent along."""
         return None if self.data is None or self.data.train.mapped else self.data
 
-    def given(self, data: Data) -> EvaluatorFactory:
-        """One like this that does not load the data, but is given them."""
-        factory = EvaluatorFactory(self.parts, self.run_dir)
-        vars(factory)["data"] = data
-        return factory
-
-    @cached_property
-    def _made(self) -> dict[str, Evaluator]:
-        return {}
-
     @cached_property
     def data(self) -> Data | None:
-        """The data set, loaded on first use."""
+        """The data set, loaded on first use unless it was set before."""
         section = self.parts.recipe.dataset
         return None if section is None else datasets.load(section, self.parts["dataset"])
 
