@@ -47,9 +47,7 @@ class _Model(BaseModel):
 class Component(_Model):
     """A component by name, with its options; ``space: mbconv`` is short for its name alone."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="allow", allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="allow")
 
     name: str
     """A built-in component, a plugin's file, or ``module:Class``."""
