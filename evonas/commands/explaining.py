@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
-from pydantic import BaseModel
-
 from evonas.commands import wording
 from evonas.errors import UnknownComponent
+from evonas.recipe import reading
 from evonas.recipe.registry import SECTIONS
-from evonas.recipe.schema import Component, LimitSection, Recipe
+from evonas.recipe.schema import Component, Recipe
 
 
 def recipe(section: str | None) -> list[str]:
@@ -24,9 +21,7 @@ def recipe(section: str | None) -> list[str]:
         raise UnknownComponent("section", section, Recipe.model_fields)
     field = Recipe.model_fields[section]
     lines = [f"{section}: {wording.plain(field.description or '')}"]
-    model = next((m for m in _models(field.annotation)), None)
-    if section == "constraints":
-        model = LimitSection
+    model = next(reading.models(field.annotation), None)
     if model is None:
         return [*lines, f"  {wording.kind(field.annotation, field.metadata)}"]
     lines += wording.table(model)
@@ -47,11 +42,6 @@ def reference() -> str:
         told = "\n".join(line.removeprefix("  ") for line in lines)
         parts += [f"## `{section}`", head.partition(": ")[2] or "…", f"```text\n{told}\n```"]
     return "\n\n".join(parts) + "\n"
-
-
-def _models(annotation: object) -> list[type[BaseModel]]:
-    candidates = (annotation, *get_args(annotation))
-    return [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
 
 
 if __name__ == "__main__":

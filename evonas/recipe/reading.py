@@ -167,13 +167,17 @@ def _shown(value: Any) -> str:
 def _fields(model: type[BaseModel], location: Sequence[str]) -> list[str]:
     """Names that the model has at a location, following its nested models."""
     for part in location:
-        field = model.model_fields.get(part)
-        candidates = [field.annotation, *get_args(field.annotation)] if field else []
-        nested = [*candidates, *(a for c in candidates for a in get_args(c))]
-        inner = [a for a in nested if isinstance(a, type) and issubclass(a, BaseModel)]
-        if inner:
-            model = inner[0]
+        if field := model.model_fields.get(part):
+            model = next(models(field.annotation), model)
     return list(model.model_fields)
+
+
+def models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that a key's annotation names, however deep."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from models(inner)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
