@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -98,11 +97,6 @@ class DatasetSection(Component):
     """Pixels a side that all images are scaled to; default: as they are."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of the splits: another one splits otherwise."""
-
-    @field_validator("path")
-    @classmethod
-    def _at_home(cls, value: Path) -> Path:
-        return Path(os.path.expanduser(value))  # no shell does it, in a recipe or behind --set
 
     @property
     def shared(self) -> dict[str, Any]:

@@ -97,7 +97,7 @@ class Parts:
         """The recipe with every default filled in and every path absolute."""
         content = self.recipe.dump()
         if self.recipe.dataset is not None:  # whether its component asks for the path or not
-            content["dataset"]["path"] = self.recipe.dataset.path.absolute()
+            content["dataset"]["path"] = options.absolute(self.recipe.dataset.path)
         for section in SECTIONS:
             if section in content:
                 content[section].update(self[section].dump())
