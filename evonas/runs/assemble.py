@@ -261,9 +261,9 @@ def assemble(recipe: Recipe, registry: Registry, run_dir: Path) -> Assembly:
     evaluator = factory(chosen[0])
     _check_training(parts, evaluator)
     objectives = _objectives(resolved, factory.space, evaluator)
-    space, remark, tried = _limited(factory), "", list[Architecture]()
+    space, remarks, tried = _limited(factory), list[str](), list[Architecture]()
     if factory.data is not None:
-        space, remark, tried = _tried(space, factory.data.task, resolved.seed)
+        space, remarks, tried = _tried(space, factory.data.task, resolved.seed)
     known = known_networks(space, resolved.start_with)
     too_large = (f"left out: {name}, too large at any width" for name, a in known.items() if not a)
     with parts["executor"](factory, chosen) as executor:
@@ -278,7 +278,7 @@ def assemble(recipe: Recipe, registry: Registry, run_dir: Path) -> Assembly:
         devices=chosen,
         fingerprint=factory.data.fingerprint if factory.data else None,
         make_evaluator=factory,
-        remarks=(*filter(None, [remark]), *too_large),
+        remarks=(*remarks, *too_large),
         tried=tuple(tried),
         known={name: architecture for name, architecture in known.items() if architecture},
     )
@@ -374,7 +374,7 @@ def _limited(factory: EvaluatorFactory) -> SearchSpace:
 
 def _tried(
     space: SearchSpace, task: Task, seed: int
-) -> tuple[SearchSpace, str, list[Architecture]]:
+) -> tuple[SearchSpace, list[str], list[Architecture]]:
     """The space, whose networks were tried out at a few points before they cost anything.
 
     And what there is to say of it, and the points that were all right and not enormous.
@@ -412,9 +412,9 @@ def _tried(
     if len(impossible) == len(seen):
         raise PluginError(f"space {space.name!r}: {impossible[0]}")
     if not impossible:
-        return space, "", good
+        return space, [], good
     remark = f"left out: networks that take no image of this size; for example {impossible[0]}"
-    return space if space.limits else space.limited({}, task), remark, good
+    return space if space.limits else space.limited({}, task), [remark], good
 
 
 def _limits(resolved: Recipe) -> dict[str, Limit]:
@@ -427,12 +427,9 @@ def _limits(resolved: Recipe) -> dict[str, Limit]:
 def _budget(resolved: Recipe, evaluator: Evaluator, workers: int) -> Budget:
     section, final, audit = resolved.budget, resolved.final, resolved.audit
     _check_end(resolved, evaluator)
-    budget = Budget(section.trials, None, section.effort, section.max_failures)
-    if section.minutes is None:
-        return budget
-    seconds = 60 * section.minutes
-    budget = replace(budget, seconds=seconds)
-    if not evaluator.finals:  # a trial is a look-up, and there is nothing after the search
+    seconds = None if section.minutes is None else 60 * section.minutes
+    budget = Budget(section.trials, seconds, section.effort, section.max_failures)
+    if seconds is None or not evaluator.finals:  # which train nothing after the search
         return budget
     trainings = final.top * final.seeds + (audit.trials if audit else 0)
     return replace(budget, reserve=Reserve(seconds, trainings, workers))
