@@ -261,7 +261,7 @@ def _execute(
     stopping: Callable[[], bool],
 ) -> Outcome:
     resumed = any(trial.origin is None for trial in journal.events)
-    info = info_of(folder, assembly.recipe, journal.header, assembly.devices, resumed)
+    info = info_of(folder, journal.header, assembly.devices, resumed)
     own = assembly.tracker()
     # Whoever listens speaks to the terminal already, or asked for silence there.
     trackers = (*listeners, *([] if listeners and isinstance(own, Console) else [own]))
@@ -350,7 +350,7 @@ def examine(
         ranking = session.trials().ranking()
         if len(ranking) < audit.LEAST:
             raise HistoryError(f"{run_dir}: {len(ranking)} completed trials are too few to audit")
-        info = info_of(run_dir, assembly.recipe, journal.header, assembly.devices)
+        info = info_of(run_dir, journal.header, assembly.devices)
         for listener in listeners:
             listener.start(info, journal.events)
         with devices.cpu_threads(journal.header.get("threads")):
@@ -374,8 +374,7 @@ def report(run_dir: Path) -> Path:
     """
     goes_on = held(run_dir)
     header, events = read_journal(run_dir)
-    _check_begun(run_dir, header)
-    info = info_of(run_dir, reading.load(run_dir / reading.FILE), header)
+    info = info_of(run_dir, header)
     known = None if goes_on else summary.read(run_dir, info.objectives, events)
     said = known or summary.so_far(run_dir, info.objectives, events, goes_on)
     return page.write(info, events, said)
@@ -395,17 +394,15 @@ def sync(run_dir: Path) -> int:
 
 
 def _send(run_dir: Path, header: Mapping[str, Any], events: Sequence[Trial]) -> int:
-    _check_begun(run_dir, header)
-    stored = reading.load(run_dir / reading.FILE)
-    info = info_of(run_dir, stored, header)
+    info = info_of(run_dir, header)
     report = summary.read(run_dir, info.objectives, events)
-    tracker = Parts(stored, registry_of(header))["tracking"]()
+    recipe = reading.load(run_dir / reading.FILE)
+    tracker = Parts(recipe, registry_of(header))["tracking"]()
     return tracker.sync(info, events, report) if isinstance(tracker, Syncs) else 0
 
 
 def info_of(
     run_dir: Path,
-    recipe: Recipe,
     header: Mapping[str, Any],
     computed_on: Sequence[str] = (),
     resumed: bool = False,
@@ -414,7 +411,6 @@ def info_of(
 
     Args:
         run_dir: The run folder.
-        recipe: Its resolved recipe.
         header: Of its journal.
         computed_on: Devices of this session; none: the environment that the run began in is told.
         resumed: Whether this session goes on with an earlier one's search.
@@ -423,6 +419,7 @@ def info_of(
         HistoryError: If the folder holds no search.
     """
     _check_begun(run_dir, header)
+    recipe = reading.load(run_dir / reading.FILE)
     return RunInfo(
         recipe.name,
         run_dir,
