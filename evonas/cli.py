@@ -656,14 +656,13 @@ def check(
 def new(kind: str, name: str, plugins: Path) -> None:
     """Write a working component NAME of your own and its test, to be changed."""
     from evonas.commands import scaffold
-    from evonas.recipe.registry import Registry
+    from evonas.recipe.registry import KINDS, Registry
 
     for path in scaffold.new(kind, name, plugins, Registry((plugins,))):
         click.echo(f"wrote {path}")
     own = "" if plugins == Path("plugins") else f" --plugins {plugins}"
     click.echo(f"check it with: evonas check {kind} {name}{own}")
-    section = "evaluation" if kind == "evaluator" else kind
-    click.echo(f"try it with:   evonas run digits_evo --set {section}={name}{own}")
+    click.echo(f"try it with:   evonas run digits_evo --set {KINDS[kind].section}={name}{own}")
 
 
 @main.command()

@@ -64,8 +64,8 @@ def check(words: Sequence[str]) -> None:
 def bind(recipe: Path, overrides: Sequence[str]) -> None:
     """Have the options of what the pages of clusters are about looked at."""
     parts = Parts(reading.load(recipe, overrides), Registry())
-    assert parts.executor.dump()
-    assert parts.tracker.dump()
+    assert parts["executor"].dump()
+    assert parts["tracking"].dump()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)

@@ -15,7 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from evonas.errors import HistoryError, PluginError, RecipeError
-from evonas.recipe import reading
 from evonas.runs.journal import read_header
 from evonas.runs.run import info_of
 from evonas.trackers.mlflow import MLflow
@@ -53,8 +52,7 @@ def links(run_dir: Path, server: str) -> list[tuple[str, str]]:
     state = State.of(run_dir)
     if not state.run_id:
         return []
-    header = read_header(run_dir)
-    info = info_of(run_dir, reading.load(run_dir / reading.FILE), header)
+    info = info_of(run_dir, read_header(run_dir))
     return [
         ("leaderboard", views.leaderboard(server, state.experiment_id, state.view)),
         ("its trials", views.trials(server, state.experiment_id, state.run_id, info)),

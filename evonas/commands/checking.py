@@ -18,7 +18,7 @@ from evonas.errors import RecipeError
 from evonas.evaluators.base import Evaluator
 from evonas.recipe import reading
 from evonas.recipe.options import Part, bind
-from evonas.recipe.registry import Registry
+from evonas.recipe.registry import KINDS, Registry
 from evonas.recipe.schema import Component, DatasetSection
 from evonas.spaces.base import Task
 from evonas.trial import Objective
@@ -44,7 +44,7 @@ def check(
         EvonasError: If there is none, or its options are wrong or not enough.
     """
     kind = catalogue.kind_of(kind)
-    key = _SECTIONS.get(kind, kind)
+    key = KINDS[kind].section
     own = [o if o.startswith(f"{key}.") else f"{key}.{o}" for o in overrides]
     cls = registry.find(kind, name)
     with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +115,6 @@ def _check(kind: str, make: Part, task: Task) -> list[str]:
             return testing.check_tracker(make)
 
 
-_SECTIONS = {"evaluator": "evaluation", "tracker": "tracking"}  # whose kind has another name
 _EPOCHS = 2  # fewer could not be cut in half
 
 

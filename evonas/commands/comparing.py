@@ -99,7 +99,7 @@ def _folders(name: str, uri: str | None) -> list[Path]:
 
 def _read(folder: Path) -> comparison.Run:
     header, events = read_journal(folder)
-    info = info_of(folder, reading.load(folder / reading.FILE), header)
+    info = info_of(folder, header)
     report = summary.read(folder, info.objectives, events) or summary.so_far(
         folder, info.objectives, events, held(folder)
     )

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
-from pydantic import BaseModel
-
 from evonas.commands import wording
 from evonas.errors import UnknownComponent
-from evonas.recipe.schema import Component, LimitSection, Recipe
-
-_COMPONENTS = {  # The kind of component that a section names.
-    "dataset": "dataset",
-    "space": "space",
-    "strategy": "strategy",
-    "evaluation": "evaluator",
-    "pruning": "pruning",
-    "executor": "executor",
-    "tracking": "tracker",
-}
+from evonas.recipe import reading
+from evonas.recipe.registry import SECTIONS
+from evonas.recipe.schema import Component, Recipe
 
 
 def recipe(section: str | None) -> list[str]:
@@ -33,14 +21,12 @@ def recipe(section: str | None) -> list[str]:
         raise UnknownComponent("section", section, Recipe.model_fields)
     field = Recipe.model_fields[section]
     lines = [f"{section}: {wording.plain(field.description or '')}"]
-    model = next((m for m in _models(field.annotation)), None)
-    if section == "constraints":
-        model = LimitSection
+    model = next(reading.models(field.annotation), None)
     if model is None:
         return [*lines, f"  {wording.kind(field.annotation, field.metadata)}"]
     lines += wording.table(model)
     if issubclass(model, Component):
-        kind = _COMPONENTS[section]
+        kind = SECTIONS[section]
         lines += [
             "  and the options of what is named:",
             f"      evonas list {kind}; evonas show {kind} NAME",
@@ -56,11 +42,6 @@ def reference() -> str:
         told = "\n".join(line.removeprefix("  ") for line in lines)
         parts += [f"## `{section}`", head.partition(": ")[2] or "…", f"```text\n{told}\n```"]
     return "\n\n".join(parts) + "\n"
-
-
-def _models(annotation: object) -> list[type[BaseModel]]:
-    candidates = (annotation, *get_args(annotation))
-    return [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
 
 
 if __name__ == "__main__":

@@ -336,7 +336,7 @@ class _Actor:
         try:
             factory = pickle.loads(made)
             if data is not None:
-                factory = factory.given(data)
+                factory.data = data
             self._evaluator = factory(self._device)
         # Anybody's code, as in ``run_trial``: what it raises is the reason why the trial failed.
         except BaseException as error:

@@ -159,23 +159,18 @@ def fields(cls: type[Any]) -> type[BaseModel]:
     Raises:
         PluginError: The constructor's annotations cannot be read, or are no types of options.
     """
-    constructor = cls.__init__
-    if constructor is object.__init__:
-        return create_model(cls.__name__, __config__=_CONFIG)
     try:
-        hints = typing.get_type_hints(constructor, include_extras=True)
+        hints = typing.get_type_hints(cls.__init__, include_extras=True)
     # Annotations are text until now, and anybody's.
     except (NameError, TypeError, AttributeError, SyntaxError) as error:
         raise PluginError(f"{cls.__module__}: annotations of {cls.__name__}: {error}") from error
     found: dict[str, Any] = {}
-    for name, parameter in inspect.signature(constructor).parameters.items():
-        if name in _HANDED_OVER or parameter.kind in (
-            parameter.VAR_KEYWORD,
-            parameter.VAR_POSITIONAL,
-        ):
+    for name, parameter in inspect.signature(cls.__init__).parameters.items():
+        variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if variadic or name in _HANDED_OVER:
             continue
         default = parameter.default
-        required = default is inspect.Parameter.empty
+        required = default is parameter.empty
         if name not in hints:
             raise PluginError(
                 f"{cls.__module__}: option {name!r} of {cls.__name__} has no annotation, so that "

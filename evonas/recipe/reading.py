@@ -13,17 +13,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from evonas.errors import RecipeError, did_you_mean
-from evonas.recipe.schema import DatasetSection, Recipe
+from evonas.recipe.schema import Recipe
 
 FILE = "recipe.yaml"  # its name in a run folder
 _MAX_BYTES = 50_000  # No recipe is larger; PyYAML reads some 30 kB a second of the densest text.
 _MAX_ALIASES = 16  # A few thousand aliases of aliases would fill the memory.
 _MAX_DEPTH = 16  # Every component that another wraps may double the work.
-_OWN = {  # These keys are the section's, whatever component it names.
-    "executor": {"device"},
-    "space": {"training"},
-    "dataset": DatasetSection.model_fields.keys(),
-}
 
 
 def shipped() -> dict[str, Path]:
@@ -105,7 +100,7 @@ def apply(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """
     try:
         plain = json.dumps(content, default=str, ensure_ascii=False)
-        content = json.loads(plain.encode(), parse_int=_whole)  # half a surrogate is no text
+        content = json.loads(plain.encode(), parse_int=_small)  # half a surrogate is no text
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"the recipe is not plain data: {error}") from error
     for override in overrides:
@@ -127,7 +122,7 @@ def apply(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             section = inner
         renamed = path[-1] == "name" and len(path) > 1
         if renamed and section.get("name") != value:
-            for name in section.keys() - _OWN.get(path[0], set()):
+            for name in section.keys() - set(_fields(Recipe, path[:1])):
                 del section[name]
         section[path[-1]] = value
     return content
@@ -158,8 +153,6 @@ def _explain_one(item: Any, model: type[BaseModel], prefix: str, also: Iterable[
             return f"{path}: unknown key{hint} Known: {', '.join(names) or 'none'}"
         case "missing":
             return f"{path}: is missing"
-        case "literal_error":
-            return f"{path}: {item['msg']}, not {_shown(item['input'])}"
         case "value_error":
             return f"{path or 'recipe'}: {item['ctx']['error']}"
         case _:
@@ -174,13 +167,17 @@ def _shown(value: Any) -> str:
 def _fields(model: type[BaseModel], location: Sequence[str]) -> list[str]:
     """Names that the model has at a location, following its nested models."""
     for part in location:
-        field = model.model_fields.get(part)
-        candidates = [field.annotation, *get_args(field.annotation)] if field else []
-        nested = [*candidates, *(a for c in candidates for a in get_args(c))]
-        inner = [a for a in nested if isinstance(a, type) and issubclass(a, BaseModel)]
-        if inner:
-            model = inner[0]
+        if field := model.model_fields.get(part):
+            model = next(models(field.annotation), model)
     return list(model.model_fields)
+
+
+def models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that a key's annotation names, however deep."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from models(inner)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -219,19 +216,15 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _whole(text: str) -> int:
+def _small(number: str | int) -> int:
     """A whole number of 64 bits at most: nothing computes with more."""
-    return _small(int(text))
+    if not -(2**63) <= (whole := int(number)) < 2**63:
+        raise ValueError("a whole number has more than 64 bits")
+    return whole
 
 
 def _whole_of_yaml(loader: _Loader, node: Any) -> int:
-    return _small(int(loader.construct_yaml_int(node)))
-
-
-def _small(number: int) -> int:
-    if not -(2**63) <= number < 2**63:
-        raise ValueError("a whole number has more than 64 bits")
-    return number
+    return _small(loader.construct_yaml_int(node))
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _whole_of_yaml)

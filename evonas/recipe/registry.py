@@ -37,11 +37,13 @@ class Kind:
     Attributes:
         folder: Of a plugin, and the entry points' group.
         contract: The class that all of them extend, ``module:Class``.
+        section: Of the recipe, which names one of them.
         noun: What a person calls it, if not as the command line does.
     """
 
     folder: str
     contract: str
+    section: str
     noun: str = ""
 
     @property
@@ -56,14 +58,16 @@ class Kind:
 
 
 KINDS: Mapping[str, Kind] = {
-    "space": Kind("spaces", "evonas.spaces.base:SearchSpace"),
-    "strategy": Kind("strategies", "evonas.strategies.base:Strategy"),
-    "evaluator": Kind("evaluators", "evonas.evaluators.base:Evaluator"),
-    "dataset": Kind("datasets", "evonas.datasets.base:Dataset", noun="data set"),
-    "pruning": Kind("pruning", "evonas.runs.pruning.base:Rule", noun="pruning rule"),
-    "executor": Kind("executors", "evonas.executors.base:Executor"),
-    "tracker": Kind("trackers", "evonas.trackers.base:Tracker"),
+    "space": Kind("spaces", "evonas.spaces.base:SearchSpace", "space"),
+    "strategy": Kind("strategies", "evonas.strategies.base:Strategy", "strategy"),
+    "evaluator": Kind("evaluators", "evonas.evaluators.base:Evaluator", "evaluation"),
+    "dataset": Kind("datasets", "evonas.datasets.base:Dataset", "dataset", "data set"),
+    "pruning": Kind("pruning", "evonas.runs.pruning.base:Rule", "pruning", "pruning rule"),
+    "executor": Kind("executors", "evonas.executors.base:Executor", "executor"),
+    "tracker": Kind("trackers", "evonas.trackers.base:Tracker", "tracking"),
 }
+# Kinds by the section of the recipe that names a component.
+SECTIONS: Mapping[str, str] = {kind.section: name for name, kind in KINDS.items()}
 
 
 @dataclass(frozen=True)

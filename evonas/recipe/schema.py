@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -47,9 +46,7 @@ class _Model(BaseModel):
 class Component(_Model):
     """A component by name, with its options; ``space: mbconv`` is short for its name alone."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="allow", allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="allow")
 
     name: str
     """A built-in component, a plugin's file, or ``module:Class``."""
@@ -100,11 +97,6 @@ class DatasetSection(Component):
     """Pixels a side that all images are scaled to; default: as they are."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of the splits: another one splits otherwise."""
-
-    @field_validator("path")
-    @classmethod
-    def _at_home(cls, value: Path) -> Path:
-        return Path(os.path.expanduser(value))  # no shell does it, in a recipe or behind --set
 
     @property
     def shared(self) -> dict[str, Any]:

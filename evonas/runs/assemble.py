@@ -21,7 +21,7 @@ from evonas.executors.processes import Processes
 from evonas.executors.serial import Serial
 from evonas.recipe import options, reading
 from evonas.recipe.options import Part, bind
-from evonas.recipe.registry import Registry, blamed
+from evonas.recipe.registry import SECTIONS, Registry, blamed
 from evonas.recipe.schema import Recipe
 from evonas.runs.pace import Reserve
 from evonas.runs.pruning.base import Pruner
@@ -51,7 +51,11 @@ class Samples(Protocol):
 class Parts:
     """The components that a recipe names, each found and its options checked once, when asked for.
 
-    Only recipe and registry travel to a worker, which finds them again.
+    By their sections: ``parts["space"]()`` makes the space. Data set, pruning rule and tracker are
+    made of nothing, too; the strategy of space, objectives and, if it asks for one, a sampler; the
+    evaluator of a context; the executor of what makes evaluators, and devices.
+
+    Only recipe and registry travel to a worker, which finds the components again.
 
     Args:
         recipe: The recipe.
@@ -60,46 +64,17 @@ class Parts:
 
     def __init__(self, recipe: Recipe, registry: Registry) -> None:
         self.recipe, self.registry = recipe, registry
+        self._found: dict[str, Part] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"recipe": self.recipe, "registry": self.registry}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Parts, (self.recipe, self.registry)
 
-    @cached_property
-    def space(self) -> Part:
-        """Makes the search space of nothing."""
-        return bind(self.registry, "space", self.recipe.space, "space")
-
-    @cached_property
-    def strategy(self) -> Part:
-        """Makes a strategy of space, objectives and, if it asks for one, a sampler."""
-        return bind(self.registry, "strategy", self.recipe.strategy, "strategy")
-
-    @cached_property
-    def evaluator(self) -> Part:
-        """Makes an evaluator of a context."""
-        return bind(self.registry, "evaluator", self.recipe.evaluation, "evaluation")
-
-    @cached_property
-    def executor(self) -> Part:
-        """Makes an executor of what makes evaluators, and devices."""
-        return bind(self.registry, "executor", self.recipe.executor, "executor")
-
-    @cached_property
-    def tracker(self) -> Part:
-        """Makes a tracker of nothing."""
-        return bind(self.registry, "tracker", self.recipe.tracking, "tracking")
-
-    @cached_property
-    def rule(self) -> Part | None:
-        """Makes a pruning rule of nothing; None if no trial is to be stopped."""
-        section = self.recipe.pruning
-        return None if section is None else bind(self.registry, "pruning", section, "pruning")
-
-    @cached_property
-    def dataset(self) -> Part | None:
-        """Makes a data set of nothing; None if the recipe has none."""
-        section = self.recipe.dataset
-        return None if section is None else bind(self.registry, "dataset", section, "dataset")
+    def __getitem__(self, section: str) -> Part:
+        """The component that a section of the recipe names, which must be there."""
+        if section not in self._found:
+            named = getattr(self.recipe, section)
+            self._found[section] = bind(self.registry, SECTIONS[section], named, section)
+        return self._found[section]
 
     def searched(self) -> SearchSpace:
         """The search space, with what of the training is searched beside it.
@@ -107,7 +82,7 @@ class Parts:
         Raises:
             RecipeError: If a list of values is no domain.
         """
-        space: SearchSpace = self.space()
+        space: SearchSpace = self["space"]()
         if not (section := self.recipe.space.training):
             return space
         domains: dict[str, Domain] = {}
@@ -122,34 +97,30 @@ class Parts:
         """The recipe with every default filled in and every path absolute."""
         content = self.recipe.dump()
         if self.recipe.dataset is not None:  # whether its component asks for the path or not
-            content["dataset"]["path"] = self.recipe.dataset.path.absolute()
-        for key, part in {
-            "space": self.space,
-            "strategy": self.strategy,
-            "evaluation": self.evaluator,
-            "executor": self.executor,
-            "tracking": self.tracker,
-            "pruning": self.rule,
-            "dataset": self.dataset,
-        }.items():
-            if part is not None:
-                content[key].update(part.dump())
+            content["dataset"]["path"] = options.absolute(self.recipe.dataset.path)
+        for section in SECTIONS:
+            if section in content:
+                content[section].update(self[section].dump())
         content["start_from"] = [_absolute(name) for name in self.recipe.start_from]
         return reading.validate(_plain(content), "recipe")
 
 
-@dataclass(frozen=True)
 class EvaluatorFactory:
     """Builds the recipe's evaluator for a device, here or in a worker process.
 
     Only recipe and registry travel to a worker; it loads space and data for itself.
+
+    Args:
+        parts: The recipe's.
+        run_dir: The run folder.
     """
 
-    parts: Parts
-    run_dir: Path
+    def __init__(self, parts: Parts, run_dir: Path) -> None:
+        self.parts, self.run_dir = parts, run_dir
+        self._made: dict[str, Evaluator] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"parts": self.parts, "run_dir": self.run_dir.absolute()}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EvaluatorFactory, (self.parts, self.run_dir.absolute())
 
     def __call__(self, device: str) -> Evaluator:
         """The evaluator for a device, one for all who ask: it keeps the data on the device."""
@@ -165,7 +136,7 @@ class EvaluatorFactory:
                 limits=_limits(recipe),
                 flip=recipe.final.flip,
             )
-            evaluator = self.parts.evaluator(context)
+            evaluator = self.parts["evaluation"](context)
             if not isinstance(getattr(evaluator, "context", None), Context):
                 cls = type(evaluator)
                 raise PluginError(
@@ -180,21 +151,11 @@ class EvaluatorFactory:
         """The data, if they are in memory and so can be sent along."""
         return None if self.data is None or self.data.train.mapped else self.data
 
-    def given(self, data: Data) -> EvaluatorFactory:
-        """One like this that does not load the data, but is given them."""
-        factory = EvaluatorFactory(self.parts, self.run_dir)
-        vars(factory)["data"] = data
-        return factory
-
-    @cached_property
-    def _made(self) -> dict[str, Evaluator]:
-        return {}
-
     @cached_property
     def data(self) -> Data | None:
-        """The data set, loaded on first use."""
-        part, section = self.parts.dataset, self.parts.recipe.dataset
-        return None if part is None or section is None else datasets.load(section, part)
+        """The data set, loaded on first use unless it was set before."""
+        section = self.parts.recipe.dataset
+        return None if section is None else datasets.load(section, self.parts["dataset"])
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -246,11 +207,9 @@ class Assembly:
 
     def strategy(self) -> Strategy:
         """A fresh strategy."""
-        part = self.parts.strategy
-        handed_over: list[Any] = [self.space, self.objectives]
-        if part.asks_for("sampler"):
-            handed_over.append(self._sampler())
-        strategy: Strategy = part(*handed_over)
+        part = self.parts["strategy"]
+        sampler = [self._sampler()] if part.asks_for("sampler") else []
+        strategy: Strategy = part(self.space, self.objectives, *sampler)
         return KnownFirst(strategy, self.known) if self.known else strategy
 
     def _sampler(self) -> Sampler:
@@ -264,23 +223,22 @@ class Assembly:
 
     def executor(self) -> Executor:
         """A fresh executor, to be closed by the caller."""
-        executor: Executor = self.parts.executor(self.make_evaluator, self.devices)
+        executor: Executor = self.parts["executor"](self.make_evaluator, self.devices)
         return executor
 
     def final_executor(self, trainings: int) -> Executor:
         """A fresh executor for so many final trainings, to be closed by the caller."""
-        if trainings == 1 and self.parts.executor.cls is Processes:  # one worker has all cores
+        if trainings == 1 and self.parts["executor"].cls is Processes:  # one worker has all cores
             return Serial(self.make_evaluator, self.devices)
         return self.executor()
 
     def pruner(self) -> Pruner | None:
         """A fresh pruner; None if the recipe wants no trial stopped."""
-        rule = self.parts.rule
-        return None if rule is None else Pruner(self.objectives, rule())
+        return Pruner(self.objectives, self.parts["pruning"]()) if self.recipe.pruning else None
 
     def tracker(self) -> Tracker:
         """A fresh tracker."""
-        tracker: Tracker = self.parts.tracker()
+        tracker: Tracker = self.parts["tracking"]()
         return tracker
 
 
@@ -303,12 +261,12 @@ def assemble(recipe: Recipe, registry: Registry, run_dir: Path) -> Assembly:
     evaluator = factory(chosen[0])
     _check_training(parts, evaluator)
     objectives = _objectives(resolved, factory.space, evaluator)
-    space, remark, tried = _limited(factory), "", list[Architecture]()
+    space, remarks, tried = _limited(factory), list[str](), list[Architecture]()
     if factory.data is not None:
-        space, remark, tried = _tried(space, factory.data.task, resolved.seed)
+        space, remarks, tried = _tried(space, factory.data.task, resolved.seed)
     known = known_networks(space, resolved.start_with)
     too_large = (f"left out: {name}, too large at any width" for name, a in known.items() if not a)
-    with parts.executor(factory, chosen) as executor:
+    with parts["executor"](factory, chosen) as executor:
         workers = executor.workers
     assembly = Assembly(
         recipe=resolved,
@@ -320,7 +278,7 @@ def assemble(recipe: Recipe, registry: Registry, run_dir: Path) -> Assembly:
         devices=chosen,
         fingerprint=factory.data.fingerprint if factory.data else None,
         make_evaluator=factory,
-        remarks=(*filter(None, [remark]), *too_large),
+        remarks=(*remarks, *too_large),
         tried=tuple(tried),
         known={name: architecture for name, architecture in known.items() if architecture},
     )
@@ -355,7 +313,7 @@ def _check_efforts(resolved: Recipe, strategy: Strategy, evaluator: Evaluator) -
 
 def _check_training(parts: Parts, evaluator: Evaluator) -> None:
     """Refuse choices of the training that no trial's training follows, or that are none."""
-    section, part = parts.recipe.space.training or {}, parts.evaluator
+    section, part = parts.recipe.space.training or {}, parts["evaluation"]
     if section and "training" not in evaluator.takes:
         raise RecipeError(
             f"space.training: evaluation {part.name!r} trains no network by it; take one that does"
@@ -416,7 +374,7 @@ def _limited(factory: EvaluatorFactory) -> SearchSpace:
 
 def _tried(
     space: SearchSpace, task: Task, seed: int
-) -> tuple[SearchSpace, str, list[Architecture]]:
+) -> tuple[SearchSpace, list[str], list[Architecture]]:
     """The space, whose networks were tried out at a few points before they cost anything.
 
     And what there is to say of it, and the points that were all right and not enormous.
@@ -454,9 +412,9 @@ def _tried(
     if len(impossible) == len(seen):
         raise PluginError(f"space {space.name!r}: {impossible[0]}")
     if not impossible:
-        return space, "", good
+        return space, [], good
     remark = f"left out: networks that take no image of this size; for example {impossible[0]}"
-    return space if space.limits else space.limited({}, task), remark, good
+    return space if space.limits else space.limited({}, task), [remark], good
 
 
 def _limits(resolved: Recipe) -> dict[str, Limit]:
@@ -469,12 +427,9 @@ def _limits(resolved: Recipe) -> dict[str, Limit]:
 def _budget(resolved: Recipe, evaluator: Evaluator, workers: int) -> Budget:
     section, final, audit = resolved.budget, resolved.final, resolved.audit
     _check_end(resolved, evaluator)
-    budget = Budget(section.trials, None, section.effort, section.max_failures)
-    if section.minutes is None:
-        return budget
-    seconds = 60 * section.minutes
-    budget = replace(budget, seconds=seconds)
-    if not evaluator.finals:  # a trial is a look-up, and there is nothing after the search
+    seconds = None if section.minutes is None else 60 * section.minutes
+    budget = Budget(section.trials, seconds, section.effort, section.max_failures)
+    if seconds is None or not evaluator.finals:  # which train nothing after the search
         return budget
     trainings = final.top * final.seeds + (audit.trials if audit else 0)
     return replace(budget, reserve=Reserve(seconds, trainings, workers))

@@ -25,9 +25,8 @@ from evonas.training.loop import Normalize
 from evonas.trial import Trial
 
 FOLDER = "incumbent"
-ABOUT, WEIGHTS, PROGRAM, TEST = (
-    *("architecture.json", "weights.safetensors", "network.pt2", "test.json"),
-)
+ABOUT, TEST = "architecture.json", "test.json"
+WEIGHTS, PROGRAM = "weights.safetensors", "network.pt2"
 _BATCH = 128  # images
 
 

@@ -15,8 +15,8 @@ import math
 import os
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -27,7 +27,6 @@ from evonas.trial import Trial, TrialState
 
 JOURNAL = "history.jsonl"
 FORMAT = 2
-_END = b"}\n"  # of a record, after its event
 
 
 class _Header(BaseModel):
@@ -110,12 +109,7 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -126,11 +120,8 @@ def read_journal(run_dir: Path) -> tuple[dict[str, Any], list[Trial]]:
         HistoryError: If there is no run in the folder.
         StorageError: If its journal is damaged.
     """
-    path = _found(run_dir)
-    try:
+    with _found(run_dir) as path:
         header, events, _ = _replay(path)
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}") from error
     return header, events
 
 
@@ -141,23 +132,20 @@ def read_header(run_dir: Path) -> dict[str, Any]:
         HistoryError: If there is no run in the folder.
         StorageError: If it is damaged.
     """
-    path = _found(run_dir)
-    try:
+    with _found(run_dir) as path:
         return next((_header(path, record) for record, _ in _records(path)), {})
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}") from error
 
 
-def _found(run_dir: Path) -> Path:
-    """The journal of a run folder."""
+@contextmanager
+def _found(run_dir: Path) -> Iterator[Path]:
+    """The journal of a run folder, to be read."""
     path = run_dir / JOURNAL
     try:
-        found = path.is_file()
+        if not path.is_file():
+            raise HistoryError(f"{run_dir} holds no run: {JOURNAL} is not there")
+        yield path
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
-    if not found:
-        raise HistoryError(f"{run_dir} holds no run: {JOURNAL} is not there")
-    return path
 
 
 def held(run_dir: Path) -> bool:
@@ -187,20 +175,19 @@ def _lock(run_dir: Path) -> BinaryIO:
 
 def _line(seq: int, event: Mapping[str, Any]) -> bytes:
     """A record as it stands in the file."""
-    text = json.dumps(event, separators=(",", ":"), allow_nan=False).encode()
-    return _head(seq, text) + text + _END
+    return _record(seq, json.dumps(event, separators=(",", ":"), allow_nan=False).encode())
 
 
-def _head(seq: int, text: bytes) -> bytes:
-    """What comes before an event's text."""
-    return f'{{"seq": {seq}, "crc": "{zlib.crc32(text):08x}", "event": '.encode()
+def _record(seq: int, text: bytes) -> bytes:
+    """A record of an event's text."""
+    return b'{"seq": %d, "crc": "%08x", "event": %b}\n' % (seq, zlib.crc32(text), text)
 
 
 def _parse(line: bytes, seq: int) -> Any:
     """The event of a line, or None if the line is not the intact record ``seq``."""
-    text = line[len(_head(seq, b"")) : -len(_END)]
+    text = line.removesuffix(b"}\n").partition(b'"event": ')[2]
     # The checksum tells of a changed text; equal lines, of any change outside of it.
-    if _head(seq, text) + text + _END != line:
+    if _record(seq, text) != line:
         return None
     try:
         return _DECODER.decode(text.decode())

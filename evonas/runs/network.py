@@ -262,4 +262,4 @@ class _Run:
         section = self._parts.recipe.dataset
         if section is None:
             raise HistoryError(f"{self.folder}: its recipe has no data set, so there is no network")
-        return datasets.load(section, self._parts.dataset)
+        return datasets.load(section, self._parts["dataset"])

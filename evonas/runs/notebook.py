@@ -15,7 +15,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,9 +174,7 @@ def run(
     given = _recipe(recipe, _settings(overrides))
     registry = Registry(tuple(Path(folder) for folder in folders))
     folder = None if run_dir is None else Path(run_dir)
-    return _watched(
-        lambda listeners, stopping: runs.start(given, registry, folder, listeners, stopping), show
-    )
+    return _watched(partial(runs.start, given, registry, folder), show)
 
 
 def resume(
@@ -192,10 +190,7 @@ def resume(
     Raises:
         HistoryError: If the folder holds no run, or recipe or data are not those of the run.
     """
-    sets = _settings(overrides)
-    return _watched(
-        lambda listeners, stopping: runs.resume(Path(run_dir), sets, listeners, stopping), show
-    )
+    return _watched(partial(runs.resume, Path(run_dir), _settings(overrides)), show)
 
 
 def load(run_dir: str | Path) -> Run:

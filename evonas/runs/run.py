@@ -26,12 +26,11 @@ from evonas.errors import (
     TooManyFailures,
 )
 from evonas.recipe import reading
-from evonas.recipe.options import bind
 from evonas.recipe.registry import Registry
 from evonas.recipe.schema import Recipe
 from evonas.report import page
 from evonas.runs import audit, final, front, provenance, summary, warm_start
-from evonas.runs.assemble import Assembly, assemble
+from evonas.runs.assemble import Assembly, Parts, assemble
 from evonas.runs.journal import JOURNAL, Journal, held, read_header, read_journal
 from evonas.runs.search import End
 from evonas.runs.session import Session, Stopped
@@ -145,7 +144,7 @@ def start(
     """
     if given.sweep:
         raise RecipeError("the recipe has a sweep; run it with evonas sweep, or --set sweep={}")
-    folder = run_dir or _fresh(given)
+    folder = run_dir or fresh_folder(given.name)
     assembly = assemble(given, registry, folder)
     taken, rungs = warm_start.events(assembly), sorted(assembly.strategy().fidelities)
     _make(folder, assembly)
@@ -185,13 +184,7 @@ def resume(
     Raises:
         HistoryError: If the folder holds no run, or recipe or data are not those of the run.
     """
-    header = read_header(run_dir)
-    for override in overrides:
-        if not re.match(_GROWS_PATTERN, override):
-            raise HistoryError(f"--set {override}: a resumed run may change {_GROWS} only")
-    assembly = _assembled(run_dir, header, overrides)
-    with _journal(run_dir, listeners) as journal:
-        _check(run_dir, journal.header, journal.events, assembly)
+    with _reopened(run_dir, listeners, overrides) as (assembly, journal):
         if len(journal.events) < journal.header.get("taken", 0):  # it was killed on the way
             for event in warm_start.events(assembly)[len(journal.events) :]:
                 journal.append(event)
@@ -211,9 +204,23 @@ def reopened(run_dir: Path) -> Assembly:
     return assembly
 
 
+@contextmanager
+def _reopened(
+    run_dir: Path, listeners: Sequence[Tracker], overrides: Sequence[str] = ()
+) -> Iterator[tuple[Assembly, Journal]]:
+    """The same for who writes it: its parts, and its journal, held."""
+    assembly = _assembled(run_dir, read_header(run_dir), overrides)
+    with _journal(run_dir, listeners) as journal:
+        _check(run_dir, journal.header, journal.events, assembly)
+        yield assembly, journal
+
+
 def _assembled(run_dir: Path, header: Mapping[str, Any], overrides: Sequence[str] = ()) -> Assembly:
     """The parts of a run that has begun, as its folder says; to be held against its journal."""
     _check_begun(run_dir, header)
+    for override in overrides:
+        if not re.match(_GROWS_PATTERN, override):
+            raise HistoryError(f"--set {override}: a resumed run may change {_GROWS} only")
     recipe = reading.load(run_dir / reading.FILE, overrides)
     return assemble(recipe, registry_of(header), run_dir)
 
@@ -254,7 +261,7 @@ def _execute(
     stopping: Callable[[], bool],
 ) -> Outcome:
     resumed = any(trial.origin is None for trial in journal.events)
-    info = info_of(folder, assembly.recipe, journal.header, assembly.devices, resumed)
+    info = info_of(folder, journal.header, assembly.devices, resumed)
     own = assembly.tracker()
     # Whoever listens speaks to the terminal already, or asked for silence there.
     trackers = (*listeners, *([] if listeners and isinstance(own, Console) else [own]))
@@ -338,14 +345,12 @@ def examine(
         RunInUse: If the run is still going on.
         Stopped: If the user wants to stop; asking again goes on.
     """
-    assembly = _assembled(run_dir, read_header(run_dir))
-    with _journal(run_dir, listeners) as journal:
-        _check(run_dir, journal.header, journal.events, assembly)
+    with _reopened(run_dir, listeners) as (assembly, journal):
         session = Session(assembly, run_dir, journal, tuple(listeners), stopping)
         ranking = session.trials().ranking()
         if len(ranking) < audit.LEAST:
             raise HistoryError(f"{run_dir}: {len(ranking)} completed trials are too few to audit")
-        info = info_of(run_dir, assembly.recipe, journal.header, assembly.devices)
+        info = info_of(run_dir, journal.header, assembly.devices)
         for listener in listeners:
             listener.start(info, journal.events)
         with devices.cpu_threads(journal.header.get("threads")):
@@ -369,8 +374,7 @@ def report(run_dir: Path) -> Path:
     """
     goes_on = held(run_dir)
     header, events = read_journal(run_dir)
-    _check_begun(run_dir, header)
-    info = info_of(run_dir, reading.load(run_dir / reading.FILE), header)
+    info = info_of(run_dir, header)
     known = None if goes_on else summary.read(run_dir, info.objectives, events)
     said = known or summary.so_far(run_dir, info.objectives, events, goes_on)
     return page.write(info, events, said)
@@ -390,17 +394,15 @@ def sync(run_dir: Path) -> int:
 
 
 def _send(run_dir: Path, header: Mapping[str, Any], events: Sequence[Trial]) -> int:
-    _check_begun(run_dir, header)
-    stored = reading.load(run_dir / reading.FILE)
-    info = info_of(run_dir, stored, header)
+    info = info_of(run_dir, header)
     report = summary.read(run_dir, info.objectives, events)
-    tracker = bind(registry_of(header), "tracker", stored.tracking, "tracking")()
+    recipe = reading.load(run_dir / reading.FILE)
+    tracker = Parts(recipe, registry_of(header))["tracking"]()
     return tracker.sync(info, events, report) if isinstance(tracker, Syncs) else 0
 
 
 def info_of(
     run_dir: Path,
-    recipe: Recipe,
     header: Mapping[str, Any],
     computed_on: Sequence[str] = (),
     resumed: bool = False,
@@ -409,7 +411,6 @@ def info_of(
 
     Args:
         run_dir: The run folder.
-        recipe: Its resolved recipe.
         header: Of its journal.
         computed_on: Devices of this session; none: the environment that the run began in is told.
         resumed: Whether this session goes on with an earlier one's search.
@@ -418,6 +419,7 @@ def info_of(
         HistoryError: If the folder holds no search.
     """
     _check_begun(run_dir, header)
+    recipe = reading.load(run_dir / reading.FILE)
     return RunInfo(
         recipe.name,
         run_dir,
@@ -439,10 +441,10 @@ def registry_of(header: Mapping[str, Any]) -> Registry:
     return Registry(folders, named_by="the run's journal")
 
 
-def _fresh(given: Recipe) -> Path:
-    """Name of a run folder that does not exist yet."""
+def fresh_folder(name: str) -> Path:
+    """A folder of ``mlruns`` that does not exist yet."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    return Path("mlruns") / f"{given.name.replace(' ', '_')}-{stamp}-{secrets.token_hex(4)}"
+    return Path("mlruns") / f"{name.replace(' ', '_')}-{stamp}-{secrets.token_hex(4)}"
 
 
 def _make(folder: Path, assembly: Assembly) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from evonas.executors.base import Executor
 from evonas.runs.assemble import Assembly
@@ -16,7 +16,7 @@ from evonas.runs.search import Budget, End, Search, Watcher
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
 from evonas.trackers.base import Tracker
-from evonas.trial import Proposal, Stage, Trial, TrialState
+from evonas.trial import Proposal, Stage, Trial
 from evonas.trials import Trials
 
 
@@ -64,8 +64,23 @@ class Session:
         Raises:
             TooManyFailures: If trials fail one after another.
         """
-        assembly = self.assembly
-        return self._run(strategy, assembly.executor(), assembly.budget, assembly.pruner())
+        assembly, work = self.assembly, self.assembly.evaluator.context.work
+        limits, prepared = assembly.space.limits, work.pixels / work.full if work.full else 0.0
+        draws = Draws(self.folder, limits) if limits else None
+        executor = assembly.executor()
+        if executor.remark:
+            self.note(executor.remark)
+        with executor:
+            search = self._search(
+                strategy, executor, assembly.budget, assembly.pruner(), prepared=prepared
+            )
+            for event in search:
+                self.record(event)
+                if draws is not None:
+                    total = draws.total()
+                    for follower in self._followers():
+                        follower.draws(*total)
+        return search.end
 
     def train(self, proposals: Sequence[Proposal]) -> list[Trial]:
         """Train these proposals of one later stage, but for those that were tried before.
@@ -80,49 +95,33 @@ class Session:
         known = self.trials(stage)
         missing = [p for p in proposals if p.key not in known.proposed]
         if missing or known.running:
-            plan = Plan(self.assembly.space, proposals)
+            plan, budget = Plan(self.assembly.space, proposals), Budget(max_failures=None)
             elapsed = max((event.elapsed for event in self.journal.events), default=0.0)
-            executor = self.assembly.final_executor(len(missing) + len(known.running))
-            self._run(plan, executor, Budget(max_failures=None), None, stage, elapsed)
+            with self.assembly.final_executor(len(missing) + len(known.running)) as executor:
+                for event in self._search(plan, executor, budget, stage=stage, elapsed=elapsed):
+                    self.record(event)
             known = self.trials(stage)
-        by_key = {trial.proposal.key: trial for trial in known.latest.values()}
-        results = [by_key[p.key] for p in proposals if p.key in by_key]
-        ended = [trial for trial in results if trial.state is not TrialState.RUNNING]
-        if len(ended) < len(proposals):
+        ended = {trial.proposal.key: trial for trial in known.ended}
+        if any(proposal.key not in ended for proposal in proposals):
             raise Stopped
-        return ended
+        return [ended[proposal.key] for proposal in proposals]
 
-    def _run(
+    def _search(
         self,
         strategy: Strategy,
         executor: Executor,
         budget: Budget,
-        watcher: Watcher | None,
-        stage: Stage = "search",
-        elapsed: float | None = None,
-    ) -> End:
-        """One search, every event of which is recorded before the next step; see ``Search``."""
-        seed, events = self.assembly.recipe.seed, tuple(self.journal.events)
-        followers = [tracker for tracker in self.trackers if isinstance(tracker, Follows)]
-        if followers:
+        watcher: Watcher | None = None,
+        **more: Any,
+    ) -> Search:
+        """A search that goes on from the journal; ``more`` are arguments of ``Search``."""
+        if followers := self._followers():
             watcher = _Steps(watcher, followers)
-        limits = self.assembly.space.limits
-        draws = Draws(self.folder, limits) if limits and stage == "search" else None
-        work = self.assembly.evaluator.context.work
-        prepared = work.pixels / work.full if work.full and stage == "search" else 0.0
-        if executor.remark and stage == "search":
-            self.note(executor.remark)
-        with executor:
-            search = Search(
-                *(strategy, executor, budget, seed, events, self.stopping, watcher, stage, elapsed),
-                prepared=prepared,
-            )
-            for event in search:
-                self.record(event)
-                total = draws.total() if draws else (0, 0)
-                for follower in followers if draws else ():
-                    follower.draws(*total)
-        return search.end
+        seed, events = self.assembly.recipe.seed, self.journal.events
+        return Search(strategy, executor, budget, seed, events, self.stopping, watcher, **more)
+
+    def _followers(self) -> list[Follows]:
+        return [tracker for tracker in self.trackers if isinstance(tracker, Follows)]
 
     def begin_again(self, trials: Sequence[Trial]) -> None:
         """Have trials that ended run once more, by their numbers, when ``train`` is called next."""

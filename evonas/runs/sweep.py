@@ -9,8 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import secrets
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +17,8 @@ from typing import Any
 from evonas import files
 from evonas.errors import EvonasError, HistoryError, RecipeError, StorageError, TooManyFailures
 from evonas.recipe import reading
-from evonas.recipe.registry import Registry
-from evonas.recipe.schema import Component, Recipe
+from evonas.recipe.registry import SECTIONS, Registry
+from evonas.recipe.schema import Recipe
 from evonas.runs import run as runs
 from evonas.runs import summary
 from evonas.runs.assemble import assemble
@@ -79,7 +77,7 @@ def begin(given: Recipe, registry: Registry, folder: Path | None = None) -> Swee
         HistoryError: If the folder holds a sweep already.
     """
     found = members(given)
-    place = folder or _fresh(given)
+    place = folder or runs.fresh_folder(f"{given.name}-sweep")
     if holds(place):
         raise HistoryError(f"{place} holds a sweep already; go on with: evonas sweep {place}")
     for member in found:
@@ -157,15 +155,8 @@ def _labelled(key: str, values: Sequence[Any] | Mapping[str, Any]) -> list[tuple
 
 def _setting(key: str, value: Any) -> str:
     """The override that ``--set`` would take: a component's name drops the other's options."""
-    field = Recipe.model_fields.get(key)
-    component = field is not None and _is_component(field.annotation)
-    named = f"{key}.name" if component and isinstance(value, str) else key
+    named = f"{key}.name" if key in SECTIONS and isinstance(value, str) else key
     return f"{named}={json.dumps(value)}"
-
-
-def _is_component(annotation: Any) -> bool:
-    kinds = [annotation, *getattr(annotation, "__args__", ())]
-    return any(isinstance(kind, type) and issubclass(kind, Component) for kind in kinds)
 
 
 def run(
@@ -190,35 +181,19 @@ def run(
     """
     ended = {}
     for place, member in enumerate(sweep.members, start=1):
-        folder, head = sweep.folder / member.folder, f"run {place} of {len(sweep.members)}"
+        folder = sweep.folder / member.folder
         if (status := summary.status(folder)) != "finished":
-            say(f"{head}: {member.label}")
-            status = _run(sweep, member, folder, listeners, stopping)
+            say(f"run {place} of {len(sweep.members)}: {member.label}")
+            try:
+                if (folder / JOURNAL).exists():
+                    outcome = runs.resume(folder, (), listeners, stopping)
+                else:
+                    given, name = member.recipe, sweep.folder.name
+                    outcome = runs.start(given, sweep.registry, folder, listeners, stopping, name)
+                status = outcome.report.status
+            except TooManyFailures:  # a result like others
+                status = "failed"
         ended[member.label] = status
         if status == "interrupted":
             raise Stopped
     return ended
-
-
-def _run(
-    sweep: Sweep,
-    member: Member,
-    folder: Path,
-    listeners: Sequence[Tracker],
-    stopping: Callable[[], bool],
-) -> str:
-    """Run, or go on with, one member; its status. That it failed is a result like others."""
-    name = sweep.folder.name
-    try:
-        if (folder / JOURNAL).exists():
-            outcome = runs.resume(folder, (), listeners, stopping)
-        else:
-            outcome = runs.start(member.recipe, sweep.registry, folder, listeners, stopping, name)
-    except TooManyFailures:
-        return "failed"
-    return outcome.report.status
-
-
-def _fresh(given: Recipe) -> Path:
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    return Path("mlruns") / f"{given.name.replace(' ', '_')}-sweep-{stamp}-{secrets.token_hex(4)}"

@@ -55,14 +55,7 @@ def events(assembly: Assembly) -> list[Trial]:
             begun = Trial(number, proposal, origin=f"{name}#{trial.number}")
             told += [
                 begun,
-                replace(
-                    begun,
-                    state=trial.state,
-                    metrics=trial.metrics,
-                    curve=trial.curve,
-                    seconds=trial.seconds,
-                    effort=trial.effort,
-                ),
+                replace(trial, number=number, proposal=proposal, origin=begun.origin, elapsed=0.0),
             ]
     return told
 

@@ -144,7 +144,7 @@ def _assembled(run_dir: Path, idle: float, stopping: Callable[[], bool]) -> Asse
             raise HistoryError(f"{run_dir} holds no run after {idle / 60:g} minutes")
         time.sleep(_POLL)
     assembly = reopened(run_dir)
-    if assembly.parts.executor.cls is not Folder:
+    if assembly.parts["executor"].cls is not Folder:
         raise RecipeError(
             f"executor.name: {assembly.recipe.executor.name} needs no workers; begin the run with "
             "--set executor=folder, or resume it so"

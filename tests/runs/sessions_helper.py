@@ -161,6 +161,11 @@ def trials(folder: Path) -> list[Trial]:
     return list(Trials((), read_journal(folder)[1]).latest.values())
 
 
+def timeless(events: Sequence[Trial]) -> list[tuple[object, ...]]:
+    """What of events does not depend on the clock."""
+    return [(t.number, t.proposal, t.state, dict(t.metrics), t.curve) for t in events]
+
+
 def trained(folder: Path) -> list[str]:
     """Trial and seed of every training, in order."""
     path = folder / "log"

@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from sessions_helper import timeless
 
 from evonas.runs.journal import JOURNAL, read_journal
 from evonas.trial import Trial, TrialState
@@ -92,10 +93,6 @@ def every_trial_once(run_dir: Path, count: int) -> list[Trial]:
     ids = [e.architecture.id for e in events if e.state is TrialState.RUNNING]
     assert len(set(ids)) == count
     return events
-
-
-def timeless(events: list[Trial]) -> list[tuple[object, ...]]:
-    return [(t.number, t.proposal, t.state, dict(t.metrics), t.curve) for t in events]
 
 
 def kill_and_resume(

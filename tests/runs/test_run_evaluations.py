@@ -21,7 +21,8 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner, Result
-from test_run import EVONAS, finish, kill_and_resume, timeless
+from sessions_helper import timeless
+from test_run import EVONAS, finish, kill_and_resume
 
 from evonas import cli
 from evonas.errors import HistoryError

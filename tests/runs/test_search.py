@@ -5,6 +5,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+from sessions_helper import timeless
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical
@@ -54,10 +55,6 @@ def run(
 ) -> list[Trial]:
     with Serial(lambda device: evaluator or Ones(), ("cpu",), isolate=False) as executor:
         return list(Search(strategy, executor, budget, seed, history))
-
-
-def timeless(events: list[Trial]) -> list[tuple[object, ...]]:
-    return [(t.number, t.proposal, t.state, dict(t.metrics)) for t in events]
 
 
 STRATEGIES = {

@@ -5,16 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sessions_helper import TWO, finals, session, trained, trial, writes
+from sessions_helper import TWO, finals, session, timeless, trained, trial, writes
 
 from evonas.errors import StorageError
 from evonas.runs.journal import read_journal
 from evonas.runs.session import Stopped
-from evonas.trial import Trial, TrialState
-
-
-def timeless(trials: list[Trial]) -> list[object]:
-    return [(t.number, t.proposal, t.state, dict(t.metrics), t.curve) for t in trials]
+from evonas.trial import TrialState
 
 
 def test_every_trial_is_trained_with_every_seed_once(tmp_path: Path) -> None:
