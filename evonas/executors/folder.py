@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -80,8 +79,8 @@ class Folder(Executor):
         self.remark = f"trials wait for workers: evonas worker {run_dir or 'RUN_DIR'}"
         self._pending: dict[Key, _Pending] = {}
         self._left: dict[tuple[str, int], Key] = {}  # by an earlier session
-        self._seen: dict[str, tuple[int, float]] = {}  # of workers: the last stamp, and since when
-        self._slots: dict[str, int] = {}
+        # Of workers that live: how many trials they take, their last stamp, and since when.
+        self._living: dict[str, tuple[int, int, float]] = {}
         self._lock = threading.Lock()  # of all of these
         self._looking: threading.Thread | None = None
         self._closed = False
@@ -89,7 +88,7 @@ class Folder(Executor):
     @property
     def workers(self) -> int:  # type: ignore[override]
         """How many trials the workers take that live now; one waits for the first of them."""
-        return max(1, sum(self._slots.values()))
+        return max(1, sum(slots for slots, _, _ in self._living.values()))
 
     def submit(self, trial: Trial, watch: Watch | None = None) -> Future[Trial]:
         """Lay the trial into the folder; or take over what is there of it."""
@@ -145,10 +144,6 @@ class Folder(Executor):
                 return own.proposal == trial.proposal
         return False
 
-    def _is_left(self, key: Key) -> bool:
-        """Whether the trial may be submitted yet, by a session that goes on with an earlier one."""
-        return self._left.get((key.stage, key.number)) == key
-
     def _offer(self, before: Key, pending: _Pending) -> None:
         key = replace(before, attempt=before.attempt + 1)
         pending.missed_since = pending.answered = None
@@ -170,67 +165,62 @@ class Folder(Executor):
             time.sleep(_POLL)
 
     def _look(self) -> None:
-        self._end()
-        self._answer()
+        """Look into every folder once, and do what is to be done."""
+        for key, worker in self._entries("ended").items():
+            if (ended := self.exchange.read(Trial, "ended", key, worker)) is not None:
+                self.exchange.move(key, worker, "ended", "read")
+                self._pending.pop(key).future.set_result(ended)
+        for key, worker in self._entries("reports").items():
+            self._answer(key, worker)
         # In this order: whoever has a trial was there before it had it.
-        taken = self.exchange.entries("taken")
-        living = self._living()
+        taken = self._entries("taken")
+        self._look_for_workers()
         if time.monotonic() > self.deadline:
             self._give_up(taken)
         for key, worker in taken.items():
-            if self._is_left(key):
-                continue
-            if key not in self._pending:
-                self.exchange.drop("taken", key, worker)  # of an attempt that was given up
-            elif worker not in living:
+            if worker not in self._living:
                 self._lose(key, worker)
-        self._miss({*taken, *self.exchange.entries("open"), *self.exchange.entries("ended")})
+        self._miss({*taken, *self._entries("open")})
 
-    def _end(self) -> None:
-        for key, worker in self.exchange.entries("ended").items():
-            if self._is_left(key):
-                continue
-            ended = self.exchange.read(Trial, "ended", key, worker)
-            pending = self._pending.pop(key, None)
-            if pending is None or ended is None:
-                self.exchange.drop("ended", key, worker)  # too late
-                continue
-            self.exchange.move(key, worker, "ended", "read")
-            pending.future.set_result(ended)
+    def _entries(self, folder: str) -> dict[Key, str]:
+        """What lies in a folder of trials that have not ended; what comes too late is removed."""
+        found = {}
+        for key, worker in self.exchange.entries(folder).items():
+            if key in self._pending:
+                found[key] = worker
+            elif self._left.get((key.stage, key.number)) != key:  # else it may be submitted yet
+                self.exchange.drop(folder, key, worker)
+        return found
 
-    def _answer(self) -> None:
-        for key, worker in self.exchange.entries("reports").items():
-            pending = self._pending.get(key)
-            if pending is None:
-                if not self._is_left(key):
-                    self.exchange.drop("reports", key, worker)
-                continue
-            reported = self.exchange.read(Reported, "reports", key, worker)
-            if reported is not None and reported.step != pending.answered:
-                step = pending.answered = reported.step
-                stop = pending.reports(step, reported.metrics)
-                self.exchange.write("answers", key, worker, {"step": step, "stop": stop})
+    def _answer(self, key: Key, worker: str) -> None:
+        pending = self._pending[key]
+        reported = self.exchange.read(Reported, "reports", key, worker)
+        if reported is not None and reported.step != pending.answered:
+            step = pending.answered = reported.step
+            stop = pending.reports(step, reported.metrics)
+            self.exchange.write("answers", key, worker, {"step": step, "stop": stop})
 
-    def _living(self) -> set[str]:
-        """The workers that have shown within the lease that they live; others are given up."""
-        now, found = time.monotonic(), self.exchange.workers()
-        self._seen = {name: seen for name, seen in self._seen.items() if name in found}
-        for name, (_, stamp) in found.items():
-            if self._seen.get(name, (None, now))[0] != stamp:
-                self._seen[name] = stamp, now
-            elif now - self._seen[name][1] > self.lease:
+    def _look_for_workers(self) -> None:
+        """Who has not shown within the lease that it lives is given up."""
+        now, living = time.monotonic(), dict[str, tuple[int, int, float]]()
+        for name, (slots, stamp) in self.exchange.workers().items():
+            _, known, since = self._living.get(name, (slots, stamp, now))
+            if stamp != known:
+                since = now
+            if now - since > self.lease:
                 self.exchange.dismiss(name)
-                del self._seen[name]
-        self._slots = {name: found[name][0] for name in self._seen}
-        return set(self._seen)
+            else:
+                living[name] = slots, stamp, since
+        self._living = living
 
-    def _give_up(self, taken: Mapping[Key, str]) -> None:
+    def _give_up(self, taken: dict[Key, str]) -> None:
         """End the trials of the search, and have the workers that are at them begin anew."""
         for key in [key for key in self._pending if key.stage == "search"]:
             pending = self._pending.pop(key)
             self.exchange.drop("open", key)
-            if key in taken:
-                self.exchange.dismiss(taken[key])
+            if worker := taken.pop(key, None):
+                self.exchange.dismiss(worker)
+                self.exchange.drop("taken", key, worker)
             pending.future.set_result(pending.reports.overdue(pending.trial))
 
     def _lose(self, key: Key, worker: str) -> None:

@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field
 from evonas.executors.base import Executor, MakeEvaluator, Watch
 from evonas.executors.parts import gpus
 from evonas.executors.parts.pool import Pool
-from evonas.executors.parts.workers import Starter
+from evonas.executors.parts.workers import slots
 from evonas.recipe.options import Count, NonNegative
 from evonas.training.devices import VISIBLE, cores, outer_name, placements
 from evonas.trial import Trial
@@ -70,8 +70,7 @@ class Processes(Executor):
             for placement in placements(devices, workers, per_device, cores(), visible)
         ]
         self.workers = len(placed)
-        starter = Starter(make_evaluator)
-        self._pool = Pool([starter.slot(placement, timeout) for placement in placed])
+        self._pool = Pool(slots(make_evaluator, placed, timeout))
         atexit.register(self.close, kill=True)
 
     def submit(self, trial: Trial, watch: Watch | None = None) -> Future[Trial]:

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -182,23 +182,15 @@ class _Sent:
         self._data = getattr(make_evaluator, "carried", None)
         self.run_dir: Path | None = getattr(make_evaluator, "run_dir", None)
         self.patience = _PLACE
-        self._stored: Any = None
 
+    @cached_property
     def stored(self) -> Any:
         """A reference to it, for an actor."""
         import torch
 
-        if self._stored is None:
-            ray = _ray()
-            ray.util.register_serializer(
-                torch.Tensor, serializer=_as_array, deserializer=_as_tensor
-            )
-            self._stored = ray.put((self._made, list(sys.path), self._data))
-        return self._stored
-
-
-def _as_array(tensor: Any) -> Any:
-    return tensor.numpy()
+        ray, as_array = _ray(), torch.Tensor.numpy
+        ray.util.register_serializer(torch.Tensor, serializer=as_array, deserializer=_as_tensor)
+        return ray.put((self._made, list(sys.path), self._data))
 
 
 def _as_tensor(array: Any) -> Any:
@@ -221,7 +213,7 @@ class _Remote:
             max_concurrency=3,  # a trial, who waits for its reports, and who answers them
         )(_Actor)
         self._sent, self._run_dir = sent, sent.run_dir
-        self._actor = made.remote(sent.stored(), "cuda" if gpus else "cpu")
+        self._actor = made.remote(sent.stored, "cuda" if gpus else "cpu")
         self._dead = False
 
     @property

@@ -25,11 +25,24 @@ function visible(values) {
 // Names beside a chart, cut to the room that they have.
 const fit = (room) => (name) => (6.8 * name.length > room ? `${name.slice(0, Math.max(3, Math.floor(room / 6.8) - 1))}…` : name);
 
-// An axis of parameters, logarithmic where they are far apart.
-function parameters(rows, width) {
+// An axis of costs, logarithmic where they are far apart.
+function costs(label, rows, width, linear) {
   const low = Math.min(...rows.map((d) => d.x)), high = Math.max(...rows.map((d) => d.x));
-  return { label: "parameters", type: low > 0 && high > 20 * low ? "log" : "linear", tickFormat: "~s", ticks: width < 500 ? 4 : undefined };
+  const log = low > 0 && high > 20 * low;
+  return { label, type: log ? "log" : "linear", tickFormat: log ? "~s" : linear, ticks: width < 500 ? 4 : undefined };
 }
+
+// The axes of a distribution of errors.
+const distribution = () => ({
+  x: DATA.objective.share ? percent(DATA.objective.error) : { label: DATA.objective.error },
+  y: { label: "share of the trials", tickFormat: share, grid: true, domain: [0, 1] },
+});
+
+// What a search is drawn against.
+const AXES = { trials: "ended trials", seconds: "seconds", effort: "effort, in full trainings" };
+
+const between = (low, size, high) => Math.min(high, Math.max(low, size));
+const within = (domain, v) => !domain || (v >= domain[0] && v <= domain[1]);
 
 const CHARTS = {
   progress(width, { x = "trials" }) {
@@ -37,29 +50,28 @@ const CHARTS = {
     const ended = rows.filter((d) => d.value !== null);
     const lost = rows.filter((d) => d.value === null);
     const domain = visible(ended.map((d) => d.value));
-    const shown = domain ? ended.filter((d) => d.value >= domain[0] && d.value <= domain[1]) : ended;
+    const shown = ended.filter((d) => within(domain, d.value)), height = between(260, width * 0.45, 420);
     const states = ["complete", ...new Set(lost.map((d) => d.state))];
-    const label = { trials: "ended trials", seconds: "seconds", effort: "effort, in full trainings" }[x];
     return {
-      height: Math.min(420, Math.max(260, width * 0.45)),
-      x: { label, grid: false }, y: { ...objective(), grid: true, domain }, ...legend(states),
+      height,
+      x: { label: AXES[x], grid: false }, y: { ...objective(), grid: true, domain }, ...legend(states),
       marks: [
         Plot.dot(shown, { x, y: "value", r: 2.5, fill: "state", fillOpacity: 0.55, title: "note", tip: true }),
         Plot.lineY(best, { x, y: "value", curve: "step-after", stroke: "var(--second)", strokeWidth: 2, clip: true }),
-        Plot.tickX(lost, { x, stroke: "state", strokeOpacity: 0.7, insetTop: Math.min(420, Math.max(260, width * 0.45)) - 75, title: "note" }),
+        Plot.tickX(lost, { x, stroke: "state", strokeOpacity: 0.7, insetTop: height - 75, title: "note" }),
       ],
     };
   },
   against(width) {
-    const { rows, x, log, better } = DATA.against;
+    const { rows, x, better } = DATA.against;
     const front = rows.filter((d) => d.front).sort((a, b) => a.x - b.x);
     // With few parameters being better, the front holds from each of its points to the next larger.
     const curve = better === "min" ? "step-after" : "step-before";
     const domain = visible(rows.map((d) => d.y));
-    const shown = domain ? rows.filter((d) => d.front || (d.y >= domain[0] && d.y <= domain[1])) : rows;
+    const shown = rows.filter((d) => d.front || within(domain, d.y));
     return {
-      height: Math.min(420, Math.max(260, width * 0.45)),
-      x: { label: x, type: log ? "log" : "linear", tickFormat: log ? "~s" : undefined, ticks: width < 500 ? 4 : undefined },
+      height: between(260, width * 0.45, 420),
+      x: costs(x, rows, width),
       y: { ...objective(), grid: true, domain: front.length && domain ? [Math.min(domain[0], ...front.map((d) => d.y)), Math.max(domain[1], ...front.map((d) => d.y))] : domain },
       marks: [
         Plot.dot(shown, { x: "x", y: "y", r: 2.5, fill: "var(--accent)", fillOpacity: 0.45, title: "note", tip: true }),
@@ -70,20 +82,20 @@ const CHARTS = {
   },
   volumes(width) {
     return {
-      height: Math.min(300, Math.max(220, width * 0.32)),
+      height: between(220, width * 0.32, 300),
       x: { label: "ended trials" }, y: { label: "hypervolume", grid: true },
       marks: [Plot.lineY(DATA.progress.volumes, { x: "trials", y: "value", curve: "step-after", stroke: "var(--second)", strokeWidth: 2, tip: true })],
     };
   },
   curves(width) {
-    const trainings = new Set(DATA.curves.map((d) => d.training));
+    const trainings = new Set(DATA.curves.map((d) => d.training)), stroke = trainings.size > 1 ? "training" : "var(--accent)";
     return {
-      height: Math.min(380, Math.max(240, width * 0.4)),
+      height: between(240, width * 0.4, 380),
       x: { label: "epoch", tickFormat: (d) => (Number.isInteger(d) ? `${d}` : "") }, y: { ...objective(), label: DATA.curve_label, grid: true },
       color: { legend: trainings.size > 1 && trainings.size < 8 },
       marks: [
-        Plot.lineY(DATA.curves, { x: "step", y: "value", stroke: trainings.size > 1 ? "training" : "var(--accent)", z: "training" }),
-        Plot.dot(DATA.curves, { x: "step", y: "value", r: 1.5, stroke: trainings.size > 1 ? "training" : "var(--accent)", title: "training", tip: true }),
+        Plot.lineY(DATA.curves, { x: "step", y: "value", stroke, z: "training" }),
+        Plot.dot(DATA.curves, { x: "step", y: "value", r: 1.5, stroke, title: "training", tip: true }),
       ],
     };
   },
@@ -110,11 +122,10 @@ const CHARTS = {
     };
   },
   errors(width) {
-    const errors = DATA.errors;
     return {
-      height: Math.min(300, Math.max(220, width * 0.32)),
-      x: DATA.objective.share ? percent(DATA.error_label) : { label: DATA.error_label }, y: { label: "share of the trials", tickFormat: share, grid: true, domain: [0, 1] },
-      marks: [Plot.lineY(errors, { x: "x", y: "y", curve: "step-after", stroke: "var(--accent)", strokeWidth: 2 }), Plot.ruleY([0])],
+      height: between(220, width * 0.32, 300),
+      ...distribution(),
+      marks: [Plot.lineY(DATA.errors, { x: "x", y: "y", curve: "step-after", stroke: "var(--accent)", strokeWidth: 2 }), Plot.ruleY([0])],
     };
   },
   scores(width) {
@@ -131,9 +142,8 @@ const CHARTS = {
   },
   best(width, { x = "trials" }) {
     const rows = DATA.best[x];
-    const label = { trials: "ended trials", seconds: "seconds", effort: "effort, in full trainings" }[x];
     return {
-      height: Math.min(440, Math.max(280, width * 0.5)), x: { label }, y: { ...objective(), grid: true, domain: visible(rows.map((d) => d.mean)) }, clip: true,
+      height: between(280, width * 0.5, 440), x: { label: AXES[x] }, y: { ...objective(), grid: true, domain: visible(rows.map((d) => d.mean)) }, clip: true,
       color: { domain: DATA.groups, legend: true, scheme: "observable10" },
       marks: [
         Plot.areaY(rows, { x: "x", y1: "low", y2: "high", fill: "group", fillOpacity: 0.15, curve: "step-after", clip: true }),
@@ -144,8 +154,8 @@ const CHARTS = {
   distributions(width) {
     const rows = DATA.distributions;
     return {
-      height: Math.min(380, Math.max(260, width * 0.4)),
-      x: DATA.objective.share ? percent(DATA.error_label) : { label: DATA.error_label }, y: { label: "share of the trials", tickFormat: share, grid: true, domain: [0, 1] },
+      height: between(260, width * 0.4, 380),
+      ...distribution(),
       color: { domain: DATA.groups, legend: true, scheme: "observable10" },
       marks: [
         Plot.areaY(rows, { x: "x", y1: "low", y2: "high", fill: "group", fillOpacity: 0.15, curve: "step-after" }),
@@ -156,8 +166,8 @@ const CHARTS = {
   quality(width) {
     const rows = DATA.quality;
     return {
-      height: Math.min(420, Math.max(280, width * 0.45)),
-      x: parameters(rows, width), y: { ...objective(), grid: true, domain: visible(rows.map((d) => d.y)) },
+      height: between(280, width * 0.45, 420),
+      x: costs("parameters", rows, width, "~s"), y: { ...objective(), grid: true, domain: visible(rows.map((d) => d.y)) },
       color: { domain: DATA.groups, legend: true, scheme: "observable10" },
       marks: [Plot.dot(rows, { x: "x", y: "y", stroke: "group", r: 2.5, strokeOpacity: 0.7, title: "note", tip: true, clip: true })],
     };
@@ -166,8 +176,8 @@ const CHARTS = {
     const rows = DATA.winners, here = rows.filter((d) => d.of === "here"), others = rows.filter((d) => d.of !== "here");
     const sources = ["here", ...new Set(others.map((d) => d.of))];
     return {
-      height: Math.min(440, Math.max(280, width * 0.5)),
-      x: parameters(rows, width), y: { ...objective(), label: DATA.score_label, grid: true },
+      height: between(280, width * 0.5, 440),
+      x: costs("parameters", rows, width, "~s"), y: { ...objective(), label: DATA.score_label, grid: true },
       color: { domain: sources, legend: sources.length > 1, scheme: "observable10" },
       marks: [
         Plot.lineY(others, { x: "x", y: "y", z: "of", stroke: "of", strokeDasharray: "4 4" }),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, stdev
@@ -12,7 +12,7 @@ from typing import Any
 from evonas.report import importance, numbers, series, statistics
 from evonas.report.page import render
 from evonas.trackers.base import Report, RunInfo
-from evonas.trial import Trial
+from evonas.trial import Objective, Trial
 from evonas.trials import Trials
 
 _POINTS = 160  # of a curve
@@ -36,6 +36,12 @@ class Run:
     def trials(self) -> Trials:
         """Of the search."""
         return Trials(self.info.objectives, self.events)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Of the winner: the search's, and over them those of its final training."""
+        best = self.report.incumbent
+        return {**(best.metrics if best else {}), **self.report.final}
 
     @cached_property
     def best_so_far(self) -> list[tuple[dict[str, float], float]]:
@@ -75,25 +81,30 @@ def rows(groups: Groups, metric: str) -> list[dict[str, Any]]:
         groups: Runs that differ in their seed alone, by what is their own.
         metric: Of the final training that is compared, or the search's.
     """
+    objective = _objective(groups)
+    sign = -1 if objective == Objective(metric, "min") else 1  # ranks take the larger as the better
     scores = {name: of_seeds(runs, metric) for name, runs in groups.items()}
-    ranks = statistics.mean_ranks(_signed(groups, metric, scores))
-    found = []
+    ranks = statistics.mean_ranks(
+        {name: {seed: sign * v for seed, v in own.items()} for name, own in scores.items()}
+    )
+    found: list[dict[str, Any]] = []
     for name, runs in groups.items():
         values = list(scores[name].values())
+        best = [run.trials.best.metrics for run in runs if run.trials.best]
         found.append(
             {
                 "group": name,
                 "runs": len(runs),
-                metric: fmean(values) if values else math.nan,
+                metric: _mean(values),
                 "spread": stdev(values) if len(values) > 1 else math.nan,
-                "best": _mean(_value(run, run.info.objectives[0].metric, True) for run in runs),
-                "params": _mean(_value(run, "params") for run in runs),
+                "best": _mean(metrics[objective.metric] for metrics in best),
+                "params": _mean(of_seeds(runs, "params").values()),
                 "seconds": _mean(run.report.seconds for run in runs),
                 "effort": _mean(run.report.effort for run in runs),
                 "rank": ranks.get(name, math.nan),
             }
         )
-    return sorted(found, key=lambda row: (row["rank"], str(row["group"])))
+    return sorted(found, key=lambda row: (row["rank"], row["group"]))
 
 
 def compared(groups: Groups) -> str:
@@ -101,43 +112,29 @@ def compared(groups: Groups) -> str:
     reports = [run.report for runs in groups.values() for run in runs]
     if all("test_accuracy" in report.final for report in reports):
         return "test_accuracy"
-    return next(iter(groups.values()))[0].info.objectives[0].metric
+    return _objective(groups).metric
+
+
+def _objective(groups: Groups) -> Objective:
+    """The first, which all runs have."""
+    return next(iter(groups.values()))[0].info.objectives[0]
 
 
 def of_seeds(runs: Sequence[Run], metric: str) -> dict[int, float]:
     """The metric of each run by its seed."""
-    found = {run.seed: _value(run, metric) for run in runs}
-    return {seed: value for seed, value in found.items() if value is not None}
+    return {run.seed: run.scores[metric] for run in runs if metric in run.scores}
 
 
-def _value(run: Run, metric: str, of_search: bool = False) -> float | None:
-    best = run.trials.best if of_search else run.report.incumbent
-    known = {**(best.metrics if best else {}), **({} if of_search else run.report.final)}
-    return known.get(metric)
-
-
-def _mean(values: Any) -> float:
-    known = [value for value in values if value is not None]
+def _mean(values: Iterable[float]) -> float:
+    known = list(values)
     return fmean(known) if known else math.nan
-
-
-def _signed(
-    groups: Groups, metric: str, scores: Mapping[str, Mapping[int, float]]
-) -> dict[str, dict[int, float]]:
-    """Scores such that larger is better."""
-    objective = next(iter(groups.values()))[0].info.objectives[0]
-    sign = -1 if objective.direction == "min" and objective.metric == metric else 1
-    return {
-        name: {seed: sign * value for seed, value in values.items()}
-        for name, values in scores.items()
-    }
 
 
 def differences(groups: Groups, metric: str) -> list[tuple[str, str, statistics.Difference]]:
     """The best group against every other, seed by seed."""
-    ordered = [str(row["group"]) for row in rows(groups, metric)]
-    first, found = ordered[0], []
-    for other in ordered[1:]:
+    first, *others = (row["group"] for row in rows(groups, metric))
+    found = []
+    for other in others:
         own, theirs = (of_seeds(groups[name], metric) for name in (first, other))
         if (difference := statistics.paired(own, theirs)) is not None:
             found.append((first, other, difference))
@@ -147,27 +144,25 @@ def differences(groups: Groups, metric: str) -> list[tuple[str, str, statistics.
 def text(groups: Groups, title: str, published: Sequence[Published] = ()) -> str:
     """The page."""
     metric = compared(groups)
+    found = rows(groups, metric)
     first = next(iter(groups.values()))[0]
-    objective = first.info.objectives[0]
-    values = [t.metrics[objective.metric] for t in first.trials.complete]
-    share, name = numbers.is_share(objective.metric, values), numbers.label(objective.metric)
+    objective = series.objective(first.trials)
     seeds = {run.seed for runs in groups.values() for run in runs}
-    samples = {n: _errors(runs, share) for n, runs in groups.items()}
-    samples = {n: sample for n, sample in samples.items() if len(sample) > 1}
+    samples = {name: _errors(runs, objective["share"]) for name, runs in groups.items()}
+    samples = {name: sample for name, sample in samples.items() if len(sample) > 1}
     charts: dict[str, Any] = {
         "groups": list(groups),
         "best": {x: _curves(groups, x) for x in ("trials", "seconds", "effort")},
         "scores": [
-            {"group": n, "seed": seed, "value": value}
-            for n, runs in groups.items()
+            {"group": name, "seed": seed, "value": value}
+            for name, runs in groups.items()
             for seed, value in of_seeds(runs, metric).items()
         ],
         "distributions": _distributions(samples),
         "quality": _quality(groups),
-        "winners": _winners(groups, metric, published),
-        "error_label": "validation error" if share else name,
+        "winners": _winners(groups, found, metric, published),
         "score_label": numbers.label(metric),
-        "objective": {"label": name, "direction": objective.direction, "share": share},
+        "objective": objective,
     }
     return render(
         "comparison.html",
@@ -176,8 +171,7 @@ def text(groups: Groups, title: str, published: Sequence[Published] = ()) -> str
         subtitle=f"{len(groups)} groups of runs that differ in their seed alone; "
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}; "
         f"data {first.info.recipe.get('dataset', {}).get('name', 'of a table')}",
-        scores=_table(rows(groups, metric), metric),
-        metric=numbers.label(metric),
+        scores=_table(found, metric),
         differences=[
             (
                 f"{a} against {b}",
@@ -189,7 +183,6 @@ def text(groups: Groups, title: str, published: Sequence[Published] = ()) -> str
         ],
         band="extremes" if max(map(len, groups.values())) < 5 else "quartiles",
         tests=_tests(samples),
-        has_quality=bool(charts["quality"]),
         has_winners=len({point["x"] for point in charts["winners"]}) > 1,
         members=[
             (n, run.seed, run.report.status, str(run.info.run_dir))
@@ -246,9 +239,7 @@ def _curves(groups: Groups, against: str) -> list[dict[str, Any]]:
 
 
 def _errors(runs: Sequence[Run], share: bool) -> list[float]:
-    metric = runs[0].info.objectives[0].metric
-    found = [trial.metrics[metric] for run in runs for trial in run.trials.complete]
-    return [1 - value for value in found] if share else found
+    return [error for run in runs for error in series.errors(run.trials, share)]
 
 
 def _distributions(samples: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
@@ -286,10 +277,12 @@ def _quality(groups: Groups) -> list[dict[str, Any]]:
     return importance.evenly(found, _DOTS)
 
 
-def _winners(groups: Groups, metric: str, published: Sequence[Published]) -> list[dict[str, Any]]:
+def _winners(
+    groups: Groups, means: Sequence[Mapping[str, Any]], metric: str, published: Sequence[Published]
+) -> list[dict[str, Any]]:
     """Final scores against parameters: the groups' means, and what others have."""
     found: list[dict[str, Any]] = []
-    for row in rows(groups, metric):
+    for row in means:
         name, params, score = row["group"], row["params"], row[metric]
         if not math.isnan(params + score):
             seeds = len(of_seeds(groups[name], metric))

@@ -13,7 +13,7 @@ from evonas import files
 from evonas.report import importance, numbers
 from evonas.report.lineage import Ancestor
 from evonas.trackers.base import Report, RunInfo, headline
-from evonas.trial import Objective, Trial
+from evonas.trial import Objective, Trial, TrialState
 from evonas.trials import Trials
 
 _NETWORK = "incumbent"
@@ -166,20 +166,10 @@ def _interval(run: RunInfo, mean: float) -> str:
     return f"{kept}; 95\N{NO-BREAK SPACE}% interval {low} to {high}, {test.images:,} images"
 
 
-def network(run_dir: Path, report: Report) -> list[dict[str, str]]:
+def network(run_dir: Path, report: Report) -> Sequence[_Block]:
     """The winner's blocks, from its first to its last."""
-    if not report.final:
-        return []
-    about = files.load(run_dir / _NETWORK / "architecture.json", _About) or _About()
-    return [
-        {
-            "name": block.name,
-            "what": block.what,
-            "shape": " × ".join(map(str, block.shape)),
-            "params": numbers.count(block.params) if block.params else "",
-        }
-        for block in about.blocks
-    ]
+    about = files.load(run_dir / _NETWORK / "architecture.json", _About) if report.final else None
+    return about.blocks if about else ()
 
 
 def choices(trial: Trial) -> list[tuple[str, str]]:
@@ -189,20 +179,20 @@ def choices(trial: Trial) -> list[tuple[str, str]]:
 
 def metrics(report: Report) -> list[tuple[str, ...]]:
     """A header, and the winner's metrics, of the search and the final training if there is one."""
-    search = dict(report.incumbent.metrics) if report.incumbent else {}
-    names = dict.fromkeys([*search, *report.final])
-    head, sources = ("metric", "of the search", "of the final training"), (search, report.final)
-    shown = 2 if report.final else 1
+    columns = {"of the search": report.incumbent.metrics if report.incumbent else {}}
+    if report.final:
+        columns["of the final training"] = report.final
+    names = dict.fromkeys(name for found in columns.values() for name in found)
     rows = [
-        (numbers.label(name), *(_with_spread(name, found) for found in sources[:shown]))
+        (numbers.label(name), *(_shown(name, found) for found in columns.values()))
         for name in names
         if not name.endswith(_SPREAD)
     ]
-    return [head[: shown + 1], *rows]
+    return [("metric", *columns), *rows]
 
 
-def _with_spread(name: str, found: Mapping[str, float]) -> str:
-    """A metric, and its standard deviation over the seeds if there were several."""
+def _shown(name: str, found: Mapping[str, float]) -> str:
+    """A metric if there is one, and its standard deviation over the seeds if there were several."""
     if name not in found:
         return ""
     spread = found.get(f"{name}{_SPREAD}")
@@ -212,43 +202,42 @@ def _with_spread(name: str, found: Mapping[str, float]) -> str:
 
 def finalists(trials: Trials, finals: Sequence[Trial]) -> list[list[str]]:
     """A header, and a line for every trial that was trained in full: its means over the seeds."""
-    runs = _by_trial(finals)
-    if not runs:
+    if not finals:
         return []
-    objective = trials.objectives[0].metric
-    shown = [n for n in headline(finals[0].metrics, trials.objectives) if n != "seconds"]
-    rows = [["trial", "seeds", "in the search", *map(numbers.label, shown)]]
-    for number, own in sorted(runs.items(), key=lambda item: -_score(trials, item[1])):
-        known = trials.latest.get(number)
-        search = known.metrics.get(objective) if known else None
-        cells = [
-            _mean(name, [run.metrics[name] for run in own if name in run.metrics]) for name in shown
-        ]
-        before = "" if search is None else numbers.metric(objective, search)
-        rows.append([str(number), str(len(own)), before, *cells])
+    objective = trials.objectives[0]
+    trained = _by_trial(finals)
+    means = {number: _means(own) for number, own in trained.items()}
+
+    def score(number: int) -> float:
+        return objective.key(means[number]) if objective.metric in means[number] else 0.0
+
+    names = [n for n in headline(finals[0].metrics, trials.objectives) if n != "seconds"]
+    rows = [["trial", "seeds", "in the search", *map(numbers.label, names)]]
+    for number in sorted(trained, key=score, reverse=True):
+        searched = trials.latest.get(number)
+        before = _shown(objective.metric, searched.metrics if searched else {})
+        after = [_shown(name, means[number]) for name in names]
+        rows.append([str(number), str(len(trained[number])), before, *after])
     return rows
 
 
 def _by_trial(finals: Sequence[Trial]) -> dict[int, list[Trial]]:
     """Final trainings by the number of the trial that they train."""
-    runs: dict[int, list[Trial]] = {}
+    trained: dict[int, list[Trial]] = {}
     for final in finals:
-        runs.setdefault(final.proposal.parents[0], []).append(final)
-    return runs
+        trained.setdefault(final.proposal.parents[0], []).append(final)
+    return trained
 
 
-def _score(trials: Trials, finals: Sequence[Trial]) -> float:
-    """What final trainings of one trial are ordered by."""
-    objective = trials.objectives[0]
-    known = [f.metrics for f in finals if objective.metric in f.metrics]
-    return fmean(map(objective.key, known)) if known else 0.0
-
-
-def _mean(name: str, values: Sequence[float]) -> str:
-    found = {name: fmean(values)} if values else {}
-    if len(set(values)) > 1:
-        found[f"{name}{_SPREAD}"] = stdev(values)
-    return _with_spread(name, found)
+def _means(finals: Sequence[Trial]) -> dict[str, float]:
+    """Every metric's mean over the seeds, and its standard deviation if they differ in it."""
+    found: dict[str, float] = {}
+    for name in {name for final in finals for name in final.metrics}:
+        values = [final.metrics[name] for final in finals if name in final.metrics]
+        found[name] = fmean(values)
+        if len(set(values)) > 1:
+            found[f"{name}{_SPREAD}"] = stdev(values)
+    return found
 
 
 def front(objectives: Sequence[Objective], members: Sequence[Trial]) -> list[list[str]]:
@@ -268,7 +257,7 @@ def family(rows: Sequence[Ancestor], objective: Objective) -> list[list[str]]:
         [
             str(row.generation),
             str(row.trial.number),
-            numbers.metric(name, row.trial.metrics[name]) if name in row.trial.metrics else "",
+            _shown(name, row.trial.metrics),
             ", ".join(row.changes),
         ]
         for row in rows
@@ -280,34 +269,30 @@ def leaders(trials: Trials, finals: Sequence[Trial], most: int) -> list[list[str
     best = trials.ranking()[:most]
     if not best:
         return []
-    shown = list(headline(best[0].metrics, trials.objectives))
-    names = importance.names(best)
-    rungs = len({trial.proposal.fidelity for trial in best}) > 1
+    columns = [["trial", *(str(trial.number) for trial in best)]]
+    for name in headline(best[0].metrics, trials.objectives):
+        columns.append([numbers.label(name), *(_shown(name, trial.metrics) for trial in best)])
     objective = trials.objectives[0].metric
     known = _by_trial([final for final in finals if objective in final.metrics])
-    trained = {n: fmean(f.metrics[objective] for f in own) for n, own in known.items()}
-    head = ["trial", *map(numbers.label, shown)]
-    head += [f"final {numbers.label(objective)}"] if trained else []
-    rows = [[*head, *(["fidelity"] if rungs else []), "effort", *names]]
-    for trial in best:
-        cells = [numbers.metric(n, trial.metrics[n]) if n in trial.metrics else "" for n in shown]
-        if trained:
-            mean = trained.get(trial.number)
-            cells.append("" if mean is None else numbers.metric(objective, mean))
-        cells += [numbers.plain(trial.proposal.fidelity)] if rungs else []
-        cells.append(numbers.plain(trial.effort))
-        own = trial.architecture.choices
-        cells += [numbers.choice(own[name]) if name in own else "–" for name in names]
-        rows.append([str(trial.number), *cells])
-    return rows
+    trained = {n: {objective: fmean(f.metrics[objective] for f in own)} for n, own in known.items()}
+    if trained:
+        means = [_shown(objective, trained.get(trial.number, {})) for trial in best]
+        columns.append([f"final {numbers.label(objective)}", *means])
+    if len({trial.proposal.fidelity for trial in best}) > 1:
+        columns.append(["fidelity", *(numbers.plain(trial.proposal.fidelity) for trial in best)])
+    columns.append(["effort", *(numbers.plain(trial.effort) for trial in best)])
+    for name in importance.names(best):
+        columns.append([name, *(numbers.choice(t.architecture.choices.get(name)) for t in best)])
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
-def failures(failed: Sequence[Trial]) -> list[dict[str, Any]]:
+def failures(trials: Trials) -> list[dict[str, Any]]:
     """By their message, the most frequent first: how many, which, and one traceback."""
     groups: dict[str, list[Trial]] = {}
-    for trial in failed:
-        lines = (trial.error or "no reason was given").splitlines()
-        groups.setdefault(lines[0], []).append(trial)
+    for trial in trials.latest.values():
+        if trial.state is TrialState.FAILED:
+            lines = (trial.error or "no reason was given").splitlines()
+            groups.setdefault(lines[0], []).append(trial)
     return [
         {
             "count": len(group),

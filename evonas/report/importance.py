@@ -6,7 +6,7 @@ fitted to.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -84,40 +84,29 @@ def by_value(objective: Objective, trials: Sequence[Trial], name: str) -> list[d
 
     Numbers of more than eight values are put together, as many trials in each.
     """
-    sign = 1 if objective.direction == "max" else -1
-    groups: dict[str, list[float]] = defaultdict(list)
-    bins = _bins([t.architecture.choices[name] for t in trials if name in t.architecture.choices])
-    for trial in trials:
-        if name in trial.architecture.choices:
-            group = bins[trial.architecture.choices[name]]
-            groups[group].append(trial.metrics[objective.metric])
-    ordered = dict.fromkeys(bins.values())
+    having = [trial for trial in trials if name in trial.architecture.choices]
+    bins = _bins([trial.architecture.choices[name] for trial in having])
+    groups: dict[str, list[float]] = {group: [] for group in bins.values()}
+    for trial in having:
+        groups[bins[trial.architecture.choices[name]]].append(trial.metrics[objective.metric])
+    best = max if objective.direction == "max" else min
     return [
-        {
-            "value": group,
-            "trials": len(groups[group]),
-            "median": median(groups[group]),
-            "best": sign * max(sign * value for value in groups[group]),
-        }
-        for group in ordered
+        {"value": group, "trials": len(values), "median": median(values), "best": best(values)}
+        for group, values in groups.items()
     ]
 
 
 def _bins(values: Sequence[Value]) -> dict[Value, str]:
     """The group of each value, in order."""
     distinct = sorted(set(values), key=lambda value: (isinstance(value, str), value))
-    numeric = not any(isinstance(value, str | bool) for value in distinct)
-    if not numeric or len(distinct) <= _BINS:
-        return {value: numbers.choice(value) for value in distinct}
-    size = -(-len(distinct) // _BINS)
-    groups = [distinct[i : i + size] for i in range(0, len(distinct), size)]
-    return {
-        value: numbers.choice(group[0])
-        if len(group) == 1
-        else f"{numbers.choice(group[0])}…{numbers.choice(group[-1])}"
-        for group in groups
-        for value in group
-    }
+    words = any(isinstance(value, str | bool) for value in distinct)
+    size = 1 if words else math.ceil(len(distinct) / _BINS)
+    bins: dict[Value, str] = {}
+    for start in range(0, len(distinct), size):
+        group = distinct[start : start + size]
+        ends = dict.fromkeys((group[0], group[-1]))
+        bins |= dict.fromkeys(group, "…".join(map(numbers.choice, ends)))
+    return bins
 
 
 def evenly(rows: Sequence[Row], most: int) -> list[Row]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from evonas.architecture import Value
 from evonas.report import numbers
 from evonas.trial import Trial
 from evonas.trials import Trials
@@ -48,12 +46,7 @@ def changes(parent: Trial, child: Trial) -> tuple[str, ...]:
     """``NAME old → new`` for every choice in which the two differ."""
     old, new = parent.architecture.choices, child.architecture.choices
     return tuple(
-        f"{name} {_shown(old, name)} → {_shown(new, name)}"
+        f"{name} {numbers.choice(old.get(name))} → {numbers.choice(new.get(name))}"
         for name in dict.fromkeys([*old, *new])
         if old.get(name) != new.get(name)
     )
-
-
-def _shown(choices: Mapping[str, Value], name: str) -> str:
-    value = choices.get(name)
-    return "–" if value is None else numbers.choice(value)

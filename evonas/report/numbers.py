@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from evonas.architecture import Value
+
 _GAP = "\N{NO-BREAK SPACE}"
 _SHARES = ("accuracy", "f1", "top5", "top_5", "acceptance")
 _STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -83,6 +85,8 @@ def plain(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
 
 
-def choice(value: int | float | str | bool) -> str:
-    """A choice's value."""
+def choice(value: Value | None) -> str:
+    """A choice's value; a dash for None, where an architecture has no such choice."""
+    if value is None:
+        return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -19,7 +19,7 @@ from evonas import files
 from evonas.report import facts, importance, lineage, numbers, series
 from evonas.report.table import cells
 from evonas.trackers.base import Report, RunInfo
-from evonas.trial import Objective, Trial, TrialState
+from evonas.trial import Objective, Trial
 from evonas.trials import Trials
 
 _LEADERS = 30  # rows of the leaderboard
@@ -42,45 +42,46 @@ def write(run: RunInfo, events: Sequence[Trial], report: Report) -> Path:
 
 def text(run: RunInfo, events: Sequence[Trial], report: Report) -> str:
     """The page."""
-    trials = Trials(run.objectives, events)
-    finals = [t for t in Trials((), events, "final").ended if t.state is TrialState.COMPLETE]
-    shown = {**_facts(run, report, trials, finals), **_failures(trials)}
-    objective = run.objectives[0]
-    values = [trial.metrics[objective.metric] for trial in trials.complete]
-    share, name = numbers.is_share(objective.metric, values), numbers.label(objective.metric)
+    trials, finals = Trials(run.objectives, events), Trials((), events, "final").complete
     curve = _curve(run, finals)
     charts = {
+        "objective": series.objective(trials),
         "progress": series.progress(trials) if trials.ended else None,
         "against": series.against(trials, _other(run.objectives)),
         "curves": series.curves(finals, curve),
         "curve_label": numbers.label(curve),
-        "errors": series.errors(trials),
-        "error_label": "validation error" if share else name,
+        "errors": series.distribution(trials),
         "lanes": series.lanes(events),
         **_choices(trials),
-        "objective": {"label": name, "direction": objective.direction, "share": share},
     }
+    best = report.incumbent
+    rows = lineage.tree(trials, best) if best else []
     return render(
         "page.html",
         charts,
-        title=f"{run.name}: {shown['subtitle']}",
+        title=f"{run.name}: {facts.subtitle(run)}",
         run=run,
         report=report,
-        objective=name,
-        ranked=numbers.count(len(trials.ranking())),
-        ended=trials.ended,
-        against=charts["against"],
-        against_caption=_against_caption(report, charts["against"]),
+        subtitle=facts.subtitle(run),
+        sentence=facts.sentence(report),
+        facts=facts.header(run),
+        tiles=facts.tiles(run, report),
+        best_title=facts.best_title(report),
+        blocks=facts.network(run.run_dir, report),
+        winner_choices=facts.choices(best) if best else [],
+        winner_metrics=facts.metrics(report),
+        finalists=facts.finalists(trials, finals),
         progress_caption=_progress_caption(charts["progress"], len(trials.complete)),
-        has_curves=bool(charts["curves"]),
-        has_choices=bool(charts["choices"]),
-        has_importance=bool(charts["importance"]),
-        importance_sentence=charts["importance_sentence"],
-        has_errors=len(trials.complete) > 1,
-        error_name=charts["error_label"],
-        has_lanes=bool(charts["lanes"]),
+        against_caption=_against_caption(report, charts["against"]),
+        front=facts.front(run.objectives, report.front),
+        family=facts.family(rows, run.objectives[0]) if len(rows) > 1 else [],
+        family_cut=len(rows) >= lineage.LARGEST,
         rows=cells(report.table) if report.table else [],
-        **shown,
+        audit=[(numbers.label(k), numbers.metric(k, v)) for k, v in report.audit.items()],
+        leaders=facts.leaders(trials, finals, _LEADERS),
+        ranked=numbers.count(len(trials.ranking())),
+        rebuild=f"evonas export {run.run_dir} --trial NUMBER",
+        failures=facts.failures(trials),
     )
 
 
@@ -89,7 +90,7 @@ def render(template: str, charts: Mapping[str, Any], **shown: Any) -> str:
 
     Args:
         template: Extends ``base.html``.
-        charts: What ``charts.js`` finds in DATA; plain data.
+        charts: What ``charts.js`` finds in DATA; plain data, that the template may look at, too.
         shown: What the template asks for, ``title`` among it.
     """
     # A name may be called "</script>": within the element nothing may look like its end.
@@ -99,35 +100,9 @@ def render(template: str, charts: Mapping[str, Any], **shown: Any) -> str:
         data=Markup(data),
         library=Markup("\n".join(libraries)),
         script=Markup((_ROOM / "charts.js").read_text()),
+        charts=charts,
         **shown,
     )
-
-
-def _facts(run: RunInfo, report: Report, trials: Trials, finals: Sequence[Trial]) -> dict[str, Any]:
-    best, network = report.incumbent, facts.network(run.run_dir, report)
-    rows = lineage.tree(trials, best) if best else []
-    return {
-        "subtitle": facts.subtitle(run),
-        "sentence": facts.sentence(report),
-        "facts": facts.header(run),
-        "tiles": facts.tiles(run, report),
-        "blocks": network,
-        "best_title": facts.best_title(report),
-        "family_cut": len(rows) >= lineage.LARGEST,
-        "winner_choices": facts.choices(best) if best else [],
-        "winner_metrics": facts.metrics(report),
-        "finalists": facts.finalists(trials, finals),
-        "front": facts.front(run.objectives, report.front),
-        "family": facts.family(rows, run.objectives[0]) if len(rows) > 1 else [],
-        "audit": [(numbers.label(k), numbers.metric(k, v)) for k, v in report.audit.items()],
-        "leaders": facts.leaders(trials, finals, _LEADERS),
-        "rebuild": f"evonas export {run.run_dir} --trial NUMBER",
-    }
-
-
-def _failures(trials: Trials) -> dict[str, Any]:
-    failed = [t for t in trials.latest.values() if t.state is TrialState.FAILED]
-    return {"failed": len(failed), "failures": facts.failures(failed)}
 
 
 def _choices(trials: Trials) -> dict[str, Any]:

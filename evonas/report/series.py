@@ -79,13 +79,7 @@ def against(trials: Trials, other: Objective) -> dict[str, Any] | None:
         }
         for trial in [*others, *front]
     ]
-    lowest = min(row["x"] for row in rows)
-    return {
-        "rows": rows,
-        "x": numbers.label(other.metric),
-        "log": lowest > 0 and max(row["x"] for row in rows) > 20 * lowest,
-        "better": other.direction,
-    }
+    return {"rows": rows, "x": numbers.label(other.metric), "better": other.direction}
 
 
 def choices(trials: Trials, shares: dict[str, float]) -> list[dict[str, Any]]:
@@ -112,12 +106,27 @@ def curves(finals: Sequence[Trial], metric: str) -> list[dict[str, Any]]:
     ]
 
 
-def errors(trials: Trials) -> list[dict[str, Any]]:
+def objective(trials: Trials) -> dict[str, Any]:
+    """How charts show the first objective: what it and its error are called, whether it is a share.
+
+    The error of a share is what is missing to 1; of anything else it is the objective itself.
+    """
+    metric, direction = trials.objectives[0].metric, trials.objectives[0].direction
+    label = numbers.label(metric)
+    share = numbers.is_share(metric, [trial.metrics[metric] for trial in trials.complete])
+    error = "validation error" if share else label
+    return {"label": label, "direction": direction, "share": share, "error": error}
+
+
+def errors(trials: Trials, share: bool) -> list[float]:
+    """The errors of the completed trials."""
+    values = [trial.metrics[trials.objectives[0].metric] for trial in trials.complete]
+    return [1 - value for value in values] if share else values
+
+
+def distribution(trials: Trials) -> list[dict[str, Any]]:
     """The empirical distribution of the objective: which share of the trials is at least so bad."""
-    objective = trials.objectives[0]
-    values = sorted(t.metrics[objective.metric] for t in trials.complete)
-    share = numbers.is_share(objective.metric, values)
-    worse = sorted(1 - v for v in values) if share else values
+    worse = sorted(errors(trials, objective(trials)["share"]))
     step = max(1, len(worse) // 400)
     points = [{"x": v, "y": (i + 1) / len(worse)} for i, v in enumerate(worse)]
     return [*points[:-1:step], *points[-1:]]

@@ -37,6 +37,7 @@ _COUNTED = 5.0  # seconds between two lines that count the trials: some tables a
 _ROWS = 12  # trials that the table shows at most
 _BELOW = 4  # lines of a screen that are left for the state and for who reads along
 _REDRAWN = 2.0  # times a second
+_NO_RUN = RunInfo("", Path(), {}, (), {}, 0.0)
 
 
 @dataclass(frozen=True)
@@ -83,22 +84,20 @@ class Console(Tracker):
         self._live: Live | None = None
         self._over = threading.Event()
         self.run_dir: Path | None = None
-        self._reset(None)
+        self._reset(_NO_RUN, ())
 
-    def _reset(self, run: RunInfo | None, events: Sequence[Trial] = ()) -> None:
+    def _reset(self, run: RunInfo, events: Sequence[Trial]) -> None:
         """Forget another run: one console may tell of several, one after another."""
-        recipe = run.recipe if run else {}
-        self._trials = Trials(run.objectives if run else (), events)
-        self._budget: Mapping[str, Any] = recipe.get("budget", {})
-        self._evaluation: Mapping[str, Any] = recipe.get("evaluation", {})
-        self._grace: float | None = recipe.get("executor", {}).get("grace")
+        self._trials = Trials(run.objectives, events)
+        self._budget: Mapping[str, Any] = run.recipe.get("budget", {})
+        self._evaluation: Mapping[str, Any] = run.recipe.get("evaluation", {})
+        self._grace: float | None = run.recipe.get("executor", {}).get("grace")
         self._taken = sum(trial.origin is not None for trial in self._trials.latest.values())
-        self._earlier, self._fidelities = len(self._trials.ended), 0.0
-        self._effort_before = self._trials.effort
-        self._start = self._said = self._heard = self._clock()
-        self._elapsed = max((trial.elapsed for trial in events), default=0.0)
+        self._earlier = len(self._trials.ended)
+        self._start = self._said = self._clock()
+        self._begun = self._start - max((trial.elapsed for trial in events), default=0.0)
         # Trials that an earlier session began are run again without another event.
-        again = self._trials.running.values() if run and run.resumed else ()
+        again = self._trials.running.values() if run.resumed else ()
         self._running = {_key(trial): _Running(trial, self._start) for trial in again}
         self._best = self._trials.best
         self._counted = -_COUNTED
@@ -135,37 +134,33 @@ class Console(Tracker):
 
         Of final trainings and the audit's, their beginning and their failure.
         """
-        now = self._clock()
-        if trial.state is TrialState.RUNNING:
+        now, ended = self._clock(), trial.state is not TrialState.RUNNING
+        if ended:
+            self._running.pop(_key(trial), None)
+        else:
             if not self._running and len(self._trials.ended) == self._earlier:
                 self._start = now  # what was prepared before says nothing of the pace
             self._running[_key(trial)] = _Running(trial, now)
-        else:
-            self._running.pop(_key(trial), None)
         if trial.proposal.stage != "search":
             self._record_final(trial)
             return
-        self._elapsed, self._heard = trial.elapsed, now
-        if trial.state is not TrialState.RUNNING:  # before their effort, which is divided by them
-            self._fidelities += trial.proposal.fidelity
+        self._begun = now - trial.elapsed
         self._trials.add(trial)
-        if trial.state is TrialState.RUNNING:
-            return
-        self._best = self._trials.best
+        if ended:
+            self._best = self._trials.best
+            self._record_end(trial, now)
+
+    def _record_end(self, trial: Trial, now: float) -> None:
+        tenth = len(self._trials.ended) % 10 == 0
         if trial.state is TrialState.FAILED:
             self._say(f"trial {trial.number} failed: {_reason(trial)}")
         elif self._best is trial:
             metrics = headline(trial.metrics, self._trials.objectives)
             shown = ", ".join(f"{k} {figure(v)}" for k, v in metrics.items())
             self._say(f"trial {trial.number} is the best so far: {shown}")
-        elif self._counts_now(now):
+        elif tenth and not self._shows and now - self._counted >= _COUNTED:
             self._counted = now
             self._say(self._state())
-
-    def _counts_now(self, now: float) -> bool:
-        """Whether it is time for a line, in a pipe, that counts the trials."""
-        tenth = len(self._trials.ended) % 10 == 0
-        return tenth and not self._shows and now - self._counted >= _COUNTED
 
     def _record_final(self, trial: Trial) -> None:
         origin, audited = trial.proposal.parents[0], trial.proposal.stage == "audit"
@@ -217,16 +212,17 @@ class Console(Tracker):
         shown = wrapped(line, self._terminal.width) if self._shows else line
         self._terminal.print(shown, markup=False)
 
-    def _due(self) -> bool:
-        """Whether somebody who reads a pipe has waited long enough."""
-        return self._clock() - self._said >= _SILENCE
+    def _break_silence(self) -> None:
+        """Say something, if somebody who reads a pipe has waited long enough."""
+        if self._clock() - self._said >= _SILENCE:
+            self._say(self._progress())
 
     def _progress(self) -> str:
         """What runs, in a line."""
         running = sorted(list(self._running.values()), key=lambda r: r.since)
         lines = [self._line(each) for each in running[:3]]
         more = [f"and {len(running) - 3} more"] if len(running) > 3 else []
-        return "; ".join([*filter(None, [self._state()]), *lines, *more])
+        return "; ".join([self._state(), *lines, *more])
 
     def _line(self, running: _Running) -> str:
         """A running trial: how far it is, and what it reported last."""
@@ -246,26 +242,24 @@ class Console(Tracker):
 
     def _epochs(self, trial: Trial) -> int | None:
         """How many steps the trial will report, if the evaluation is one that has epochs."""
-        evaluation: Any = self._evaluation
-        while isinstance(evaluation, Mapping):
-            if trial.proposal.stage == "search" and evaluation.get("name") in _SHARED:
+        searched, trainer = trial.proposal.stage == "search", self._evaluation
+        while isinstance(inner := trainer.get("of"), Mapping):
+            if searched and trainer.get("name") in _SHARED:
                 return None
-            final, epochs = evaluation.get("final_epochs"), evaluation.get("epochs")
-            if trial.proposal.stage != "search" and final is not None:
-                return int(final)
-            if evaluation.get("of") is None and epochs is not None:
-                return max(1, round(int(epochs) * trial.proposal.fidelity))
-            evaluation = evaluation.get("of")
-        return None
+            trainer = inner
+        epochs = trainer.get("epochs")
+        if not searched and trainer.get("final_epochs") is not None:
+            return int(trainer["final_epochs"])
+        return None if epochs is None else max(1, round(int(epochs) * trial.proposal.fidelity))
 
     def _table(self) -> RenderableType:
         """A row for every trial that runs, and the state below."""
         table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-        first = self._trials.objectives[0].metric if self._trials.objectives else ""
         running = sorted(list(self._running.items()))
         rows = max(1, min(_ROWS, self._terminal.height - _BELOW))
         for _, each in running[:rows]:
             shown = headline(each.metrics, self._trials.objectives)
+            first = self._trials.objectives[0].metric
             metric = first if first in shown else next(iter(shown), "")
             value = f"{metric} {shown[metric]:.4f}" if metric else ""
             since = _clocked(self._clock() - each.since)
@@ -298,7 +292,7 @@ class Console(Tracker):
         """How many trials ended, the best of them, and how long the rest will take."""
         done, best = len(self._trials.ended), self._best
         parts = [f"{done} trial{'s' if done > 1 else ''} ended"]
-        if best is not None and self._trials.objectives:
+        if best is not None:
             name = self._trials.objectives[0].metric
             parts.append(f"best {name} {best.metrics[name]:.4f} (trial {best.number})")
         if done > self._earlier:
@@ -330,23 +324,22 @@ class Console(Tracker):
         What running trials have reported counts in part, so that the first trial tells already;
         but what effort a fidelity is, only trials that ended tell.
         """
-        left = []
-        now = self._clock()
-        if "minutes" in self._budget:
-            left.append(60 * self._budget["minutes"] - self._elapsed - (now - self._heard))
+        left, now = [], self._clock()
+        ended = list(self._trials.ended)
+        session = ended[self._earlier :]
+        fidelities = sum(trial.proposal.fidelity for trial in session)
+        effort = sum(trial.effort for trial in session)
         partly = sum(map(self._part, list(self._running.values())))
-        begun = self._fidelities + partly
-        spent = self._trials.effort - self._effort_before
-        if "effort" in self._budget and spent > 0:
-            part = partly * spent / self._fidelities
+        if "minutes" in self._budget:
+            left.append(60 * self._budget["minutes"] - (now - self._begun))
+        if "effort" in self._budget and effort > 0:
+            part = partly * effort / fidelities
             wanted = self._budget["effort"] - self._trials.effort
-            left.append((wanted - part) * (now - self._start) / (spent + part))
-        if "trials" in self._budget and begun > 0:
-            ended = self._trials.ended
+            left.append((wanted - part) * (now - self._start) / (effort + part))
+        if "trials" in self._budget and fidelities + partly > 0:
             mean = sum(t.proposal.fidelity for t in ended) / len(ended) if ended else 1.0
-            session = len(ended) - self._earlier
-            wanted = (self._budget["trials"] + self._taken - self._earlier - session) * mean
-            left.append(max(0.0, wanted - partly) * (now - self._start) / begun)
+            wanted = (self._budget["trials"] + self._taken - len(ended)) * mean
+            left.append(max(0.0, wanted - partly) * (now - self._start) / (fidelities + partly))
         return max(0.0, min(left)) if left else None
 
     def _part(self, running: _Running) -> float:
@@ -360,8 +353,7 @@ def _break_silence(reference: weakref.ref[Console], over: threading.Event) -> No
         console = reference()
         if console is None:
             return
-        if console._due():
-            console._say(console._progress())
+        console._break_silence()
         del console
 
 

@@ -130,7 +130,10 @@ def test_one_that_does_not_start_is_done_without(
 @pytest.mark.faults("14: the service for GPUs ends with a search that is killed")
 def test_it_ends_with_a_search_that_is_killed(programs: Path, tmp_path: Path) -> None:
     program = "import time; from evonas.executors.parts.gpus import Service; s = Service()"
-    search = subprocess.Popen([sys.executable, "-c", f"{program}; s.start(); time.sleep(60)"])
+    search = subprocess.Popen(
+        [sys.executable, "-c", f"{program}; s.start(); time.sleep(60)"],
+        env={**os.environ, "TMPDIR": str(tmp_path)},  # nobody is left to remove its folder
+    )
     pid = int(wait_for(tmp_path / "started"))
     search.send_signal(signal.SIGKILL)
     search.wait()

@@ -22,6 +22,7 @@ from workers_helper import (
 )
 
 from evonas.errors import RecipeError
+from evonas.executors.parts.fork_server import descendants
 from evonas.executors.processes import Processes
 from evonas.executors.serial import Serial
 from evonas.recipe.options import check
@@ -302,6 +303,7 @@ def test_numbers_smaller_than_one_are_refused(setting):
 PROGRAM = """
 import signal, sys, time
 from workers_helper import Obedient, trial
+from evonas.executors.parts.fork_server import descendants
 from evonas.executors.processes import Processes
 
 def start(*trials, workers=2):
@@ -398,15 +400,6 @@ def test_a_worker_does_not_import_the_main_program(tmp_path):
     assert program.communicate(timeout=SECONDS)[0] == "imported\ncomplete\n"
 
 
-def children(pid):
-    """All processes below it."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):
-            found += [int(child) for child in task.read_text().split()]
-    return found + [below for child in found for below in children(child)]
-
-
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.faults("12: a signal to all processes interrupts trials and fails none")
 def test_what_is_sent_to_all_reaches_the_parent_only(sent, tmp_path):
@@ -418,7 +411,7 @@ def test_what_is_sent_to_all_reaches_the_parent_only(sent, tmp_path):
     program = run_program(tmp_path, body)
     assert program.stdout.readline() == "ready\n"
     while program.poll() is None:
-        for pid in [program.pid, *children(program.pid)]:
+        for pid in [program.pid, *descendants(program.pid)]:
             with suppress(ProcessLookupError):
                 os.kill(pid, sent)
         time.sleep(0.01)

@@ -74,14 +74,14 @@ class Slot:
         self,
         begin: Callable[[], Worker],
         timeout: float | None,
-        device: Callable[[], str] | None = None,
+        device: Callable[[], str] | None,
     ) -> None:
         self._begin, self._timeout, self._device = begin, timeout, device
         self._worker: Worker | None = None
         self._killed = False
         self._starting = threading.Lock()  # so that ``kill`` cannot miss a worker just started
 
-    def run(self, trial: Trial, watch: Watch | None, deadline: float = math.inf) -> Trial:
+    def run(self, trial: Trial, watch: Watch | None, deadline: float) -> Trial:
         """Run a trial in this slot's worker; start one if there is none alive.
 
         Args:
@@ -183,9 +183,7 @@ class Pool:
         self._slots.append(slot)
         self._idle.put(slot)
 
-    def submit(
-        self, trial: Trial, watch: Watch | None, deadline: float = math.inf
-    ) -> Future[Trial]:
+    def submit(self, trial: Trial, watch: Watch | None, deadline: float) -> Future[Trial]:
         """Start the trial in an idle slot, or as soon as there is one."""
         if self._closed:
             raise RuntimeError("submit after close")

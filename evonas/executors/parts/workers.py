@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -40,35 +40,35 @@ _LOOK = 60.0  # Seconds that a GPU may take to compute one sum, CUDA's start inc
 _CHILDREN = threading.Lock()  # starting a process also reaps others that ended: one at a time
 
 
-class Starter:
-    """Starts workers that all build the same evaluator.
+def slots(
+    make_evaluator: MakeEvaluator, placements: Sequence[Placement], timeout: float | None
+) -> list[Slot]:
+    """A slot for every placement; the workers of all of them build the same evaluator.
 
     Args:
         make_evaluator: Builds the evaluator for a device; what cannot be pickled fails at once.
+        placements: Where the workers compute.
+        timeout: See ``Slot``.
     """
-
-    def __init__(self, make_evaluator: MakeEvaluator) -> None:
-        self._recipe = pickle.dumps(make_evaluator)
-        self._context = fork_server.context(getattr(make_evaluator, "__module__", ""))
-
-    def slot(self, placement: Placement, timeout: float | None) -> Slot:
-        """A slot whose workers compute where it says."""
-        begin = partial(_Worker, self._context, placement, self._recipe)
-        device = None if placement.device == "cpu" else partial(_fault, self._context, placement)
-        return Slot(begin, timeout, device)
+    recipe = pickle.dumps(make_evaluator)
+    context = fork_server.context(getattr(make_evaluator, "__module__", ""))
+    return [
+        Slot(
+            partial(_Worker, context, placement, recipe),
+            timeout,
+            None if placement.device == "cpu" else partial(_fault, context, placement),
+        )
+        for placement in placements
+    ]
 
 
 def _fault(context: BaseContext, placement: Placement) -> str:
     """Why a GPU does not work; "" if it does. Another process finds out, for its CUDA is fresh."""
-    ours, theirs = context.Pipe()
-    placement = replace(placement, threads=1, env={**os.environ, **placement.env})
-    process = context.Process(target=_examine, args=(theirs, placement))  # type: ignore[attr-defined]
-    _start(process)
-    theirs.close()
+    process, connection = _begin(context, _examine, placement)
     answer = f"no answer in {_LOOK:g} seconds"
-    if ours.poll(_LOOK):
+    if connection.poll(_LOOK):
         try:
-            answer = ours.recv_bytes().decode()
+            answer = _received(connection)
         except EOFError:
             answer = "whoever computes on it dies"
     process.kill()
@@ -81,22 +81,12 @@ class _Worker:
     """One worker process, seen from the parent."""
 
     def __init__(self, context: BaseContext, placement: Placement, recipe: bytes) -> None:
-        self._connection, theirs = context.Pipe()
-        threads = placement.threads or devices.threads()
-        environment = {**os.environ, **placement.env}
-        # Not a daemon process: those may not have children, and a DataLoader has.
-        self._process = context.Process(  # type: ignore[attr-defined]
-            target=_work,
-            args=(theirs, replace(placement, threads=threads, env=environment), recipe),
-        )
         self._reaped = False
         self._kills_before = _out_of_memory_kills()
         try:
-            _start(self._process)
+            self._process, self._connection = _begin(context, _work, placement, recipe)
         except (OSError, EOFError) as error:  # the server may have died; then a new one is begun
             raise WorkerDied(f"worker did not start: {error}") from error
-        finally:
-            theirs.close()  # else the end of the worker would not close the connection
 
     @property
     def alive(self) -> bool:
@@ -104,13 +94,13 @@ class _Worker:
 
     def await_ready(self) -> None:
         if fault := self._receive(START, time.monotonic()):
-            raise WorkerLost(fault.decode())
+            raise WorkerLost(fault)
 
     def run(self, trial: Trial, watch: Watch | None, timeout: float | None) -> Trial:
         start = time.monotonic()
         self._send({"trial": trial.to_json(), "watched": watch is not None})
         while True:
-            message = json.loads(self._receive(timeout, start))
+            message = self._receive(timeout, start)
             if "ended" in message:
                 return Trial.from_json(message["ended"])
             assert watch is not None, "who is not watched does not report"
@@ -122,14 +112,14 @@ class _Worker:
         except OSError as error:
             raise self._death() from error
 
-    def _receive(self, timeout: float | None, since: float) -> bytes:
+    def _receive(self, timeout: float | None, since: float) -> Any:
         left = None if timeout is None else max(0.0, since + timeout - time.monotonic())
         ready = wait([self._connection, self._process.sentinel], left)
         if not ready:
             raise WorkerLost(f"timeout: not done after {timeout:g} seconds")
         if self._connection in ready:
             with suppress(EOFError, OSError):
-                return self._connection.recv_bytes()
+                return _received(self._connection)
         raise self._death()
 
     def _death(self) -> WorkerLost:
@@ -164,11 +154,25 @@ class _Worker:
             os.killpg(pid, signal.SIGKILL)
 
 
-def _start(process: BaseProcess) -> None:
-    """Start a process, no other meanwhile: deaf to signals, and without somebody's main module."""
-    with _CHILDREN, _without_main():
-        _block_signals()
-        process.start()
+def _begin(
+    context: BaseContext, target: Callable[..., None], placement: Placement, *more: Any
+) -> tuple[BaseProcess, Connection]:
+    """Start a process that does ``target(connection, placement, *more)``; our end of that, too.
+
+    It begins deaf to signals, without somebody's main module, and while no other does.
+    """
+    ours, theirs = context.Pipe()
+    threads = placement.threads or devices.threads()
+    placement = replace(placement, threads=threads, env={**os.environ, **placement.env})
+    # Not a daemon process: those may not have children, and a DataLoader has.
+    process = context.Process(target=target, args=(theirs, placement, *more))  # type: ignore[attr-defined]
+    try:
+        with _CHILDREN, _without_main():
+            _block_signals()
+            process.start()
+    finally:
+        theirs.close()  # else the end of the process would not close the connection
+    return process, ours
 
 
 @contextmanager
@@ -204,6 +208,10 @@ def _send(connection: Connection, message: Any) -> None:
     connection.send_bytes(json.dumps(message).encode())
 
 
+def _received(connection: Connection) -> Any:
+    return json.loads(connection.recv_bytes())
+
+
 def _signal_name(number: int) -> str:
     return next((s.name for s in signal.Signals if s == number), f"signal {number}")
 
@@ -224,9 +232,9 @@ def _work(connection: Connection, placement: Placement, recipe: bytes) -> None:
         evaluator = pickle.loads(recipe)(placement.device)
     # Anybody's code, as in ``run_trial``: what it raises is the reason why the trial failed.
     except BaseException as error:
-        connection.send_bytes(reason(error).encode(errors="backslashreplace"))
+        _send(connection, reason(error))
         return
-    connection.send_bytes(b"")
+    _send(connection, "")
     for trial, watched in _trials(connection):
         ended = run_trial(evaluator, trial, partial(_stop, connection) if watched else None)
         if os.getpid() != own:  # the trial forked, and both came back
@@ -238,7 +246,7 @@ def _work(connection: Connection, placement: Placement, recipe: bytes) -> None:
 def _examine(connection: Connection, placement: Placement) -> None:
     """Say why the device does not work, or ""."""
     _settle(placement)
-    connection.send_bytes(devices.fault(placement.device).encode())
+    _send(connection, devices.fault(placement.device))
 
 
 def _settle(placement: Placement) -> None:
@@ -266,7 +274,7 @@ def _die_with_parent() -> None:
 def _stop(connection: Connection, step: int, metrics: Mapping[str, float]) -> bool:
     """Ask the parent whether to stop the trial."""
     _send(connection, {"step": step, "metrics": metrics})
-    answer: bool = json.loads(connection.recv_bytes())
+    answer: bool = _received(connection)
     return answer
 
 
@@ -274,7 +282,7 @@ def _trials(connection: Connection) -> Iterator[tuple[Trial, bool]]:
     """What the parent sends: trials, and whether it watches them."""
     while True:
         try:
-            message = json.loads(connection.recv_bytes())
+            message = _received(connection)
         except EOFError:  # the parent closed its end: no more trials
             return
         yield Trial.from_json(message["trial"]), message["watched"]
