@@ -177,12 +177,16 @@ def _rise(initial: int, multiplier: int, power: float) -> float:
     return initial * (math.pow(multiplier / 100, power) - 1)
 
 
-def _generate(choices: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """Of every block the power of the multiplier, and the width: the paper's equations 2 to 4."""
+def _generate_regnet(choices: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Of every block the power of the multiplier, and the width."""
     w0, wa, wm = choices["initial_width"], choices["slope"] / 100, choices["multiplier"] / 100
-    ratios = [1 + wa / w0 * j for j in range(choices["depth"])]  # u_j / w0, u_j = w0 + wa · j
-    powers = [round(math.log(ratio) / math.log(wm)) for ratio in ratios]  # s_j, w0 · wm^s_j = u_j
-    return [(power, _quantised(w0, wm, power)) for power in powers]
+    # Block j is to be u_j = w0 + wa · j wide, the paper's equation 2; it gets the power
+    # s_j = log(u_j / w0) / log(wm) of the multiplier, its equation 3, rounded; and the width
+    # w0 · wm^s_j, its equation 4.
+    slope, scale = wa / w0, math.log(wm)
+    powers = [round(math.log(1 + slope * j) / scale) for j in range(choices["depth"])]
+    widths = {power: _quantised(w0, wm, power) for power in set(powers)}
+    return [(power, widths[power]) for power in powers]
 
 
 def _quantised(w0: int, wm: float, power: int) -> int:
@@ -193,7 +197,7 @@ def _quantised(w0: int, wm: float, power: int) -> int:
 def _stages(choices: Mapping[str, Any]) -> tuple[Stage, ...]:
     """The blocks of one width are a stage; as it is built."""
     ratio, group_width = choices["ratio"], choices["group_width"]
-    stages = itertools.groupby(width for _, width in _generate(choices))
+    stages = itertools.groupby(width for _, width in _generate_regnet(choices))
     return tuple(
         fitted(Stage(len(list(blocks)), width, ratio, group_width)) for width, blocks in stages
     )
@@ -201,7 +205,7 @@ def _stages(choices: Mapping[str, Any]) -> tuple[Stage, ...]:
 
 def _is_regular(choices: Mapping[str, Any]) -> bool:
     """Whether there are the powers from 0 to 3, and stages of four widths."""
-    if {power for power, _ in _generate(choices)} != set(range(_STAGES)):
+    if {power for power, _ in _generate_regnet(choices)} != set(range(_STAGES)):
         return False
     widths = [stage.width for stage in _stages(choices)]
     return len(widths) == _STAGES and all(a < b for a, b in itertools.pairwise(widths))
