@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from evonas.spaces.base import Task
-from evonas.spaces.parts.blocks import named_classifier
+from evonas.spaces.parts.blocks import conv, named_classifier
 from evonas.spaces.parts.cell_operations import FIT, Operation, described
 from evonas.spaces.parts.layers import FeatureMap, Layer, Meter
 
@@ -184,7 +184,7 @@ def staged(normal: Cell, reduction: Cell, channels: int, repeats: Sequence[int])
 def stacked(task: Task, channels: int, places: Sequence[Place], **last: Layer) -> dict[str, Layer]:
     """A whole network: a 3×3 convolution to so many channels, cells, further layers, a head."""
     return {
-        "stem": Layer(nn.Conv2d, task.channels, channels, 3, padding=1, bias=False),
+        "stem": conv(task.channels, channels, 3),
         "stem_norm": Layer(nn.BatchNorm2d, channels),
         "cells": Cells(channels, places),
         **last,
@@ -210,12 +210,12 @@ class Cells(Layer):
 
     def cost(self, meter: Meter) -> None:
         """Send the meter through; equal cells are counted once, and have one peak."""
-        placed = list(self._with_sources())
-        followers: list[Cell | None] = [*(place.cell for place, _ in placed[1:]), None]
         counts: dict[tuple[Any, ...], tuple[tuple[int, ...], FeatureMap]] = {}
         before = last = meter.here
-        for (place, sources), follower in zip(placed, followers, strict=True):
-            kept = follower is not None and follower.inputs > 1 and 0 in follower.reads
+        read_later = [place.cell.inputs > 1 and 0 in place.cell.reads for place in self._places]
+        for (place, sources), kept in zip(
+            self._with_sources(), [*read_later[1:], False], strict=True
+        ):
             key = *place[1:], sources, kept, before is last
             if key not in counts:
                 sums = meter.sums()
