@@ -145,9 +145,9 @@ class Meter:
         width = _slid(self.here.width, kernel, stride, padding, ceil)
         self.make(self.here.channels, height, width)
 
-    def average(self) -> None:
-        """Global pooling."""
-        self.make(self.here.channels, 1, 1)
+    def average(self, output_size: int = 1) -> None:
+        """Pooling to so many pixels a side, whatever comes in: global pooling by default."""
+        self.make(self.here.channels, output_size, output_size)
 
     def linear(self, outputs: int, bias: bool = True) -> None:
         """A linear layer over all that a flattened image has."""
@@ -394,7 +394,7 @@ def _convolution(
 _IN_PLACE = (nn.Hardsigmoid, nn.Hardswish, nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.SiLU)
 _NOTHING = (nn.Dropout, nn.Flatten, nn.Identity)  # Their output is their input, in inference.
 _OF_TORCH: Mapping[type[nn.Module], Callable[..., None]] = {  # of the modules' own arguments
-    nn.AdaptiveAvgPool2d: lambda meter, output_size: meter.average(),
+    nn.AdaptiveAvgPool2d: Meter.average,
     nn.AvgPool2d: _pool,
     nn.BatchNorm2d: lambda meter, num_features: meter.norm(),
     nn.Conv2d: _convolution,
