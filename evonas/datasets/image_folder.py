@@ -9,7 +9,7 @@ import numpy as np
 from evonas.datasets.base import Dataset, held_out
 from evonas.datasets.parts import images
 from evonas.datasets.parts.cache import decoded
-from evonas.datasets.parts.listing import Listing, Picture, listed
+from evonas.datasets.parts.listing import SPLITS, Listing, Picture, listed
 from evonas.errors import DataError
 from evonas.recipe.options import Count, Natural, Share
 from evonas.training.data import Arrays, Images, Labels
@@ -50,14 +50,14 @@ class ImageFolder(Dataset):
         listing = listed(self._path)
         classes = self._classes(listing)
         if not listing.part("test"):  # before decoding: the images need not be copied then
-            training = [n for n, p in enumerate(listing.pictures) if p.split == "train"]
-            labels = _labels([listing.pictures[n] for n in training], classes)
-            _, tested = held_out(labels, self._test, self._seed, classes)
-            listing.move([training[n] for n in tested], "test")
+            training = listing.part("train")
+            labels = _labels(training, classes)
+            for number in held_out(labels, self._test, self._seed, classes)[1]:
+                training[number].split = "test"
         form = images.form([picture.header for picture in listing.pictures], self._size)
         arrays: dict[str, tuple[Images, Labels]] = {}
-        names: dict[str, list[str]] = {}
-        for split in ("train", "val", "test"):
+        names: dict[str, tuple[str, ...]] = {}
+        for split in SPLITS:
             if pictures := listing.part(split):
                 paths = [picture.path for picture in pictures]
                 pixels, unreadable = decoded(paths, *form)
@@ -66,17 +66,16 @@ class ImageFolder(Dataset):
                 if not good:
                     raise DataError(f"no {split} image can be read; {listing.sentence()}")
                 arrays[split] = pixels, _labels(good, classes)
-                names[split] = [listing.name(picture.path) for picture in good]
+                names[split] = tuple(listing.name(picture.path) for picture in good)
         if self._strict and listing.skipped:
             raise DataError(f"strict, but {listing.sentence(shown=None)}")
-        notes = (_variety(listing), listing.sentence())
         return Arrays(
             arrays["train"],
             arrays["test"],
             arrays.get("val"),
             classes,
-            notes=tuple(note for note in notes if note),
-            test_files=tuple(names["test"]),
+            notes=tuple(filter(None, (_variety(listing), listing.sentence()))),
+            test_files=names["test"],
         )
 
     def _classes(self, listing: Listing) -> list[str]:

@@ -6,7 +6,6 @@ Radosavovic, Kosaraju, Girshick, He and Dollár, Designing network design spaces
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Annotated, Literal, NamedTuple
@@ -62,7 +61,7 @@ def named_layers(
         se: Whether the blocks have squeeze-and-excitation, to a quarter of their input.
     """
     channels = stem_width
-    named = OrderedDict[str, Layer](stem=ConvNorm(task.channels, channels, 3, stem_stride))
+    named: dict[str, Layer] = {"stem": ConvNorm(task.channels, channels, 3, stem_stride)}
     for i, stage in enumerate(map(fitted, stages), start=1):
         inner = stage.width // stage.ratio
         groups = inner // stage.group_width

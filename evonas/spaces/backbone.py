@@ -7,7 +7,9 @@ modules keep the names that torchvision and timm gave them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, cast
 
 import torch
@@ -19,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from evonas.architecture import Architecture, Categorical, Integer, Value
 from evonas.errors import InvalidArchitecture, OptionError, did_you_mean
 from evonas.spaces.base import SearchSpace, Task
+from evonas.spaces.parts.layers import Layer, Meter, Row
 
 _TOLD_APART = 224  # pixels, at which stages are
 _STEP = 32
@@ -48,18 +51,17 @@ class Backbone(SearchSpace):
         max_resolution: Annotated[int, Field(ge=_STEP)] = 128,
     ) -> None:
         self._network = network
-        whole = _published(network).to("meta")
-        self._parts = _row(whole)
-        self._stages = _stages(whole, self._parts, _TOLD_APART)
+        self._whole = _published(network).to("meta")
+        self._parts = _row(self._whole)
+        self._stages = _stages(self._whole, self._parts, _TOLD_APART)
         count = len(self._stages)
         if count < 2:
             raise OptionError("network", f"the parts of {network} do not run in a row")
         self._at: dict[int, list[_Stage]] = {}  # by resolution
-        least = self._least(whole, max_resolution)
         self.domains = {
             "cut": Integer(1, count),
             "freeze": Integer(0, count),
-            "resolution": Integer(least, max_resolution, step=_STEP),
+            "resolution": Integer(self._least(max_resolution), max_resolution, step=_STEP),
             "head": Categorical(("linear", "mlp")),
             "hidden": Integer(32, 512, step=32, log=True),
             "dropout": Categorical((0.0, 0.2, 0.5), ordered=True),
@@ -72,15 +74,21 @@ class Backbone(SearchSpace):
             "fine_tuned": all_of_it | {"freeze": 0, "resolution": max_resolution},
         }
 
-    def _least(self, whole: nn.Module, most: int) -> int:
+    def _least(self, most: int) -> int:
         """The smallest resolution at which there is something left at the end."""
         for resolution in range(_STEP, most + 1, _STEP):
-            try:
-                self._at[resolution] = _stages(whole, self._parts, resolution, self._stages)
-            except RuntimeError:  # torch's, of a map that is smaller than what slides over it
-                continue
-            return resolution
+            with suppress(
+                RuntimeError
+            ):  # torch's, of a map that is smaller than what slides over it
+                self._stages_at(resolution)
+                return resolution
         raise OptionError("max_resolution", f"{most} is too small for {self._network}")
+
+    def _stages_at(self, resolution: int) -> list[_Stage]:
+        """The stages with what they cost at a resolution, counted once."""
+        if resolution not in self._at:
+            self._at[resolution] = _stages(self._whole, self._parts, resolution, self._stages)
+        return self._at[resolution]
 
     def size(self) -> int:
         """Exactly: a cut after stage c freezes 0…c stages, a linear head has no hidden units."""
@@ -107,24 +115,16 @@ class Backbone(SearchSpace):
                 network.get_submodule(name).requires_grad_(False)
         names = self._parts[: stage.end]
         _prune(network, set(names))
-        hidden = int(choices["hidden"]) if choices["head"] == "mlp" else 0
-        head = _head(stage.channels, hidden, float(choices["dropout"]), task.classes)
+        head = _head(stage.channels, choices, task.classes).build()
         return _Cut(network, names, int(choices["resolution"]), head)
 
     def costs(self, architecture: Architecture, task: Task) -> Mapping[str, float]:
-        """Count it: the kept parts once per resolution, the head by hand."""
+        """Count it: the kept parts once per resolution."""
         choices = architecture.choices
-        resolution, inputs = int(choices["resolution"]), 0
-        if resolution not in self._at:
-            whole = _published(self._network).to("meta")
-            self._at[resolution] = _stages(whole, self._parts, resolution, self._stages)
-        stage = self._at[resolution][int(choices["cut"]) - 1]
-        params, flops, inputs = stage.params, stage.flops, stage.channels
-        widths = [int(choices["hidden"])] if choices["head"] == "mlp" else []
-        for outputs in (*widths, task.classes):
-            params += (inputs + 1) * outputs
-            flops += 2 * inputs * outputs
-            inputs = outputs
+        stage = self._stages_at(int(choices["resolution"]))[int(choices["cut"]) - 1]
+        meter = Meter(Task(stage.channels, 1, 1, task.classes))
+        _head(stage.channels, choices, task.classes).cost(meter)
+        params, flops = stage.params + meter.params, stage.flops + meter.flops
         return {"params": float(params), "flops": float(flops)}
 
 
@@ -186,14 +186,11 @@ def _row(network: nn.Module) -> list[str]:
     """
     parts, shapes = dict(_named_parts(network)), dict[str, torch.Size]()
 
-    def note(name: str, output: object) -> None:
+    def note(name: str, module: nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, torch.Tensor):
             shapes[name] = output.shape
 
-    handles = [
-        part.register_forward_hook(lambda _module, _inputs, output, name=name: note(name, output))
-        for name, part in parts.items()
-    ]
+    handles = [part.register_forward_hook(partial(note, name)) for name, part in parts.items()]
     pixels = (_TOLD_APART, _TOLD_APART // 7 * 5)
     large, small = (torch.empty(1, _COLOURS, side, side, device="meta") for side in pixels)
     network.eval()(large)
@@ -252,11 +249,15 @@ def _prune(module: nn.Module, kept: set[str], prefix: str = "") -> None:
             delattr(module, name)
 
 
-def _head(inputs: int, hidden: int, dropout: float, classes: int) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Dropout(dropout)]
-    if hidden:
-        layers += [nn.Linear(inputs, hidden), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(hidden or inputs, classes))
+def _head(inputs: int, choices: Mapping[str, Value], classes: int) -> Row:
+    """What the averaged features go through, its layers named by their numbers."""
+    layers = [Layer(nn.Dropout, float(choices["dropout"]))]
+    if choices["head"] == "mlp":
+        hidden = int(choices["hidden"])
+        layers += [Layer(nn.Linear, inputs, hidden), Layer(nn.ReLU)]
+        inputs = hidden
+    layers.append(Layer(nn.Linear, inputs, classes))
+    return Row(**{str(number): layer for number, layer in enumerate(layers)})
 
 
 class _Cut(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -58,7 +57,23 @@ class CIFARResNet(LayeredSpace):
 
     def layers(self, architecture: Architecture, task: Task) -> Mapping[str, Layer]:
         """The network's layers."""
-        return _layers(architecture.choices, task)
+        choices = architecture.choices
+        channels, bias = int(choices["stem"]), bool(choices["bias"])
+        preactivation = bool(choices["preactivation"])
+        stem = (conv if preactivation else ConvNorm)(task.channels, channels, 3, bias=bias)
+        named: dict[str, Layer] = {"stem": stem}
+        make = _preactivated if preactivation else _block
+        for i in _STAGES:
+            width = int(choices[f"width{i}"])
+            for number in range(1, int(choices[f"depth{i}"]) + 1):
+                if number <= 2:  # the rest of a stage are like its second block
+                    stride = 2 if i > 1 and number == 1 else 1
+                    shortcut = _shortcut(str(choices["shortcut"]), channels, width, stride, bias)
+                    block, channels = make(channels, width, stride, shortcut, bias), width
+                named[f"stage{i}_block{number}"] = block
+        if preactivation:
+            named["end"] = _norm_relu(channels)
+        return named | named_classifier(channels, task.classes)
 
 
 class Padded(nn.Module):
@@ -78,25 +93,6 @@ class Padded(nn.Module):
         """(N, inputs, H, W) to (N, outputs, H / stride, W / stride), rounded up."""
         kept = x[:, :, :: self._stride, :: self._stride]
         return functional.pad(kept, (0, 0, 0, 0, 0, self._added))
-
-
-def _layers(choices: Mapping[str, Value], task: Task) -> dict[str, Layer]:
-    channels, bias = int(choices["stem"]), bool(choices["bias"])
-    preactivation = bool(choices["preactivation"])
-    stem = (conv if preactivation else ConvNorm)(task.channels, channels, 3, bias=bias)
-    named = OrderedDict[str, Layer](stem=stem)
-    make = _preactivated if preactivation else _block
-    for i in _STAGES:
-        width = int(choices[f"width{i}"])
-        for number in range(1, int(choices[f"depth{i}"]) + 1):
-            if number <= 2:  # the rest of a stage are like its second block
-                stride = 2 if i > 1 and number == 1 else 1
-                shortcut = _shortcut(str(choices["shortcut"]), channels, width, stride, bias)
-                block, channels = make(channels, width, stride, shortcut, bias), width
-            named[f"stage{i}_block{number}"] = block
-    if preactivation:
-        named["end"] = _norm_relu(channels)
-    return named | named_classifier(channels, task.classes)
 
 
 def _block(inputs: int, outputs: int, stride: int, shortcut: Layer | None, bias: bool) -> Layer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -88,7 +87,7 @@ class CNN(LayeredSpace):
         choices = architecture.choices
         activation = ACTIVATIONS[str(choices["activation"])]
         channels, size = task.channels, min(task.height, task.width)
-        named = OrderedDict[str, Layer]()
+        named: dict[str, Layer] = {}
         for i in _STAGES:
             down = str(choices[f"down{i}"]) if i > 1 and size > 1 else "none"
             if down in _POOLINGS:

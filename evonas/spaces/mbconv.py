@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -48,9 +47,7 @@ class MBConv(LayeredSpace):
         """The network's layers."""
         choices = {name: int(value) for name, value in architecture.choices.items()}
         channels, stages = choices["stem"], []
-        stem: OrderedDict[str, Layer] = OrderedDict(
-            stem=ConvNorm(task.channels, channels, bias=True)
-        )
+        stem = {"stem": ConvNorm(task.channels, channels, bias=True)}
         for i in range(1, 5):
             stage: list[Layer] = []
             for _ in range(choices[f"depth{i}"]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -85,9 +84,8 @@ class MobileNet(LayeredSpace):
         channels = divisible(int(choices["stem"]) * self._multiplier)
         activation = ACTIVATIONS[str(choices["stem_activation"])]
         stride = int(choices["stem_stride"])
-        named = OrderedDict[str, Layer](
-            stem=ConvNorm(task.channels, channels, 3, stride, activation=activation)
-        )
+        stem = ConvNorm(task.channels, channels, 3, stride, activation=activation)
+        named: dict[str, Layer] = {"stem": stem}
         for i in STAGES:
             stage = {n: choices[f"{n}{i}"] for n in _OF_A_STAGE}
             width = divisible(int(stage["width"]) * self._multiplier)
@@ -98,11 +96,9 @@ class MobileNet(LayeredSpace):
                 named[f"stage{i}_{stage['block']}{number}"] = block
         return named | self._head(choices, channels, task.classes)
 
-    def _head(
-        self, choices: Mapping[str, Value], channels: int, classes: int
-    ) -> OrderedDict[str, Layer]:
+    def _head(self, choices: Mapping[str, Value], channels: int, classes: int) -> dict[str, Layer]:
         activation = ACTIVATIONS[str(choices["head_activation"])]
-        named: OrderedDict[str, Layer] = OrderedDict()
+        named: dict[str, Layer] = {}
         if choices["head"]:
             head = divisible(int(choices["head"]) * max(1.0, self._multiplier))
             named["head"] = ConvNorm(channels, head, activation=activation)

@@ -9,6 +9,7 @@ from torch import nn
 from evonas.architecture import Architecture, Categorical
 from evonas.recipe.options import Count
 from evonas.spaces.base import Task
+from evonas.spaces.parts.blocks import conv
 from evonas.spaces.parts.cell_operations import OPERATIONS, Operation, average, relu_conv_norm
 from evonas.spaces.parts.cells import Cell, Edge, stacked, staged
 from evonas.spaces.parts.layers import Layer, LayeredSpace, Row
@@ -71,8 +72,7 @@ def _body(inputs: int, outputs: int, kernel: int, stride: int) -> Row:
 
 
 def _shortcut(inputs: int, outputs: int, kernel: int, stride: int) -> Row:
-    conv = Layer(nn.Conv2d, inputs, outputs, 1, bias=False)
-    return Row(**average(inputs, inputs, kernel, stride).parts, conv=conv)
+    return Row(**average(inputs, inputs, kernel, stride).parts, conv=conv(inputs, outputs))
 
 
 # Between stages: a residual block that halves the size and changes the number of channels.

@@ -89,8 +89,8 @@ class NASNet(LayeredSpace):
                 if state == _STATES[-1]:
                     self.conditions |= {f"{name}_input": _has_all, f"{name}_op": _has_all}
             self.domains[f"{cell}_output"] = Categorical(_OUTPUTS)
-        inner = {name for name in self.domains if name.endswith(("_op", "_input"))}
-        self._around = tuple(name for name in self.domains if name not in inner)
+        several = [name for name, domain in self.domains.items() if domain.size > 1]
+        self._around = [name for name in several if not name.endswith(("_op", "_input"))]
         self.points = _POINTS
 
     def canonical(self, choices: Mapping[str, Value]) -> Mapping[str, Value]:
@@ -102,13 +102,13 @@ class NASNet(LayeredSpace):
 
     def mutants(self, parent: Architecture, rng: Random) -> Iterator[Mapping[str, Value]]:
         """Another state or operation for half of a combination, or a change around the cells."""
-        return (self._mutant(parent.choices, rng) for _ in itertools.repeat(None))
+        return (self._mutant(parent, rng) for _ in itertools.repeat(None))
 
-    def _mutant(self, choices: Mapping[str, Value], rng: Random) -> Mapping[str, Value]:
+    def _mutant(self, parent: Architecture, rng: Random) -> Mapping[str, Value]:
         if rng.random() < _AROUND:
-            return self._changed_around(choices, rng)
+            return self.changed(parent, rng.choice(self._around), rng)
         cell = rng.choice(CELLS)
-        pairs, output = _read(cell, choices)
+        pairs, output = _read(cell, parent.choices)
         place, side = rng.randrange(len(pairs)), rng.randrange(len(_SIDES))
         pair = list(pairs[place])
         state, operation = pair[side]
@@ -118,15 +118,7 @@ class NASNet(LayeredSpace):
         else:
             pair[side] = Element(state, rng.choice([o for o in _NAMES if o != operation]))
         pairs[place] = (pair[0], pair[1])
-        return {**choices, **_spelled(cell, *_ordered(pairs, output))}
-
-    def _changed_around(self, choices: Mapping[str, Value], rng: Random) -> Mapping[str, Value]:
-        """One choice changed; where a combination is added, it is drawn."""
-        name = rng.choice([name for name in self._around if self.domains[name].size > 1])
-        child = {**choices, name: self.domains[name].mutate(choices[name], rng)}
-        if name == "combinations" and _has_all(child):
-            child |= {gained: self.domains[gained].sample(rng) for gained in self.conditions}
-        return child
+        return {**parent.choices, **_spelled(cell, *_ordered(pairs, output))}
 
     def layers(self, architecture: Architecture, task: Task) -> Mapping[str, Layer]:
         """The network's layers."""

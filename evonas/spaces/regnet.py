@@ -78,14 +78,14 @@ class RegNet(LayeredSpace):
         searched = all(domain.contains(choices[name]) for name, domain in self.domains.items())
         if not searched or not _is_regular(choices):
             return choices
-        group_widths = self.domains["group_width"].values()
-        settled = {**choices, "group_width": least_group_width(group_widths, _stages(choices))}
-        return settled | next(self._lines(settled, _shape(settled)), {})
+        group_widths, stages = self.domains["group_width"].values(), _stages(choices)
+        settled = {**choices, "group_width": least_group_width(group_widths, stages)}
+        return settled | next(self._lines(settled, stages), {})
 
     def architecture(self, choices: Mapping[str, Value]) -> Architecture:
         """Make a validated architecture in canonical form, no wider than is searched."""
         architecture = super().architecture(choices)
-        if max(fitted(stage).width for stage in _stages(architecture.choices)) > self._max_width:
+        if max(stage.width for stage in _stages(architecture.choices)) > self._max_width:
             raise InvalidArchitecture(
                 f"space {self.name!r}: no stage may be wider than {self._max_width}"
             )
@@ -131,15 +131,15 @@ class RegNet(LayeredSpace):
         return named_layers(_stages(choices), task, *self._stem, se=bool(choices["se"]))
 
     def _lines(
-        self, choices: Mapping[str, Value], shape: tuple[Stage, ...]
+        self, choices: Mapping[str, Value], stages: tuple[Stage, ...]
     ) -> Iterator[dict[str, int]]:
-        """Settings of the line that give the shape, the smallest of them first."""
-        widths, multipliers = [stage.width for stage in shape], self.domains["multiplier"].values()
-        group_width = int(choices["group_width"])
+        """Settings of the line that give the stages, the smallest of them first."""
+        widths, multipliers = [stage.width for stage in stages], self.domains["multiplier"].values()
+        ratio, group_width = int(choices["ratio"]), int(choices["group_width"])
 
-        def width(initial: int, step: int, multiplier: Value) -> int:
-            quantised = _quantised(initial, step, int(multiplier))
-            return fitted(shape[step]._replace(width=quantised, group_width=group_width)).width
+        def width(initial: int, power: int, multiplier: int) -> int:
+            quantised = _quantised(initial, multiplier / 100, power)
+            return fitted(Stage(0, quantised, ratio, group_width)).width
 
         for initial in map(int, self.domains["initial_width"].values()):
             if width(initial, 0, 100) != widths[0]:
@@ -148,19 +148,19 @@ class RegNet(LayeredSpace):
             start = bisect.bisect_left(multipliers, widths[3], key=third)
             stop = bisect.bisect_right(multipliers, widths[3], key=third)
             for multiplier in map(int, multipliers[start:stop]):
-                if [width(initial, step, multiplier) for step in (1, 2)] != widths[1:3]:
+                if [width(initial, power, multiplier) for power in (1, 2)] != widths[1:3]:
                     continue
-                for slope in self._slopes(shape, initial, multiplier):
+                for slope in self._slopes(stages, initial, multiplier):
                     line = {"initial_width": initial, "slope": slope, "multiplier": multiplier}
-                    if _shape({**choices, **line}) == shape:
+                    if _stages({**choices, **line}) == stages:
                         yield line
 
-    def _slopes(self, shape: tuple[Stage, ...], initial: int, multiplier: int) -> range:
+    def _slopes(self, stages: tuple[Stage, ...], initial: int, multiplier: int) -> range:
         """About the smallest slope at which every stage has its blocks."""
         least, most, first = 0.0, math.inf, 0
-        for step, stage in enumerate(shape):
+        for power, stage in enumerate(stages):
             last = first + stage.depth - 1
-            below, above = (_rise(initial, multiplier, step + side) for side in (-0.5, 0.5))
+            below, above = (_rise(initial, multiplier, power + side) for side in (-0.5, 0.5))
             least = max(least, below / first) if first else least
             most = min(most, above / last) if last else most
             first = last + 1
@@ -177,40 +177,37 @@ def _rise(initial: int, multiplier: int, power: float) -> float:
     return initial * (math.pow(multiplier / 100, power) - 1)
 
 
-def _steps(choices: Mapping[str, Any]) -> list[int]:
-    """Per block the power of the multiplier that its width is nearest to."""
-    slope = choices["slope"] / 100 / choices["initial_width"]
-    scale = math.log(choices["multiplier"] / 100)
-    # Block j is to be u_j = w0 + wa * j wide, the paper's equation 2; it gets the power
-    # s_j = log(u_j / w0) / log(wm) of the multiplier, its equation 3, rounded.
-    return [round(math.log(1 + slope * j) / scale) for j in range(choices["depth"])]
+def _generate_regnet(choices: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Of every block the power of the multiplier, and the width."""
+    w0, wa, wm = choices["initial_width"], choices["slope"] / 100, choices["multiplier"] / 100
+    # Block j is to be u_j = w0 + wa · j wide, the paper's equation 2; it gets the power
+    # s_j = log(u_j / w0) / log(wm) of the multiplier, its equation 3, rounded; and the width
+    # w0 · wm^s_j, its equation 4.
+    slope, scale = wa / w0, math.log(wm)
+    powers = [round(math.log(1 + slope * j) / scale) for j in range(choices["depth"])]
+    widths = {power: _quantised(w0, wm, power) for power in set(powers)}
+    return [(power, widths[power]) for power in powers]
 
 
-def _quantised(initial: int, step: int, multiplier: int) -> int:
-    """The width w0 * wm^s, the paper's equation 4, in multiples of 8."""
-    return _QUANTUM * round(initial * (multiplier / 100) ** step / _QUANTUM)
+def _quantised(w0: int, wm: float, power: int) -> int:
+    """The width w0 · wm^s in multiples of 8."""
+    return _QUANTUM * round(w0 * wm**power / _QUANTUM)
 
 
-def _stages(choices: Mapping[str, Any]) -> list[Stage]:
-    """The blocks of one width are a stage."""
-    initial, multiplier = choices["initial_width"], choices["multiplier"]
-    widths = (_quantised(initial, step, multiplier) for step in _steps(choices))
-    return [
-        Stage(len(list(blocks)), width, choices["ratio"], choices["group_width"])
-        for width, blocks in itertools.groupby(widths)
-    ]
-
-
-def _shape(choices: Mapping[str, Any]) -> tuple[Stage, ...]:
-    """The stages as they are built."""
-    return tuple(fitted(stage) for stage in _stages(choices))
+def _stages(choices: Mapping[str, Any]) -> tuple[Stage, ...]:
+    """The blocks of one width are a stage; as it is built."""
+    ratio, group_width = choices["ratio"], choices["group_width"]
+    stages = itertools.groupby(width for _, width in _generate_regnet(choices))
+    return tuple(
+        fitted(Stage(len(list(blocks)), width, ratio, group_width)) for width, blocks in stages
+    )
 
 
 def _is_regular(choices: Mapping[str, Any]) -> bool:
     """Whether there are the powers from 0 to 3, and stages of four widths."""
-    if set(_steps(choices)) != set(range(_STAGES)):
+    if {power for power, _ in _generate_regnet(choices)} != set(range(_STAGES)):
         return False
-    widths = [stage.width for stage in _shape(choices)]
+    widths = [stage.width for stage in _stages(choices)]
     return len(widths) == _STAGES and all(a < b for a, b in itertools.pairwise(widths))
 
 

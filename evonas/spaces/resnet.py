@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -62,25 +61,21 @@ class ResNet(LayeredSpace):
 
     def layers(self, architecture: Architecture, task: Task) -> Mapping[str, Layer]:
         """The network's layers."""
-        return _layers(architecture.choices, task)
-
-
-def _layers(choices: Mapping[str, Value], task: Task) -> dict[str, Layer]:
-    channels = int(choices["stem"])
-    kernel, stride = int(choices["stem_kernel"]), int(choices["stem_stride"])
-    named = OrderedDict[str, Layer](stem=ConvNorm(task.channels, channels, kernel, stride))
-    if choices["stem_pool"]:
-        named["stem_pool"] = _pool()
-    for i in range(1, 5):
-        down = choices[f"down{i}"] if i > 1 else "none"
-        if down == "pool":
-            named[f"pool{i - 1}"] = _pool()
-        for number in range(1, int(choices[f"depth{i}"]) + 1):
-            if number <= 2:  # the rest of a stage are like its second block
-                stride = 2 if down == "stride" and number == 1 else 1
-                block, channels = _block(choices, channels, int(choices[f"width{i}"]), stride)
-            named[f"stage{i}_block{number}"] = block
-    return named | named_classifier(channels, task.classes)
+        choices, channels = architecture.choices, int(architecture.choices["stem"])
+        kernel, stride = int(choices["stem_kernel"]), int(choices["stem_stride"])
+        named: dict[str, Layer] = {"stem": ConvNorm(task.channels, channels, kernel, stride)}
+        if choices["stem_pool"]:
+            named["stem_pool"] = _pool()
+        for i in range(1, 5):
+            down = choices[f"down{i}"] if i > 1 else "none"
+            if down == "pool":
+                named[f"pool{i - 1}"] = _pool()
+            for number in range(1, int(choices[f"depth{i}"]) + 1):
+                if number <= 2:  # the rest of a stage are like its second block
+                    stride = 2 if down == "stride" and number == 1 else 1
+                    block, channels = _block(choices, channels, int(choices[f"width{i}"]), stride)
+                named[f"stage{i}_block{number}"] = block
+        return named | named_classifier(channels, task.classes)
 
 
 def _pool() -> Layer:

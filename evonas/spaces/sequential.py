@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from random import Random
 from typing import Annotated
@@ -98,7 +97,20 @@ class Sequential(LayeredSpace):
 
     def layers(self, architecture: Architecture, task: Task) -> Mapping[str, Layer]:
         """The network's layers."""
-        return _layers(architecture, task)
+        channels, named = task.channels, dict[str, Layer]()
+        for number, (kind, width, kernel) in enumerate(_chain(architecture), start=1):
+            match kind:
+                case "conv":
+                    layer: Layer = ConvNorm(channels, width, kernel)
+                case "separable":
+                    layer = separable(channels, width, kernel)
+                case "residual":
+                    layer = basic(channels, width)
+                case _:
+                    layer = Layer(nn.MaxPool2d if kind == "max_pool" else nn.AvgPool2d, 3, 2, 1)
+            channels = width if kind in _OF_A_WIDTH else channels
+            named[f"layer{number}"] = layer
+        return named | named_classifier(channels, task.classes)
 
     def _choices(self, chain: list[tuple[str, int, int]]) -> dict[str, Value]:
         """Choices of a chain of (type, width, kernel)."""
@@ -134,20 +146,3 @@ def _common(ours: list[tuple[str, int, int]], theirs: list[tuple[str, int, int]]
     """How many layers both begin with."""
     pairs = enumerate(zip(ours, theirs, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
-
-
-def _layers(architecture: Architecture, task: Task) -> dict[str, Layer]:
-    channels, named = task.channels, OrderedDict[str, Layer]()
-    for number, (kind, width, kernel) in enumerate(_chain(architecture), start=1):
-        match kind:
-            case "conv":
-                layer: Layer = ConvNorm(channels, width, kernel)
-            case "separable":
-                layer = separable(channels, width, kernel)
-            case "residual":
-                layer = basic(channels, width)
-            case _:
-                layer = Layer(nn.MaxPool2d if kind == "max_pool" else nn.AvgPool2d, 3, 2, 1)
-        channels = width if kind in _OF_A_WIDTH else channels
-        named[f"layer{number}"] = layer
-    return named | named_classifier(channels, task.classes)

@@ -72,6 +72,13 @@ def test_equal_graphs_at_different_places_are_counted_each() -> None:
     assert meters[0].flops == 2 * 4 * 4 * 9 * 64
 
 
+def test_equal_cells_on_maps_of_different_sizes_are_counted_each() -> None:
+    cell = Cell(((Edge("conv", 0, CONV),),), output=(1,), inputs=1, entry=None)
+    meter = Meter(Task(4, 8, 8, 2))
+    Cells(4, [Place(name, cell, 4, stride=2) for name in ("one", "two", "three")]).cost(meter)
+    assert meter.flops == 2 * 4 * 4 * 9 * (16 + 4 + 1)
+
+
 def test_a_cell_of_one_input_reads_the_last_output_and_one_of_two_the_one_before() -> None:
     """Of three cells, the last puts out what the first does where it reads state 0."""
     first = Cell(((Edge("a", 0, IDENTITY), Edge("b", 0, IDENTITY)),), (1,), inputs=1, entry=None)

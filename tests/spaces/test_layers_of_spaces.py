@@ -28,6 +28,7 @@ BLOCKS: dict[str, Layer] = {
     "dilated": Layer(nn.Conv2d, 6, 8, 3, padding=2, dilation=2, bias=False),
     "linear": Layer(nn.Linear, 6, 5),
     "norm": Layer(nn.BatchNorm2d, 6),
+    "averaged": Layer(nn.AdaptiveAvgPool2d, 3),
     "conv_norm": ConvNorm(6, 9, 5, 2, 3, bias=True, activation=None),
     "squeeze": SQUEEZE,
     "basic": basic(6, 6),

@@ -19,11 +19,10 @@ from torchvision.models.regnet import BlockParams
 from evonas.architecture import Value
 from evonas.errors import InvalidArchitecture, RecipeError
 from evonas.recipe.options import check
-from evonas.spaces.anynet import fitted
 from evonas.spaces.base import Task
 from evonas.spaces.parts import cost
 from evonas.spaces.parts.layers import Gated
-from evonas.spaces.regnet import POINTS, RegNet, _is_regular, _shape, _stages, settings
+from evonas.spaces.regnet import POINTS, RegNet, _is_regular, _stages, settings
 
 SPACE = RegNet()
 SMALL: dict[str, Any] = {"max_depth": 8, "max_width": 64, "stem_width": 8, "stem_stride": 1}
@@ -82,9 +81,9 @@ def test_widths_are_quantised_as_in_torchvision() -> None:
             int(choices["group_width"]),
             1 / int(choices["ratio"]),
         )
-        assert [stage.depth for stage in _shape(choices)] == theirs.depths
-        assert [stage.width for stage in _shape(choices)] == theirs.widths
-        assert [stage.group_width for stage in _shape(choices)] == theirs.group_widths
+        assert [stage.depth for stage in _stages(choices)] == theirs.depths
+        assert [stage.width for stage in _stages(choices)] == theirs.widths
+        assert [stage.group_width for stage in _stages(choices)] == theirs.group_widths
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda t: f"{t.height}x{t.width}")
@@ -107,7 +106,7 @@ def test_whatever_is_drawn_has_four_stages_of_growing_widths(options: dict[str, 
         a, b = space.sample(rng), space.sample(rng)
         for each in (a, space.mutate(a, rng), space.crossover(a, b, rng)):
             stages = _stages(each.choices)
-            widths = [fitted(stage).width for stage in stages]
+            widths = [stage.width for stage in stages]
             assert len(stages) == 4
             assert widths == sorted(set(widths))
             assert widths[-1] <= options.get("max_width", 1024)
@@ -140,7 +139,7 @@ def test_another_number_of_stages_is_refused() -> None:
 
 def test_what_is_wider_than_searched_is_a_point_alone() -> None:
     wide = SPACE.point("regnet_x_8gf")
-    assert _shape(wide.choices)[-1].width == 1920
+    assert _stages(wide.choices)[-1].width == 1920
     with pytest.raises(InvalidArchitecture, match="wider than 64"):
         RegNet(max_width=64).architecture(ON_LATTICE | {"initial_width": 32})
 
@@ -162,9 +161,9 @@ def test_equal_networks_are_one_architecture(options: dict[str, Any]) -> None:
         settled = space.canonical(choices)
         assert space.canonical(settled) == settled
         assert all(domain.contains(settled[name]) for name, domain in space.domains.items())
-        assert _shape(settled) == _shape(choices)
-        if settled not in settings[_shape(choices)]:
-            settings[_shape(choices)].append(settled)
+        assert _stages(settled) == _stages(choices)
+        if settled not in settings[_stages(choices)]:
+            settings[_stages(choices)].append(settled)
     assert all(len(of_shape) == 1 for of_shape in settings.values())
     assert len(settings) < regular  # so that there was something to compare
 
@@ -191,7 +190,7 @@ def test_a_wider_and_a_deeper_copy() -> None:
     point = SPACE.point("regnet_x_400mf")
     before = _stages(point.choices)
     wider = _stages(SPACE.scaled(point, width=2.0).choices)
-    assert [stage.width for stage in wider] == [48, 120, 312, 784]  # from 24, 64, 152, 392
+    assert [stage.width for stage in wider] == [48, 128, 320, 784]  # from 32, 64, 160, 400
     assert [stage.depth for stage in wider] == [stage.depth for stage in before]
     deeper = _stages(SPACE.scaled(point, depth=2.0).choices)
     assert [stage.width for stage in deeper] == [stage.width for stage in before]

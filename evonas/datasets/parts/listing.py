@@ -6,7 +6,7 @@ import csv
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from evonas.datasets.base import line
@@ -28,9 +28,9 @@ _SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 _SHOWN = 3  # So many of the skipped files are named for each reason.
 
 
-@dataclass(frozen=True)
+@dataclass
 class Picture:
-    """A file that is a picture, as far as its first bytes tell."""
+    """A file that is a picture, as far as its first bytes tell; it may be put in another split."""
 
     path: Path
     label: str
@@ -62,11 +62,6 @@ class Listing:
             self.pictures.append(Picture(path, label, split, header(path)))
         except Unreadable as error:
             self.skipped[path] = error.reason
-
-    def move(self, numbers: Sequence[int], split: str) -> None:
-        """Make pictures those of another split."""
-        for number in numbers:
-            self.pictures[number] = replace(self.pictures[number], split=split)
 
     def name(self, path: Path) -> str:
         """A path below the root, from there; another, whole."""
@@ -227,15 +222,13 @@ def _rows(listing: Listing, path: Path, split: str | None = None) -> Listing:
 def _columns(path: Path, header_row: Sequence[str]) -> dict[str, str]:
     """The columns' names in the list, by what they hold."""
     names = {name.strip().lower(): name for name in reversed(header_row) if name}
-    columns = {
-        key: names[next(name for name in known if name in names)]
-        for key, known in _COLUMNS.items()
-        if any(name in names for name in known)
-    }
-    for key in ("path", "label"):
-        if key not in columns:
+    columns = {}
+    for key, known in _COLUMNS.items():
+        if found := [names[name] for name in known if name in names]:
+            columns[key] = found[0]
+        elif key != "split":
             raise DataError(
-                f"{path}: no column of its header is a {key}; call one {_COLUMNS[key][0]!r} "
+                f"{path}: no column of its header is a {key}; call one {known[0]!r} "
                 f"(there: {', '.join(header_row) or 'none'})"
             )
     return columns

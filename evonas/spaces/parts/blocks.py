@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TypeVar, cast
@@ -257,16 +256,16 @@ class _Undo:
         self.handle.remove()
 
 
-def named_classifier(channels: int, classes: int) -> OrderedDict[str, Layer]:
+def named_classifier(channels: int, classes: int) -> dict[str, Layer]:
     """Global average pooling and a linear layer: (channels + 1) · classes parameters."""
-    return OrderedDict(
-        pool=Layer(nn.AdaptiveAvgPool2d, 1),
-        flatten=Layer(nn.Flatten),
-        classifier=Layer(nn.Linear, channels, classes),
-    )
+    return {
+        "pool": Layer(nn.AdaptiveAvgPool2d, 1),
+        "flatten": Layer(nn.Flatten),
+        "classifier": Layer(nn.Linear, channels, classes),
+    }
 
 
-def named_stages(stages: Sequence[Sequence[Layer]], size: int) -> OrderedDict[str, Layer]:
+def named_stages(stages: Sequence[Sequence[Layer]], size: int) -> dict[str, Layer]:
     """The stages in a row, a 2×2 max-pooling between them for as long as there is room.
 
     They are named by position: ``stage1_block1``, ``pool1``, …. Where a module comes in the network
@@ -277,7 +276,7 @@ def named_stages(stages: Sequence[Sequence[Layer]], size: int) -> OrderedDict[st
         stages: Layers that keep the size.
         size: The smaller side of the input, pixels.
     """
-    layers: OrderedDict[str, Layer] = OrderedDict()
+    layers: dict[str, Layer] = {}
     for index, stage in enumerate(stages):
         if index and size >= 2:
             layers[f"pool{index}"] = Layer(nn.MaxPool2d, 2)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from evonas.spaces.parts.blocks import conv
 from evonas.spaces.parts.layers import Layer, Meter, Row
 
 
@@ -42,7 +43,7 @@ def relu_conv_norm(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) 
     """ReLU, a convolution without bias, and batch normalisation."""
     return Row(
         relu=Layer(nn.ReLU),
-        conv=Layer(nn.Conv2d, inputs, outputs, kernel, stride, kernel // 2, bias=False),
+        conv=conv(inputs, outputs, kernel, stride),
         norm=Layer(nn.BatchNorm2d, outputs),
     )
 
@@ -74,7 +75,7 @@ def _separable(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation
     return Row(
         relu=Layer(nn.ReLU),
         depthwise=Layer(nn.Conv2d, *depthwise),
-        pointwise=Layer(nn.Conv2d, inputs, outputs, 1, bias=False),
+        pointwise=conv(inputs, outputs),
         norm=Layer(nn.BatchNorm2d, outputs),
     )
 
@@ -99,8 +100,8 @@ def _lines(inputs: int, outputs: int, kernel: int, stride: int) -> Row:
     quarter = max(1, inputs // 4)
 
     def line(kernel: tuple[int, int], stride: tuple[int, int]) -> Row:
-        conv = Layer(_Line, quarter, kernel, stride)
-        return Row(relu=Layer(nn.ReLU), conv=conv, norm=Layer(nn.BatchNorm2d, quarter))
+        along = Layer(_Line, quarter, kernel, stride)
+        return Row(relu=Layer(nn.ReLU), conv=along, norm=Layer(nn.BatchNorm2d, quarter))
 
     return Row(
         narrow=relu_conv_norm(inputs, quarter),

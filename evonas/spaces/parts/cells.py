@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from evonas.spaces.base import Task
-from evonas.spaces.parts.blocks import named_classifier
+from evonas.spaces.parts.blocks import conv, named_classifier
 from evonas.spaces.parts.cell_operations import FIT, Operation, described
 from evonas.spaces.parts.layers import FeatureMap, Layer, Meter
 
@@ -70,14 +70,8 @@ class Cell:
         return tuple(sorted({edge.state for edge in self.edges if edge.state < self.inputs}))
 
 
-class _Output(NamedTuple):
-    """What a cell puts out: its channels, and what the network's size has been divided by."""
-
-    channels: int
-    scale: int
-
-
-_Sources = tuple[_Output, ...]  # Of what a cell reads, the oldest first.
+# Of what a cell reads, the oldest first: its channels, and how much larger it is than the last.
+_Sources = tuple[tuple[int, int], ...]
 
 
 class Place(NamedTuple):
@@ -100,19 +94,14 @@ class Place(NamedTuple):
         """Channels that it puts out."""
         return len(self.cell.output) * self.channels
 
-    def output(self, sources: _Sources) -> _Output:
-        """What it puts out."""
-        return _Output(self.outputs, sources[-1].scale * self.stride)
-
     def parts(self, sources: _Sources) -> tuple[Mapping[str, Layer], Mapping[str, Layer]]:
         """The entries by state, and the edges by name."""
-        cell, width, (*_, last) = self.cell, self.channels, sources
+        cell, width = self.cell, self.channels
         entries: dict[str, Layer] = {}
-        inputs = {state: source.channels for state, source in enumerate(sources)}
+        inputs = {state: channels for state, (channels, _) in enumerate(sources)}
         if cell.entry:
             for state in cell.reads:
-                stride = last.scale // sources[state].scale
-                entries[str(state)] = described(cell.entry, inputs[state], width, stride)
+                entries[str(state)] = described(cell.entry, inputs[state], width, sources[state][1])
             inputs = dict.fromkeys(inputs, width)
         edges = {
             name: described(operation, inputs[state], width, self.stride)
@@ -184,7 +173,7 @@ def staged(normal: Cell, reduction: Cell, channels: int, repeats: Sequence[int])
 def stacked(task: Task, channels: int, places: Sequence[Place], **last: Layer) -> dict[str, Layer]:
     """A whole network: a 3×3 convolution to so many channels, cells, further layers, a head."""
     return {
-        "stem": Layer(nn.Conv2d, task.channels, channels, 3, padding=1, bias=False),
+        "stem": conv(task.channels, channels, 3),
         "stem_norm": Layer(nn.BatchNorm2d, channels),
         "cells": Cells(channels, places),
         **last,
@@ -210,13 +199,11 @@ class Cells(Layer):
 
     def cost(self, meter: Meter) -> None:
         """Send the meter through; equal cells are counted once, and have one peak."""
-        placed = list(self._with_sources())
-        followers: list[Cell | None] = [*(place.cell for place, _ in placed[1:]), None]
         counts: dict[tuple[Any, ...], tuple[tuple[int, ...], FeatureMap]] = {}
         before = last = meter.here
-        for (place, sources), follower in zip(placed, followers, strict=True):
-            kept = follower is not None and follower.inputs > 1 and 0 in follower.reads
-            key = *place[1:], sources, kept, before is last
+        read_later = [place.cell.inputs > 1 and 0 in place.cell.reads for place in self._places[1:]]
+        for (place, sources), kept in zip(self._with_sources(), [*read_later, False], strict=True):
+            key = *place[1:], sources, before.shape, last.shape, kept, before is last
             if key not in counts:
                 sums = meter.sums()
                 with meter.holding(*([last] if kept else [])):
@@ -229,11 +216,10 @@ class Cells(Layer):
             before, last = last, meter.here
 
     def _with_sources(self) -> Iterator[tuple[Place, _Sources]]:
-        before = last = _Output(self._channels, 1)
+        before, last, stride = self._channels, self._channels, 1
         for place in self._places:
-            sources = (before, last)[-place.cell.inputs :]
-            yield place, sources
-            before, last = last, place.output(sources)
+            yield place, ((before, stride), (last, 1))[-place.cell.inputs :]
+            before, last, stride = last, place.outputs, place.stride
 
 
 class _Row(nn.Sequential):

@@ -63,7 +63,6 @@ class Meter:
         self.peak_memory = _BYTES * self.here.values
         self._waiting: tuple[FeatureMap, ...] = ()
         self._held = 0  # Values of what waits.
-        self._last: tuple[Layer | None, FeatureMap, tuple[int, ...]] = None, self.here, ()
 
     def costs(self) -> dict[str, float]:
         """All costs so far, by name."""
@@ -77,20 +76,6 @@ class Meter:
         """Count what was counted elsewhere (``sums``)."""
         self.params += sums[0]
         self.flops += sums[1]
-
-    def through(self, layer: Layer) -> None:
-        """Send it through a layer beside which nothing waits.
-
-        In a stage the same one comes again and again: it costs the same, and no higher peak.
-        """
-        last, read, sums = self._last
-        here = self.here
-        if layer is last and here.shape == read.shape:
-            self.add(sums)
-        else:
-            before = self.sums()
-            layer.cost(self)
-            self._last = layer, here, self.sums(before)
 
     @property
     def shared(self) -> bool:
@@ -160,9 +145,9 @@ class Meter:
         width = _slid(self.here.width, kernel, stride, padding, ceil)
         self.make(self.here.channels, height, width)
 
-    def average(self) -> None:
-        """Global pooling."""
-        self.make(self.here.channels, 1, 1)
+    def average(self, output_size: int = 1) -> None:
+        """Pooling to so many pixels a side, whatever comes in: global pooling by default."""
+        self.make(self.here.channels, output_size, output_size)
 
     def linear(self, outputs: int, bias: bool = True) -> None:
         """A linear layer over all that a flattened image has."""
@@ -346,10 +331,20 @@ def network(layers: Mapping[str, Layer]) -> nn.Sequential:
 
 
 def costs(layers: Mapping[str, Layer], task: Task) -> dict[str, float]:
-    """What ``network(layers)`` costs on images of the task, by name."""
+    """What ``network(layers)`` costs on images of the task, by name.
+
+    In a stage the same layer comes again and again: it costs the same, and no higher peak.
+    """
     meter = Meter(task)
+    last: Layer | None = None
+    shape, sums = meter.here.shape, meter.sums()
     for layer in layers.values():
-        meter.through(layer)
+        if layer is last and meter.here.shape == shape:
+            meter.add(sums)
+        else:
+            last, shape, before = layer, meter.here.shape, meter.sums()
+            layer.cost(meter)
+            sums = meter.sums(before)
     return meter.costs()
 
 
@@ -382,18 +377,6 @@ def _pool(
     meter.pool(kernel_size, stride, padding, ceil_mode)
 
 
-def _batch_norm(meter: Meter, num_features: int) -> None:
-    meter.norm()
-
-
-def _average(meter: Meter, output_size: int) -> None:
-    meter.average()
-
-
-def _linear(meter: Meter, in_features: int, out_features: int, bias: bool = True) -> None:
-    meter.linear(out_features, bias)
-
-
 def _convolution(
     meter: Meter,
     in_channels: int,
@@ -408,22 +391,15 @@ def _convolution(
     meter.conv(out_channels, kernel_size, stride, groups, bias, padding, dilation)
 
 
-def _activation(meter: Meter, *arguments: Any, **keywords: Any) -> None:
-    meter.overwrite()
-
-
-def _nothing(meter: Meter, *arguments: Any, **keywords: Any) -> None:
-    """Its output is its input, in inference."""
-
-
-_ACTIVATIONS = (nn.Hardsigmoid, nn.Hardswish, nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.SiLU)
-_OF_TORCH: Mapping[type[nn.Module], Callable[..., None]] = {
-    nn.AdaptiveAvgPool2d: _average,
+_IN_PLACE = (nn.Hardsigmoid, nn.Hardswish, nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.SiLU)
+_NOTHING = (nn.Dropout, nn.Flatten, nn.Identity)  # Their output is their input, in inference.
+_OF_TORCH: Mapping[type[nn.Module], Callable[..., None]] = {  # of the modules' own arguments
+    nn.AdaptiveAvgPool2d: Meter.average,
     nn.AvgPool2d: _pool,
-    nn.BatchNorm2d: _batch_norm,
+    nn.BatchNorm2d: lambda meter, num_features: meter.norm(),
     nn.Conv2d: _convolution,
-    nn.Linear: _linear,
+    nn.Linear: lambda meter, in_features, out_features, bias=True: meter.linear(out_features, bias),
     nn.MaxPool2d: _pool,
-    **dict.fromkeys(_ACTIVATIONS, _activation),
-    **dict.fromkeys((nn.Dropout, nn.Flatten, nn.Identity), _nothing),
+    **dict.fromkeys(_IN_PLACE, lambda meter, *arguments, **keywords: meter.overwrite()),
+    **dict.fromkeys(_NOTHING, lambda meter, *arguments, **keywords: None),
 }

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from evonas.architecture import Architecture, Categorical, Domain, Value
 from evonas.spaces.base import SearchSpace, Task
 
@@ -38,11 +40,7 @@ def domain(values: Sequence[Value]) -> Categorical:
         low, high = float(values[0]), float(values[1])
         if not low < high or (values[2] == "log" and low <= 0):
             raise ValueError(f"from {low:g} to {high:g} is no range ({values[2]})")
-        steps = [place / (_VALUES - 1) for place in range(_VALUES)]
-        if values[2] == "log":
-            ladder = [low * math.exp(step * math.log(high / low)) for step in steps]
-        else:
-            ladder = [low + step * (high - low) for step in steps]
+        ladder = (np.geomspace if values[2] == "log" else np.linspace)(low, high, _VALUES)
         return Categorical(tuple(float(f"{value:.4g}") for value in ladder), ordered=True)
     numbers = [value for value in values if isinstance(value, int | float)]
     if len(numbers) == len(values):
