@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Annotated, Any
 
 import torch
@@ -122,22 +122,14 @@ def quantized(content: bytes, images: torch.Tensor) -> bytes:
     quantization = _package("onnxruntime.quantization")
     preparation = _package("onnxruntime.quantization.shape_inference")
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
-        """The images, batch by batch."""
-
-        def __init__(self) -> None:
-            self._batches = iter(torch.split(images, _CALIBRATION_BATCH))
-
-        def get_next(self) -> dict[str, Any] | None:
-            batch = next(self._batches, None)
-            return None if batch is None else {"images": batch.numpy()}
-
+    batches = ({"images": batch.numpy()} for batch in images.split(_CALIBRATION_BATCH))
+    reader = SimpleNamespace(get_next=lambda: next(batches, None))
     with TemporaryDirectory() as folder, _quiet():  # its functions take files
         given, prepared, made = (Path(folder) / name for name in ("a.onnx", "b.onnx", "c.onnx"))
         given.write_bytes(content)
         try:
             preparation.quant_pre_process(given, prepared, skip_symbolic_shape=True)
-            quantization.quantize_static(prepared, made, Reader(), per_channel=True)
+            quantization.quantize_static(prepared, made, reader, per_channel=True)
         # The same.
         except Exception as error:
             raise Refused(f"onnxruntime does not quantise the network: {_line(error)}") from error
