@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from evonas.training.augmentation import Augmentation, cutout, distort, gather, mix
 from evonas.training.data import Data, Split
@@ -152,8 +151,9 @@ class Average:
             *zip(self.network.parameters(), network.parameters(), strict=True),
             *zip(self.network.buffers(), network.buffers(), strict=True),
         ]
-        self._numbers = [(mean, last) for mean, last in pairs if mean.is_floating_point()]
-        self._counters = [(mean, last) for mean, last in pairs if not mean.is_floating_point()]
+        numbers = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._means, self._latest = zip(*numbers, strict=True)
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     def decay(self, updates: int) -> float:
         """Of the next update, after so many."""
@@ -162,12 +162,11 @@ class Average:
     @torch.no_grad()
     def update(self, decay: float | torch.Tensor) -> None:
         """Take the network's weights into account, as they are now; a tensor is a scalar."""
-        means, latest = zip(*self._numbers, strict=True)
         if isinstance(decay, torch.Tensor):
-            torch._foreach_mul_(means, decay)
-            torch._foreach_add_(means, torch._foreach_mul(latest, 1 - decay))
+            torch._foreach_mul_(self._means, decay)
+            torch._foreach_add_(self._means, torch._foreach_mul(self._latest, 1 - decay))
         else:
-            get_ema_multi_avg_fn(decay)(means, latest, 1)
+            torch._foreach_lerp_(self._means, self._latest, 1 - decay)
         for counter, value in self._counters:  # how many batches normalisation saw
             counter.copy_(value)
 
@@ -486,24 +485,22 @@ def parameter_groups(network: nn.Module, settings: Settings) -> list[dict[str, A
         ``orthogonal`` are kernels that Muon is for: all but the classifier's and those of one
         input channel, of depthwise convolutions say, which mix nothing.
     """
-    behind = list(reversed(stages(network)))
-    scales = {
-        id(parameter): settings.stage_decay**place
-        for place, stage in enumerate(behind)
-        for parameter in stage.parameters()
-    }
-    last = {id(parameter) for stage in behind[:1] for parameter in stage.parameters()}
+    behind = [list(stage.parameters()) for stage in reversed(stages(network))]
+    places = {id(parameter): place for place, stage in enumerate(behind) for parameter in stage}
+    classifier = {id(parameter) for stage in behind[:1] for parameter in stage}
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for parameter in network.parameters():
         if parameter.requires_grad:
-            decay = settings.weight_decay if parameter.ndim > 1 else 0.0
-            scale = scales.get(id(parameter), 1.0)  # a network need not have stages
+            kernel = parameter.ndim > 1
             orthogonal = (
                 settings.optimizer == "muon"
-                and parameter.ndim > 1
+                and kernel
                 and parameter.shape[1] > 1
-                and id(parameter) not in last
+                and id(parameter) not in classifier
             )
+            decay = settings.weight_decay if kernel else 0.0
+            # A network need not have stages.
+            scale = settings.stage_decay ** places.get(id(parameter), 0)
             scale *= MUON_SCALE if orthogonal else 1.0
             groups.setdefault((decay, scale, orthogonal), []).append(parameter)
     return [
