@@ -8,14 +8,13 @@ batch.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
 import os
 import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -97,9 +96,8 @@ class Split:
         # Threads, for processes would hand batches over in /dev/shm, which is tiny in containers;
         # torch frees the interpreter's lock while it copies.
         with ThreadPoolExecutor(_WORKERS) as pool:
-            ahead: deque[Future[torch.Tensor]] = deque()
             numbers = iter(order.cpu().split(size))
-            ahead.extend(pool.submit(load, part) for part in islice(numbers, 2 * _WORKERS))
+            ahead = deque(pool.submit(load, part) for part in islice(numbers, 2 * _WORKERS))
             for index in parts:
                 batch = ahead.popleft().result().to(self.labels.device, non_blocking=True)
                 ahead.extend(pool.submit(load, part) for part in islice(numbers, 1))
@@ -337,21 +335,9 @@ def _free(device: str) -> float:
 
 
 def _take(part: Split, indices: Labels) -> Split:
-    chunks = (indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK))
-    images = (part.images[torch.from_numpy(chunk)] for chunk in chunks)
-    return _filled(images, part.labels[torch.from_numpy(indices)])
-
-
-def _filled(chunks: Iterator[torch.Tensor], labels: torch.Tensor) -> Split:
-    """Chunks of images in a row, in memory or in a file."""
-    first = next(chunks)
-    array = room((len(labels), *first.shape[1:]))
-    images = torch.from_numpy(array)
-    place = 0
-    for chunk in itertools.chain([first], chunks):
-        images[place : place + len(chunk)] = chunk
-        place += len(chunk)
-    return Split(images, labels, mapped=isinstance(array, np.memmap))
+    numbers = torch.from_numpy(indices)
+    chunks = (part.images[chunk] for chunk in numbers.split(_CHUNK))
+    return _filled(chunks, part.images.shape[1:], part.labels[numbers])
 
 
 def _resize(part: Split, resolution: int) -> Split:
@@ -361,4 +347,13 @@ def _resize(part: Split, resolution: int) -> Split:
         for chunk in part.images.split(_CHUNK)
     )
     chunks = (chunk.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1) for chunk in scaled)
-    return _filled(chunks, part.labels)
+    return _filled(chunks, (*size, part.images.shape[3]), part.labels)
+
+
+def _filled(chunks: Iterator[torch.Tensor], shape: Sequence[int], labels: torch.Tensor) -> Split:
+    """Images of a shape, which come ``_CHUNK`` at a time, in memory or in a file."""
+    array = room((len(labels), *shape))
+    images = torch.from_numpy(array)
+    for place, chunk in zip(images.split(_CHUNK), chunks, strict=True):
+        place.copy_(chunk)
+    return Split(images, labels, mapped=isinstance(array, np.memmap))
