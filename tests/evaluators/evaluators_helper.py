@@ -14,7 +14,7 @@ from evonas.evaluators.base import Context, Evaluator
 from evonas.recipe.options import Part, check
 from evonas.spaces.base import SearchSpace
 from evonas.spaces.plain_cnn import PlainCNN
-from evonas.training.checkpoints import Checkpoints, Continued, WeightReuse
+from evonas.training.checkpoints import Checkpoints, Continued
 from evonas.training.data import Arrays, Data, Images, Labels, split
 from evonas.trial import Proposal, Trial
 
@@ -54,7 +54,7 @@ def final(number: int = 0, repeat: int = 0, space: SearchSpace = SPACE) -> Trial
     return Trial(number, proposal)
 
 
-def kept(folder: Path) -> WeightReuse:
+def kept(folder: Path) -> Continued:
     """A store of weights, which finals leave theirs in."""
     return Continued(Checkpoints(folder / "weights", 1.0))
 
