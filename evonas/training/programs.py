@@ -103,10 +103,18 @@ def program(network: nn.Sequential, task: Task, about: Mapping[str, Any], form: 
         Refused: If torch cannot export the network.
         PluginError: If the packages for ONNX are missing.
     """
+    need(form)
     normalize = network[0]
     assert isinstance(normalize, Normalize)
     whole = nn.Sequential(_Arithmetic(normalize.mean, normalize.std), *network[1:]).eval()
-    return _pt2(whole, task, about) if form == "pt2" else _onnx(whole, task, about)
+    text = json.dumps(about)
+    name, write = ("torch.export", _pt2) if form == "pt2" else ("torch.onnx.export", _onnx)
+    try:
+        with _quiet():
+            return write(whole, task, text)
+    # A space builds anybody's code, and torch says no in many ways.
+    except Exception as error:
+        raise Refused(f"{name} refuses the network: {_line(error)}") from error
 
 
 def quantized(content: bytes, images: torch.Tensor) -> bytes:
@@ -130,7 +138,7 @@ def quantized(content: bytes, images: torch.Tensor) -> bytes:
         try:
             preparation.quant_pre_process(given, prepared, skip_symbolic_shape=True)
             quantization.quantize_static(prepared, made, reader, per_channel=True)
-        # The same.
+        # Nor does onnxruntime know what comes.
         except Exception as error:
             raise Refused(f"onnxruntime does not quantise the network: {_line(error)}") from error
         return made.read_bytes()
@@ -176,43 +184,28 @@ class _Arithmetic(nn.Module):
         return normalized
 
 
-def _batches() -> tuple[dict[int, Any]]:
-    return ({0: torch.export.Dim("batch")},)
-
-
-def _pt2(network: nn.Module, task: Task, about: Mapping[str, Any]) -> bytes:
-    file = io.BytesIO()
-    example = torch.zeros(2, *task.input_shape)
-    with _quiet():
-        try:
-            exported = torch.export.export(network, (example,), dynamic_shapes=_batches())
-        # A space builds anybody's code, and torch says no in many ways.
-        except Exception as error:
-            raise Refused(f"torch.export refuses the network: {_line(error)}") from error
-        torch.export.save(exported, file, extra_files={JSON: json.dumps(about)})
+def _pt2(network: nn.Module, task: Task, about: str) -> bytes:
+    file, example = io.BytesIO(), torch.zeros(2, *task.input_shape)
+    batches = {0: torch.export.Dim("batch")}
+    exported = torch.export.export(network, (example,), dynamic_shapes=(batches,))
+    torch.export.save(exported, file, extra_files={JSON: about})
     return file.getvalue()
 
 
-def _onnx(network: nn.Module, task: Task, about: Mapping[str, Any]) -> bytes:
-    need("onnx")
+def _onnx(network: nn.Module, task: Task, about: str) -> bytes:
     example = torch.zeros(2, *task.input_shape, dtype=torch.uint8)
-    with _quiet():
-        try:
-            exported = torch.onnx.export(
-                network,
-                (example,),
-                dynamo=True,
-                dynamic_shapes=_batches(),
-                input_names=["images"],
-                output_names=["logits"],
-                verbose=False,
-            )
-        # The same.
-        except Exception as error:
-            raise Refused(f"torch.onnx.export refuses the network: {_line(error)}") from error
+    exported = torch.onnx.export(
+        network,
+        (example,),
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        input_names=["images"],
+        output_names=["logits"],
+        verbose=False,
+    )
     assert exported is not None
     model = exported.model_proto
-    model.metadata_props.add(key=JSON, value=json.dumps(about))
+    model.metadata_props.add(key=JSON, value=about)
     content: bytes = model.SerializeToString()
     return content
 
