@@ -88,89 +88,6 @@ class Settings:
     teacher: Teacher | None = None
 
 
-class Normalize(nn.Module):
-    """Images in 0…255 to zero mean and unit variance per channel; float, (N, C, H, W)."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean.view(1, -1, 1, 1).clone())
-        self.register_buffer("std", std.view(1, -1, 1, 1).clone())
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalise a batch (N, C, H, W) of any dtype."""
-        return images.to(torch.float32, copy=True).sub_(self.mean).div_(self.std)
-
-    def spread(self, height: int, width: int) -> Normalize:
-        """The same for images of one size, several times faster on a CPU.
-
-        With channels last, a number per channel means a vector loop of three steps; a number per
-        pixel and channel makes one long loop of it.
-        """
-        spread = Normalize(self.mean, self.std)
-        for name, values in self.named_buffers():
-            wide = values.expand(-1, -1, height, width)
-            setattr(spread, name, wide.contiguous(memory_format=torch.channels_last))
-        return spread
-
-
-@dataclass(frozen=True)
-class OnDevice:
-    """What training needs of a data set, on a device ("cuda:1"): there from its first use on."""
-
-    data: Data
-    device: str
-
-    @cached_property
-    def splits(self) -> tuple[Split, Split]:
-        """Training and validation images."""
-        return self.data.train.to(self.device), self.data.val.to(self.device)
-
-    @cached_property
-    def normalize(self) -> Normalize:
-        """By the statistics of the training images."""
-        return Normalize(*self.data.channel_statistics()).to(torch.device(self.device))
-
-
-class Average:
-    """An exponential moving average of a network's parameters and buffers.
-
-    The first n updates decay by (1 + n) / (10 + n) at most, so that the random weights at the
-    start are soon forgotten in a short training too.
-
-    Attributes:
-        network: A copy of the network with the averaged weights.
-    """
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.network = copy.deepcopy(network)
-        self._decay = decay
-        pairs = [
-            *zip(self.network.parameters(), network.parameters(), strict=True),
-            *zip(self.network.buffers(), network.buffers(), strict=True),
-        ]
-        numbers = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._means, self._latest = zip(*numbers, strict=True)
-        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
-
-    def decay(self, updates: int) -> float:
-        """Of the next update, after so many."""
-        return min(self._decay, (1 + updates) / (10 + updates))
-
-    @torch.no_grad()
-    def update(self, decay: float | torch.Tensor) -> None:
-        """Take the network's weights into account, as they are now; a tensor is a scalar."""
-        if isinstance(decay, torch.Tensor):
-            torch._foreach_mul_(self._means, decay)
-            torch._foreach_add_(self._means, torch._foreach_mul(self._latest, 1 - decay))
-        else:
-            torch._foreach_lerp_(self._means, self._latest, 1 - decay)
-        for counter, value in self._counters:  # how many batches normalisation saw
-            counter.copy_(value)
-
-
 def fit(
     network: nn.Module,
     train: Split,
@@ -323,16 +240,98 @@ def _recordable(settings: Settings, scaler: torch.amp.GradScaler, steps: int) ->
     return settings.cuda_graph and long and not decided and not settings.compile
 
 
-def augmented(
-    images: torch.Tensor,
-    index: torch.Tensor,
-    normalize: Normalize,
-    augmentation: Augmentation,
-    rng: torch.Generator,
-) -> torch.Tensor:
-    """Images of an index, float, (B, C, H, W), channels last."""
-    batch = distort(gather(images, index, augmentation, rng), augmentation, rng)
-    return normalize(batch.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
+def parameter_groups(network: nn.Module, settings: Settings) -> list[dict[str, Any]]:
+    """What the optimizer trains: weights, then biases and normalisation, which do not decay.
+
+    Returns:
+        Groups as torch.optim takes them. ``scale`` is their factor on the learning rate;
+        ``orthogonal`` are kernels that Muon is for: all but the classifier's and those of one
+        input channel, of depthwise convolutions say, which mix nothing.
+    """
+    behind = [list(stage.parameters()) for stage in reversed(stages(network))]
+    places = {id(parameter): place for place, stage in enumerate(behind) for parameter in stage}
+    classifier = {id(parameter) for stage in behind[:1] for parameter in stage}
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            kernel = parameter.ndim > 1
+            orthogonal = (
+                settings.optimizer == "muon"
+                and kernel
+                and parameter.shape[1] > 1
+                and id(parameter) not in classifier
+            )
+            decay = settings.weight_decay if kernel else 0.0
+            # A network need not have stages.
+            scale = settings.stage_decay ** places.get(id(parameter), 0)
+            scale *= MUON_SCALE if orthogonal else 1.0
+            groups.setdefault((decay, scale, orthogonal), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "scale": scale, "orthogonal": orthogonal}
+        for (decay, scale, orthogonal), parameters in groups.items()
+    ]
+
+
+def schedule(progress: float, name: ScheduleName = "cosine") -> float:
+    """Share of the peak learning rate.
+
+    Args:
+        progress: Share of the steps that are done, 0…1.
+        name: ``cosine``: a tenth of the steps warms up linearly, the rest falls to zero;
+            ``step``: the same warm-up, then a tenth from one half on, a hundredth from three
+            quarters on; ``one_cycle`` (Smith & Topin 2018): linearly from a 25th to the peak in
+            three tenths of the steps, then a cosine to zero.
+    """
+    if name == "one_cycle":
+        if progress < _RISE:
+            return (1 + 24 * progress / _RISE) / 25
+        return _cosine((progress - _RISE) / (1 - _RISE))
+    if progress < _WARM_UP:
+        return (progress + 0.01) / (_WARM_UP + 0.01)
+    if name == "step":
+        return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
+    return _cosine((progress - _WARM_UP) / (1 - _WARM_UP))
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Average:
+    """An exponential moving average of a network's parameters and buffers.
+
+    The first n updates decay by (1 + n) / (10 + n) at most, so that the random weights at the
+    start are soon forgotten in a short training too.
+
+    Attributes:
+        network: A copy of the network with the averaged weights.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network = copy.deepcopy(network)
+        self._decay = decay
+        pairs = [
+            *zip(self.network.parameters(), network.parameters(), strict=True),
+            *zip(self.network.buffers(), network.buffers(), strict=True),
+        ]
+        numbers = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._means, self._latest = zip(*numbers, strict=True)
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    def decay(self, updates: int) -> float:
+        """Of the next update, after so many."""
+        return min(self._decay, (1 + updates) / (10 + updates))
+
+    @torch.no_grad()
+    def update(self, decay: float | torch.Tensor) -> None:
+        """Take the network's weights into account, as they are now; a tensor is a scalar."""
+        if isinstance(decay, torch.Tensor):
+            torch._foreach_mul_(self._means, decay)
+            torch._foreach_add_(self._means, torch._foreach_mul(self._latest, 1 - decay))
+        else:
+            torch._foreach_lerp_(self._means, self._latest, 1 - decay)
+        for counter, value in self._counters:  # how many batches normalisation saw
+            counter.copy_(value)
 
 
 def whole_batches(train: Split, batch_size: int, rng: torch.Generator) -> torch.Tensor:
@@ -344,6 +343,18 @@ def whole_batches(train: Split, batch_size: int, rng: torch.Generator) -> torch.
     """
     order = torch.randperm(len(train), device=rng.device, generator=rng)
     return order[: len(train) // batch_size * batch_size]
+
+
+def augmented(
+    images: torch.Tensor,
+    index: torch.Tensor,
+    normalize: Normalize,
+    augmentation: Augmentation,
+    rng: torch.Generator,
+) -> torch.Tensor:
+    """Images of an index, float, (B, C, H, W), channels last."""
+    batch = distort(gather(images, index, augmentation, rng), augmentation, rng)
+    return normalize(batch.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
 
 
 def shuffled(
@@ -361,11 +372,6 @@ def shuffled(
     order = whole_batches(train, batch_size, rng)
     for images, labels, index in train.batches(order, batch_size):
         yield augmented(images, index, normalize, augmentation, rng), labels[index]
-
-
-def score_names(classes: int) -> tuple[str, ...]:
-    """Names of what ``evaluate`` measures: top-5 accuracy where there are classes enough."""
-    return (*_SCORES, "top5_accuracy") if classes >= _TOP5_CLASSES else _SCORES
 
 
 def evaluate(
@@ -426,6 +432,11 @@ def evaluate(
         return dict(zip(names, values, strict=True))
 
 
+def score_names(classes: int) -> tuple[str, ...]:
+    """Names of what ``evaluate`` measures: top-5 accuracy where there are classes enough."""
+    return (*_SCORES, "top5_accuracy") if classes >= _TOP5_CLASSES else _SCORES
+
+
 def inference(
     network: nn.Module, normalize: nn.Module, device: torch.device
 ) -> Callable[[torch.Tensor], tuple[torch.Tensor]]:
@@ -452,61 +463,50 @@ class Mirrored(nn.Module):
         return logits / 2
 
 
-def schedule(progress: float, name: ScheduleName = "cosine") -> float:
-    """Share of the peak learning rate.
+class Normalize(nn.Module):
+    """Images in 0…255 to zero mean and unit variance per channel; float, (N, C, H, W)."""
 
-    Args:
-        progress: Share of the steps that are done, 0…1.
-        name: ``cosine``: a tenth of the steps warms up linearly, the rest falls to zero;
-            ``step``: the same warm-up, then a tenth from one half on, a hundredth from three
-            quarters on; ``one_cycle`` (Smith & Topin 2018): linearly from a 25th to the peak in
-            three tenths of the steps, then a cosine to zero.
-    """
-    if name == "one_cycle":
-        if progress < _RISE:
-            return (1 + 24 * progress / _RISE) / 25
-        return _cosine((progress - _RISE) / (1 - _RISE))
-    if progress < _WARM_UP:
-        return (progress + 0.01) / (_WARM_UP + 0.01)
-    if name == "step":
-        return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
-    return _cosine((progress - _WARM_UP) / (1 - _WARM_UP))
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.view(1, -1, 1, 1).clone())
+        self.register_buffer("std", std.view(1, -1, 1, 1).clone())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalise a batch (N, C, H, W) of any dtype."""
+        return images.to(torch.float32, copy=True).sub_(self.mean).div_(self.std)
+
+    def spread(self, height: int, width: int) -> Normalize:
+        """The same for images of one size, several times faster on a CPU.
+
+        With channels last, a number per channel means a vector loop of three steps; a number per
+        pixel and channel makes one long loop of it.
+        """
+        spread = Normalize(self.mean, self.std)
+        for name, values in self.named_buffers():
+            wide = values.expand(-1, -1, height, width)
+            setattr(spread, name, wide.contiguous(memory_format=torch.channels_last))
+        return spread
 
 
-def _cosine(progress: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * progress))
+@dataclass(frozen=True)
+class OnDevice:
+    """What training needs of a data set, on a device ("cuda:1"): there from its first use on."""
 
+    data: Data
+    device: str
 
-def parameter_groups(network: nn.Module, settings: Settings) -> list[dict[str, Any]]:
-    """What the optimizer trains: weights, then biases and normalisation, which do not decay.
+    @cached_property
+    def splits(self) -> tuple[Split, Split]:
+        """Training and validation images."""
+        return self.data.train.to(self.device), self.data.val.to(self.device)
 
-    Returns:
-        Groups as torch.optim takes them. ``scale`` is their factor on the learning rate;
-        ``orthogonal`` are kernels that Muon is for: all but the classifier's and those of one
-        input channel, of depthwise convolutions say, which mix nothing.
-    """
-    behind = [list(stage.parameters()) for stage in reversed(stages(network))]
-    places = {id(parameter): place for place, stage in enumerate(behind) for parameter in stage}
-    classifier = {id(parameter) for stage in behind[:1] for parameter in stage}
-    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
-    for parameter in network.parameters():
-        if parameter.requires_grad:
-            kernel = parameter.ndim > 1
-            orthogonal = (
-                settings.optimizer == "muon"
-                and kernel
-                and parameter.shape[1] > 1
-                and id(parameter) not in classifier
-            )
-            decay = settings.weight_decay if kernel else 0.0
-            # A network need not have stages.
-            scale = settings.stage_decay ** places.get(id(parameter), 0)
-            scale *= MUON_SCALE if orthogonal else 1.0
-            groups.setdefault((decay, scale, orthogonal), []).append(parameter)
-    return [
-        {"params": parameters, "weight_decay": decay, "scale": scale, "orthogonal": orthogonal}
-        for (decay, scale, orthogonal), parameters in groups.items()
-    ]
+    @cached_property
+    def normalize(self) -> Normalize:
+        """By the statistics of the training images."""
+        return Normalize(*self.data.channel_statistics()).to(torch.device(self.device))
 
 
 @contextmanager
@@ -518,15 +518,15 @@ def seeded(seed: int, device: str) -> Iterator[None]:
         yield
 
 
-def bfloat16(device: torch.device) -> torch.autocast:
-    """Mixed precision that needs no scaling, where the GPU has it."""
-    enabled = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
-
-
 def autocast(device: torch.device) -> tuple[Callable[[], torch.autocast], torch.amp.GradScaler]:
     """Mixed precision on CUDA alone: bfloat16 where the GPU has it, else float16, scaled."""
     if device.type != "cuda" or torch.cuda.is_bf16_supported():
         return partial(bfloat16, device), torch.amp.GradScaler(device.type, enabled=False)
     half = partial(torch.autocast, device.type, dtype=torch.float16)
     return half, torch.amp.GradScaler(device.type)
+
+
+def bfloat16(device: torch.device) -> torch.autocast:
+    """Mixed precision that needs no scaling, where the GPU has it."""
+    enabled = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
