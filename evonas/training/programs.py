@@ -66,8 +66,8 @@ class Description(BaseModel):
         return self
 
     def plain(self) -> dict[str, Any]:
-        """As it stood there."""
-        return self.model_dump(exclude_unset=True)
+        """As it stood there; a task that was null is left out."""
+        return self.model_dump(exclude_unset=True, exclude={"task"} if self.task is None else None)
 
 
 class Refused(Exception):
