@@ -51,19 +51,19 @@ class Replayed(Generic[Returned]):
         self._inputs = self._inputs or inputs
         if self._calls < _WARM_UP:
             self._calls += 1
-            same = [given is held for given, held in zip(inputs, self._inputs, strict=True)]
+            same = [new is own for new, own in zip(inputs, self._inputs, strict=True)]
             self._constant = [a and b for a, b in zip(self._constant or same, same, strict=True)]
             return self._function(*inputs)
-        for given, held, constant in zip(inputs, self._inputs, self._constant, strict=True):
-            if given is not held if constant else given.shape != held.shape:
+        for new, own, constant in zip(inputs, self._inputs, self._constant, strict=True):
+            if new is not own if constant else new.shape != own.shape:
                 return self._function(*inputs)
         if self._replay is None:
             pairs = zip(inputs, self._constant, strict=True)
-            self._inputs = tuple(given if constant else given.clone() for given, constant in pairs)
+            self._inputs = tuple(new if constant else new.clone() for new, constant in pairs)
             self._returned, self._replay = self._record(self._function, self._inputs)
-        for given, held in zip(inputs, self._inputs, strict=True):
-            if given is not held:  # as a constant is
-                held.copy_(given)
+        for new, own in zip(inputs, self._inputs, strict=True):
+            if new is not own:  # as a constant is
+                own.copy_(new)
         self._replay()
         return tuple(tensor.clone() for tensor in self._returned)  # type: ignore[return-value]
 

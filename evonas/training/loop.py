@@ -132,7 +132,7 @@ def fit(
     precision, scaler = autocast(device)
     batch_size = min(settings.batch_size, len(train))
     steps = len(train) // batch_size
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     # The sum stays on the device: asking for a number would wait for every step before it.
     total = torch.zeros((), device=device)
 
@@ -179,7 +179,7 @@ def fit(
             total.add_(loss.detach())
         if settings.clip_norm:
             scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(trained, settings.clip_norm)
+            nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
         scaler.step(optimizer)
         scaler.update()
         if average:
@@ -192,12 +192,12 @@ def fit(
         sample = torch.zeros(batch_size, *train.images.shape[1:], device=device)
         with precision():
             record = record if replayable(network, normalize(sample.permute(0, 3, 1, 2))) else None
-    take = Replayed(step, record) if record else step
+    run_step = Replayed(step, record) if record else step
     infer = inference(judged_network, normalize, device)
     infer = Replayed(infer, record) if record else infer
     scores: dict[str, float] = {}
     for epoch in range(settings.epochs if stop is None else stop):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         network.train()
         for stage in stages(network):
             # Normalisation statistics of a frozen stage belong to its weights: they stay, too.
@@ -210,18 +210,18 @@ def fit(
             for batch, rate_and_decay in zip(
                 batches, on_device(paces, device) if record else paces, strict=True
             ):
-                take(*batch, rate_and_decay)
+                run_step(*batch, rate_and_decay)
         mean_loss = total.item() / steps  # the epoch's one wait for the device
         if not math.isfinite(mean_loss):
             raise Diverged(f"the training loss is {mean_loss} after epoch {epoch + 1}")
         if settings.compile and epoch == 0:
-            left = (settings.epochs - 1) * (time.perf_counter() - begun)
+            left = (settings.epochs - 1) * (time.perf_counter() - start)
             if _COMPILE_GAIN * left > _COMPILE_SECONDS:
                 # Networks share their layers' code, and torch gives up on what was compiled often.
                 torch.compiler.reset()
                 forward = torch.compile(network)
-        part = 2 * batch_size // settings.accumulation
-        scores = evaluate(judged_network, val, normalize, max(1, part), infer)
+        val_batch_size = max(1, 2 * batch_size // settings.accumulation)
+        scores = evaluate(judged_network, val, normalize, val_batch_size, infer)
         scores = {f"val_{name}": score for name, score in scores.items()}
         report(epoch + 1, {"train_loss": mean_loss, **scores})
     if average:
@@ -235,9 +235,9 @@ def _recordable(settings: Settings, scaler: torch.amp.GradScaler, steps: int) ->
 
     Nothing of it must be decided by the host, as how images are mixed is, and float16 scaled.
     """
-    decided = settings.mixup or settings.cutmix or scaler.is_enabled()
+    host_decides = settings.mixup or settings.cutmix or scaler.is_enabled()
     long = settings.epochs * steps >= _RECORDED_STEPS
-    return settings.cuda_graph and long and not decided and not settings.compile
+    return settings.cuda_graph and long and not host_decides and not settings.compile
 
 
 def parameter_groups(network: nn.Module, settings: Settings) -> list[dict[str, Any]]:

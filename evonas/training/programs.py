@@ -133,15 +133,15 @@ def quantized(content: bytes, images: torch.Tensor) -> bytes:
     batches = ({"images": batch.numpy()} for batch in images.split(_CALIBRATION_BATCH))
     reader = SimpleNamespace(get_next=lambda: next(batches, None))
     with TemporaryDirectory() as folder, _quiet():  # its functions take files
-        given, prepared, made = (Path(folder) / name for name in ("a.onnx", "b.onnx", "c.onnx"))
-        given.write_bytes(content)
+        whole, simple, small = (Path(folder) / name for name in ("a.onnx", "b.onnx", "c.onnx"))
+        whole.write_bytes(content)
         try:
-            preparation.quant_pre_process(given, prepared, skip_symbolic_shape=True)
-            quantization.quantize_static(prepared, made, reader, per_channel=True)
+            preparation.quant_pre_process(whole, simple, skip_symbolic_shape=True)
+            quantization.quantize_static(simple, small, reader, per_channel=True)
         # Nor does onnxruntime know what comes.
         except Exception as error:
             raise Refused(f"onnxruntime does not quantise the network: {_line(error)}") from error
-        return made.read_bytes()
+        return small.read_bytes()
 
 
 def need(form: str) -> None:
