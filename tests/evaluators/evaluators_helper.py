@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from evonas.evaluators.base import Context, Evaluator
+from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.recipe.options import Part, check
 from evonas.spaces.base import SearchSpace
 from evonas.spaces.plain_cnn import PlainCNN
@@ -20,6 +20,18 @@ from evonas.trial import Proposal, Trial
 
 SPACE = PlainCNN(1, 8)
 CLASSES = 3
+
+
+class Untrained(Evaluator):
+    """Fails a trial that comes as far as a training."""
+
+    metrics = ("val_accuracy",)
+    takes = frozenset({"data"})
+
+    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
+        if trial.proposal.stage == "search":
+            raise NotImplementedError("a trial was trained")
+        return {"val_accuracy": float(trial.proposal.repeat)}
 
 
 def _part(count: int, size: int, seed: int) -> tuple[Images, Labels]:
