@@ -71,17 +71,23 @@ class Split:
             return Split(self.images, self.labels.to(device), True, self.mapped)
         return Split(self.images.to(device), self.labels.to(device))
 
-    def batches(self, order: torch.Tensor, size: int) -> Iterator[Batch]:
-        """Batches on the device, the images of a streamed split loaded ahead by threads.
+    def batches(self, size: int, rng: torch.Generator) -> Iterator[Batch]:
+        """Batches on the device in random order, those of a streamed split loaded ahead by threads.
+
+        The last batch is left out where it is incomplete: its statistics would be worse, and
+        torch's compiled code, CUDA's graphs and its tuned convolutions want one shape. Another
+        order leaves out others.
 
         Args:
-            order: Numbers of images, int64, on the device.
-            size: Images a batch; the last may be smaller.
+            size: Images a batch, no more than there are.
+            rng: Draws the order, on the device.
 
         Yields:
             Images, their labels, and the numbers of those among them that are the batch. A resident
             split gives all it has, so that cutting out a batch can be part of augmenting it.
         """
+        order = torch.randperm(len(self), device=rng.device, generator=rng)
+        order = order[: len(self) // size * size]
         parts = order.split(size)
         if not self.streamed:
             for index in parts:

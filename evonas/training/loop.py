@@ -204,7 +204,7 @@ def fit(
             if not any(parameter.requires_grad for parameter in stage.parameters()):
                 stage.eval()
         total.zero_()
-        batches = train.batches(whole_batches(train, batch_size, rng), batch_size)
+        batches = train.batches(batch_size, rng)
         paces = [pace(epoch * steps + number) for number in range(steps)]
         with tensor_float32(device):
             for batch, rate_and_decay in zip(
@@ -334,17 +334,6 @@ class Average:
             counter.copy_(value)
 
 
-def whole_batches(train: Split, batch_size: int, rng: torch.Generator) -> torch.Tensor:
-    """Numbers of the training images in random order, as many as fill batches.
-
-    The last batch is left out where it is incomplete: its statistics would be worse, and torch's
-    compiled code, CUDA's graphs and its tuned convolutions want one shape. Another order leaves
-    out others.
-    """
-    order = torch.randperm(len(train), device=rng.device, generator=rng)
-    return order[: len(train) // batch_size * batch_size]
-
-
 def augmented(
     images: torch.Tensor,
     index: torch.Tensor,
@@ -369,8 +358,7 @@ def shuffled(
     Yields:
         Images, float, (batch_size, C, H, W), channels last; and labels, (batch_size,).
     """
-    order = whole_batches(train, batch_size, rng)
-    for images, labels, index in train.batches(order, batch_size):
+    for images, labels, index in train.batches(batch_size, rng):
         yield augmented(images, index, normalize, augmentation, rng), labels[index]
 
 

@@ -104,14 +104,13 @@ def made_split(count: int = 23, streamed: bool = False) -> Split:
     return Split(images, torch.arange(count) % 3, streamed)
 
 
-@pytest.mark.parametrize("size", [1, 5, 23, 50])
+@pytest.mark.parametrize("size", [1, 5, 23])
 def test_a_streamed_split_gives_the_batches_of_a_resident_one(size: int) -> None:
-    order = torch.randperm(23, generator=torch.Generator().manual_seed(size))
-    found = [
-        [(images[index], labels[index]) for images, labels, index in split.batches(order, size)]
-        for split in (made_split(), made_split(streamed=True))
-    ]
-    assert len(found[0]) == len(found[1]) == -(-23 // size)
+    found = []
+    for part in (made_split(), made_split(streamed=True)):
+        batches = part.batches(size, torch.Generator().manual_seed(size))
+        found.append([(images[index], labels[index]) for images, labels, index in batches])
+    assert len(found[0]) == len(found[1]) == 23 // size
     for (images, labels), (others, other_labels) in zip(*found, strict=True):
         assert torch.equal(images, others)
         assert torch.equal(labels, other_labels)
@@ -202,7 +201,7 @@ from evonas.training.data import Split
 faulthandler.dump_traceback_later(60, exit=True)
 images = torch.zeros(512, 224, 224, 3, dtype=torch.uint8)
 split = Split(images, torch.zeros(512, dtype=torch.long), streamed=True)
-print([len(index) for _, _, index in split.batches(torch.arange(512), 256)])
+print([len(index) for _, _, index in split.batches(256, torch.Generator())])
 """
 
 
