@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import a_disk_of
 
 from evonas.errors import DataError
 from evonas.spaces.base import Task
@@ -179,17 +180,11 @@ def test_images_that_would_fill_the_memory_are_kept_in_a_file(
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory is asked for on Linux alone")
 def test_a_disk_that_is_too_small_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit on the size of files stands for a full disk: writing would kill the process."""
-    import resource
-
     monkeypatch.setattr(data_module, "_free", lambda device: 10)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
+    with a_disk_of(100_000):
         assert data_module.room((1000,)).shape == (1000,)
         with pytest.raises(DataError, match=r"0\.2 GB of images fit neither .* TMPDIR") as caught:
             data_module.room((200_000_000,))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "\n" not in str(caught.value)
 
 
