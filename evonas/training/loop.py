@@ -508,7 +508,7 @@ def seeded(seed: int, device: str) -> Iterator[None]:
 
 def autocast(device: torch.device) -> tuple[Callable[[], torch.autocast], torch.amp.GradScaler]:
     """Mixed precision on CUDA alone: bfloat16 where the GPU has it, else float16, scaled."""
-    if device.type != "cuda" or torch.cuda.is_bf16_supported():
+    if device.type != "cuda" or _has_bfloat16():
         return partial(bfloat16, device), torch.amp.GradScaler(device.type, enabled=False)
     half = partial(torch.autocast, device.type, dtype=torch.float16)
     return half, torch.amp.GradScaler(device.type)
@@ -516,5 +516,10 @@ def autocast(device: torch.device) -> tuple[Callable[[], torch.autocast], torch.
 
 def bfloat16(device: torch.device) -> torch.autocast:
     """Mixed precision that needs no scaling, where the GPU has it."""
-    enabled = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    enabled = device.type == "cuda" and _has_bfloat16()
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def _has_bfloat16() -> bool:
+    """Whether the GPU computes in bfloat16; where torch emulates it, it is slow."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))

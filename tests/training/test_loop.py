@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -24,6 +25,7 @@ from evonas.training.loop import (
     Diverged,
     Normalize,
     ScheduleName,
+    autocast,
     evaluate,
     fit,
     parameter_groups,
@@ -243,6 +245,18 @@ def test_a_compiled_network_learns_the_same_and_keeps_its_names() -> None:
     assert list(built.state_dict()) == list(plain.state_dict())
     for (_, expected), (_, reported) in zip(curve, compiled, strict=True):
         assert reported["train_loss"] == pytest.approx(expected["train_loss"], rel=0.01)
+
+
+def test_where_bfloat16_is_only_emulated_float16_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
+    for major, dtype in ((7, torch.float16), (8, torch.bfloat16)):
+        properties = SimpleNamespace(major=major)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, p=properties: p)
+        precision, scaler = autocast(torch.device("cuda"))
+        assert precision().fast_dtype is dtype
+        assert scaler.is_enabled() == (dtype is torch.float16)
 
 
 class Batches(nn.Module):
