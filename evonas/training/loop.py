@@ -123,10 +123,8 @@ def fit(
     normalize = normalize.spread(*train.images.shape[1:3])
     forward: Callable[[torch.Tensor], torch.Tensor] = network
     optimizer = _OPTIMIZERS[settings.optimizer](parameter_groups(network, settings))
-    weights = (
-        torch.tensor(settings.class_weights, device=device) if settings.class_weights else None
-    )
-    loss_of = partial(F.cross_entropy, weight=weights, label_smoothing=settings.label_smoothing)
+    weight = torch.tensor(settings.class_weights, device=device) if settings.class_weights else None
+    loss_of = partial(F.cross_entropy, weight=weight, label_smoothing=settings.label_smoothing)
     average = Average(network, settings.ema) if settings.ema else None
     judged_network = average.network if average else network
     precision, scaler = autocast(device)
