@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import os
 import re
+import resource
+import signal
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -110,6 +113,19 @@ def all_spaces() -> list[str]:
     """Names of the built-in spaces, and of the examples."""
     examples = [name.partition("/")[2] for name in EXAMPLES if name.startswith("spaces/")]
     return sorted([*Registry().origins("space"), *examples])
+
+
+@contextmanager
+def a_disk_of(size: int) -> Iterator[None]:
+    """No file may grow beyond ``size`` bytes: a full disk, much as it is told."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.fixture(autouse=True)

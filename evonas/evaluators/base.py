@@ -14,7 +14,7 @@ from evonas.trial import Limit, Trial, figure
 from evonas.trial import Reporter as Reporter  # part of the contract
 
 if TYPE_CHECKING:
-    from evonas.training.checkpoints import WeightReuse
+    from evonas.training.checkpoints import Continued
     from evonas.training.data import Data
 
 Ability = TypeVar("Ability")
@@ -64,7 +64,7 @@ class Context:
     device: str
     seed: int
     run_dir: Path | None = None
-    weights: WeightReuse | None = None
+    weights: Continued | None = None
     share: float = 1.0
     limits: Mapping[str, Limit] = field(default_factory=dict)
     flip: bool = False

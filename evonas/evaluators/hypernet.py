@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from statistics import median
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -49,21 +49,7 @@ class _Stopped(Exception):
 class _Joint(Shared):
     """A supernet and the hypernetwork that learns from its paths."""
 
-    def __init__(
-        self,
-        supernet: Supernet,
-        hypernetwork: Hypernetwork,
-        weight_decay: float,
-        settings: Mapping[str, Any],
-    ) -> None:
-        super().__init__(
-            supernet,
-            torch.optim.AdamW(supernet.parameters(), weight_decay=weight_decay),
-            torch.optim.Adam(hypernetwork.parameters(), betas=_MOMENTA),
-            settings=settings,
-        )
-        self.hypernetwork = hypernetwork
-        self.dice = torch.Generator()  # draws S and paths; seeded anew for every epoch
+    hypernetwork: Hypernetwork
 
 
 class Hypernet(SharedWeights[_Joint]):
@@ -122,6 +108,7 @@ class Hypernet(SharedWeights[_Joint]):
         self._rates, self._decay, self._kappa = (learning_rate, hypernet_rate), weight_decay, kappa
         self._prices = prices
         self._warm_up, self._temperatures = warm_up, (temperature, final_temperature)
+        self._dice = torch.Generator()  # draws S and paths; seeded anew for every epoch
         self._stopping: Callable[[], bool] = lambda: False
 
     def score(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
@@ -169,7 +156,14 @@ class Hypernet(SharedWeights[_Joint]):
             "prices": self._costs.tolist(),
         }
         hypernetwork = Hypernetwork(sizes, self._costs, _HIDDEN, rng)
-        return _Joint(supernet, hypernetwork, self._decay, settings)
+        joint = _Joint(
+            supernet,
+            torch.optim.AdamW(supernet.parameters(), weight_decay=self._decay),
+            torch.optim.Adam(hypernetwork.parameters(), betas=_MOMENTA),
+            settings=settings,
+        )
+        joint.hypernetwork = hypernetwork
+        return joint
 
     @cached_property
     def _costs(self) -> torch.Tensor:
@@ -217,7 +211,7 @@ class Hypernet(SharedWeights[_Joint]):
         """Stop before an epoch if that is wanted."""
         if self._stopping():
             raise _Stopped
-        training.dice.manual_seed(self._seed(f"dice {epoch}"))
+        self._dice.manual_seed(self._seed(f"dice {epoch}"))
         return super()._train_epoch(training, epoch)
 
     def _step(
@@ -235,11 +229,11 @@ class Hypernet(SharedWeights[_Joint]):
         for optimizer, peak, share in zip(training.optimizers, peaks, shares, strict=True):
             optimizer.param_groups[0]["lr"] = peak * schedule(share)
             optimizer.zero_grad(set_to_none=True)
-        weights = uniform_weights(len(COMPLEXITY), training.dice)
+        weights = uniform_weights(len(COMPLEXITY), self._dice)
         log_probabilities = training.hypernetwork(weights)
         first, last = self._temperatures
         temperature = first * (last / first) ** learnt
-        numbers, factors = draw(log_probabilities, temperature, training.dice)
+        numbers, factors = draw(log_probabilities, temperature, self._dice)
         path = self._architecture(numbers)
         # A choice's factor goes to all modules that the choice decides: one in every cell.
         factors = factors.to(labels.device, non_blocking=True)

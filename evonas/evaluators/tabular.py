@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 
 from evonas.architecture import Architecture
@@ -43,7 +42,7 @@ class Tabular(Evaluator):
         final: dict[str, str] | None = None,
     ) -> None:
         super().__init__(context)
-        self._path, self._template, self._key = path, template, key
+        self._path, self._template = path, template
         self._columns, self._full, self._final = columns, full or {}, final or {}
         self.metrics, self.finals = tuple(columns), bool(full)
         if not columns:
@@ -54,6 +53,7 @@ class Tabular(Evaluator):
         except (LookupError, ValueError, TypeError, AttributeError) as error:
             reason = f"{error!r} in {template!r}; choices are {', '.join(choices)}"
             raise OptionError("template", reason) from error
+        self._rows = _rows(path, key)
         first = next(iter(self._rows.values()), None)
         if first is None:
             raise DataError(f"{path}: the table has no rows")
@@ -84,17 +84,16 @@ class Tabular(Evaluator):
             raise LookupError(f"{self._path} has no row {key!r}")
         return {metric: float(self._rows[key][column]) for metric, column in columns.items()}
 
-    @cached_property
-    def _rows(self) -> dict[str, Mapping[str, str]]:
-        try:
-            with self._path.open(newline="", encoding="utf-8") as file:
-                if self._path.suffix == ".json":
-                    table = json.load(file)
-                    if isinstance(table, dict):
-                        return {str(key): row for key, row in table.items()}
-                    return {str(row[self._key]): row for row in table}
-                return {row[self._key]: row for row in csv.DictReader(file)}
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
-            raise DataError(f"evaluation.path: {self._path} cannot be read: {error}") from error
-        except (KeyError, TypeError) as error:
-            raise DataError(f"{self._path}: no column {self._key!r} to find rows by") from error
+
+def _rows(path: Path, key: str) -> dict[str, Mapping[str, str]]:
+    """Rows of a table by what they have in the column ``key``."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            table = json.load(file) if path.suffix == ".json" else csv.DictReader(file)
+            if isinstance(table, dict):
+                return {str(name): row for name, row in table.items()}
+            return {str(row[key]): row for row in table}
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+        raise DataError(f"evaluation.path: {path} cannot be read: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path}: no column {key!r} to find rows by") from error

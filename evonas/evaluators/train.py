@@ -246,21 +246,21 @@ class Train(Evaluator):
             warnings.warn(f"trial {trial.number}: {again}", stacklevel=2)
 
     def _train(self, trial: Trial, report: Reporter, settings: Settings) -> dict[str, float]:
-        proposal, reuse, space = trial.proposal, self.context.weights, self.context.space
+        proposal, space = trial.proposal, self.context.space
         search = proposal.stage == "search"
         # A final training's seed says nothing of the trial: one repeat compares architectures.
         purpose = trial.number if search else f"retrain/{proposal.repeat}"
         seed = zlib.crc32(f"{self.context.seed}/{purpose}".encode())
         epochs = self._epochs(proposal.fidelity) if search else self._final_epochs
-        left = stop = epochs
+        # Finals neither start from what the context's weights give nor are cut off at its share.
+        reuse, share = (self.context.weights, self.context.share) if search else (None, 1.0)
         with seeded(seed, self.context.device):
             network = space.build(trial.architecture, self._data.task).to(self.context.device)
             if self._init is not None:
                 transfer.begin(network, self._init)
             transfer.freeze(network, self._freeze)
-            if search:  # from what the context's weights give, and cut off at its share
-                left = epochs if reuse is None else reuse.start(network, trial, epochs)
-                stop = max(1, round(left * self.context.share))
+            left = reuse.start(network, trial, epochs) if reuse else epochs
+            stop = max(1, round(left * share))
 
             def report_total(step: int, metrics: Mapping[str, float]) -> None:
                 self.context.work.pixels += self._pixels  # first, for the report may end the trial
@@ -273,10 +273,10 @@ class Train(Evaluator):
             except Diverged:
                 self.context.work.pixels += self._pixels  # an epoch that is not reported
                 raise
-        if reuse is not None and search:
+        if reuse:
             reuse.end(network, trial, epochs - left + stop)
-        elif reuse is not None and proposal.stage == "final":  # the winner may be among them
-            reuse.checkpoints.save(trial, network, epochs)
+        elif self.context.weights and proposal.stage == "final":  # the winner may be among them
+            self.context.weights.checkpoints.save(trial, network, epochs)
         return {**scores, **space.costs(trial.architecture, self._data.task)}
 
     def effort(self, fidelity: float) -> float:

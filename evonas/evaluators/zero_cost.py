@@ -93,13 +93,7 @@ class ZeroCost(Wrapper):
     ) -> dict[str, float]:
         """The proxies of a network whose weights are drawn by the run's seed and a label.
 
-        Args:
-            architecture: To build.
-            label: Of the network.
-            undefined: What stands for a proxy that has no value.
-
-        Raises:
-            Undefined: If a proxy has no value, and nothing stands for it.
+        Where one has no value ``undefined`` stands; without that, ``Undefined`` is raised.
         """
         device = self.context.device
         number = zlib.crc32(f"{self.context.seed}/{label}".encode())

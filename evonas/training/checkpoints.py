@@ -7,7 +7,6 @@ import os
 import time
 import warnings
 import zlib
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -127,11 +126,16 @@ def _touch(path: Path) -> None:
         os.utime(path, ns=(now, now))
 
 
-class WeightReuse(ABC):
+class Continued:
     """What the networks of a search start from, and which of them leave their weights.
 
     An evaluator that trains calls ``start`` on every network that it built for a trial and ``end``
     when it has trained it. Without such an object every network starts at random and is forgotten.
+
+    Here a trial goes on from the weights of its own lower rung (``Proposal.resume_from``). It
+    trains the epochs that are missing, with a learning-rate schedule of their own (warm restarts:
+    Loshchilov and Hutter, ICLR 2017). Trials below full fidelity leave their weights. A subclass
+    starts networks otherwise, or leaves others.
 
     Args:
         checkpoints: Where weights are kept; final trainings leave theirs there, too.
@@ -140,33 +144,17 @@ class WeightReuse(ABC):
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.checkpoints = checkpoints
 
-    @abstractmethod
     def start(self, network: nn.Module, trial: Trial, epochs: int) -> int:
-        """Change the weights of a freshly built network in place.
+        """Load the lower rung's weights, if the trial continues one and they are intact.
 
         Args:
-            network: On its device.
+            network: Freshly built, on its device; changed in place.
             trial: What the network was built for.
             epochs: That the trial's fidelity asks for.
 
         Returns:
             Epochs that are left to be trained, at least 1.
         """
-
-    @abstractmethod
-    def end(self, network: nn.Module, trial: Trial, epochs: int) -> None:
-        """Take the weights of a trained network that has ``epochs`` epochs behind it."""
-
-
-class Continued(WeightReuse):
-    """A trial goes on from the weights of its own lower rung (``Proposal.resume_from``).
-
-    It trains the epochs that are missing, with a learning-rate schedule of their own (warm
-    restarts: Loshchilov and Hutter, ICLR 2017). Trials below full fidelity leave their weights.
-    """
-
-    def start(self, network: nn.Module, trial: Trial, epochs: int) -> int:
-        """Load the lower rung's weights, if the trial continues one and they are intact."""
         rung = trial.proposal.resume_from
         lower = None if rung is None else self.checkpoints.load(rung, trial.architecture.id)
         self.checkpoints.make_room(trial.number)
@@ -176,7 +164,7 @@ class Continued(WeightReuse):
         return max(1, epochs - lower.epochs)
 
     def end(self, network: nn.Module, trial: Trial, epochs: int) -> None:
-        """Save the weights, unless there is no higher rung to go on to."""
+        """Save the weights of a network that has so many epochs behind it, for a higher rung."""
         if trial.proposal.fidelity < 1:
             self.checkpoints.save(trial, network, epochs)
 

@@ -16,11 +16,8 @@ _MOUNT = Path("/sys/fs/cgroup")
 
 def free_memory() -> float:
     """Bytes that this process may still take; infinite where nobody says."""
-    free = math.inf
-    with suppress(OSError):  # not Linux: let the system swap
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        available = next((line for line in lines if line.startswith("MemAvailable")), "0 inf")
-        free = 1024 * float(available.split()[1])
+    # Not on Linux: let the system swap.
+    free = 1024 * counter(Path("/proc/meminfo"), "MemAvailable:") or math.inf
     for folder in _groups("memory"):
         for limit, used in (
             ("memory.max", "memory.current"),
@@ -50,13 +47,13 @@ def cpus() -> float:
 def counter(file: Path, name: str) -> int:
     """A number of one of Linux's files that have a name and a number a line; 0 if it is not there.
 
-    Such are ``/proc/vmstat`` and a control group's ``memory.stat``.
+    Such are ``/proc/vmstat``, ``/proc/meminfo`` and a control group's ``memory.stat``.
     """
     with suppress(OSError):
         for line in file.read_text().splitlines():
-            key, _, value = line.partition(" ")
-            if key == name:
-                return int(value)
+            words = line.split()
+            if words[:1] == [name]:
+                return int(words[1])
     return 0
 
 

@@ -8,14 +8,13 @@ batch.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
 import os
 import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -72,17 +71,23 @@ class Split:
             return Split(self.images, self.labels.to(device), True, self.mapped)
         return Split(self.images.to(device), self.labels.to(device))
 
-    def batches(self, order: torch.Tensor, size: int) -> Iterator[Batch]:
-        """Batches on the device, the images of a streamed split loaded ahead by threads.
+    def batches(self, size: int, rng: torch.Generator) -> Iterator[Batch]:
+        """Batches on the device in random order, those of a streamed split loaded ahead by threads.
+
+        The last batch is left out where it is incomplete: its statistics would be worse, and
+        torch's compiled code, CUDA's graphs and its tuned convolutions want one shape. Another
+        order leaves out others.
 
         Args:
-            order: Numbers of images, int64, on the device.
-            size: Images a batch; the last may be smaller.
+            size: Images a batch, no more than there are.
+            rng: Draws the order, on the device.
 
         Yields:
             Images, their labels, and the numbers of those among them that are the batch. A resident
             split gives all it has, so that cutting out a batch can be part of augmenting it.
         """
+        order = torch.randperm(len(self), device=rng.device, generator=rng)
+        order = order[: len(self) // size * size]
         parts = order.split(size)
         if not self.streamed:
             for index in parts:
@@ -97,9 +102,8 @@ class Split:
         # Threads, for processes would hand batches over in /dev/shm, which is tiny in containers;
         # torch frees the interpreter's lock while it copies.
         with ThreadPoolExecutor(_WORKERS) as pool:
-            ahead: deque[Future[torch.Tensor]] = deque()
             numbers = iter(order.cpu().split(size))
-            ahead.extend(pool.submit(load, part) for part in islice(numbers, 2 * _WORKERS))
+            ahead = deque(pool.submit(load, part) for part in islice(numbers, 2 * _WORKERS))
             for index in parts:
                 batch = ahead.popleft().result().to(self.labels.device, non_blocking=True)
                 ahead.extend(pool.submit(load, part) for part in islice(numbers, 1))
@@ -337,21 +341,9 @@ def _free(device: str) -> float:
 
 
 def _take(part: Split, indices: Labels) -> Split:
-    chunks = (indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK))
-    images = (part.images[torch.from_numpy(chunk)] for chunk in chunks)
-    return _filled(images, part.labels[torch.from_numpy(indices)])
-
-
-def _filled(chunks: Iterator[torch.Tensor], labels: torch.Tensor) -> Split:
-    """Chunks of images in a row, in memory or in a file."""
-    first = next(chunks)
-    array = room((len(labels), *first.shape[1:]))
-    images = torch.from_numpy(array)
-    place = 0
-    for chunk in itertools.chain([first], chunks):
-        images[place : place + len(chunk)] = chunk
-        place += len(chunk)
-    return Split(images, labels, mapped=isinstance(array, np.memmap))
+    numbers = torch.from_numpy(indices)
+    chunks = (part.images[chunk] for chunk in numbers.split(_CHUNK))
+    return _filled(chunks, part.images.shape[1:], part.labels[numbers])
 
 
 def _resize(part: Split, resolution: int) -> Split:
@@ -361,4 +353,13 @@ def _resize(part: Split, resolution: int) -> Split:
         for chunk in part.images.split(_CHUNK)
     )
     chunks = (chunk.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1) for chunk in scaled)
-    return _filled(chunks, part.labels)
+    return _filled(chunks, (*size, part.images.shape[3]), part.labels)
+
+
+def _filled(chunks: Iterator[torch.Tensor], shape: Sequence[int], labels: torch.Tensor) -> Split:
+    """Images of a shape, which come ``_CHUNK`` at a time, in memory or in a file."""
+    array = room((len(labels), *shape))
+    images = torch.from_numpy(array)
+    for place, chunk in zip(images.split(_CHUNK), chunks, strict=True):
+        place.copy_(chunk)
+    return Split(images, labels, mapped=isinstance(array, np.memmap))

@@ -65,9 +65,9 @@ class Teacher:
             if pixels.shape[1:] != self.task.input_shape:
                 size = (self.task.height, self.task.width)
                 pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False)
-            told = F.log_softmax(self.network(pixels).float() / self.temperature, 1)
-        said = F.log_softmax(logits.float() / self.temperature, 1)
-        gap = F.kl_div(said, told, reduction="batchmean", log_target=True)
+            teachers = F.log_softmax(self.network(pixels).float() / self.temperature, 1)
+        pupils = F.log_softmax(logits.float() / self.temperature, 1)
+        gap = F.kl_div(pupils, teachers, reduction="batchmean", log_target=True)
         # Softened gradients shrink with the square of the temperature.
         return (1 - self.weight) * loss + self.weight * self.temperature**2 * gap
 

@@ -41,31 +41,29 @@ class Replayed(Generic[Returned]):
     def __init__(self, function: Callable[..., Returned], record: Record) -> None:
         self._function, self._record = function, record
         self._calls = 0
-        self._first: Tensors = ()  # the inputs of the first call,
-        self._inputs: Tensors = ()  # and those of the recording
+        self._inputs: Tensors = ()  # of the first call, then of the recording
         self._constant: Sequence[bool] = ()
         self._returned: Tensors = ()
         self._replay: Callable[[], None] | None = None
 
     def __call__(self, *inputs: torch.Tensor) -> Returned:
         """What the function returns, in tensors of the caller's own."""
-        self._first = self._first or inputs
+        self._inputs = self._inputs or inputs
         if self._calls < _WARM_UP:
             self._calls += 1
-            same = [given is first for given, first in zip(inputs, self._first, strict=True)]
+            same = [new is own for new, own in zip(inputs, self._inputs, strict=True)]
             self._constant = [a and b for a, b in zip(self._constant or same, same, strict=True)]
             return self._function(*inputs)
-        for given, first, constant in zip(inputs, self._first, self._constant, strict=True):
-            if given is not first if constant else given.shape != first.shape:
+        for new, own, constant in zip(inputs, self._inputs, self._constant, strict=True):
+            if new is not own if constant else new.shape != own.shape:
                 return self._function(*inputs)
-        pairs = zip(inputs, self._constant, strict=True)
         if self._replay is None:
-            self._inputs = tuple(given if kept else given.clone() for given, kept in pairs)
+            pairs = zip(inputs, self._constant, strict=True)
+            self._inputs = tuple(new if constant else new.clone() for new, constant in pairs)
             self._returned, self._replay = self._record(self._function, self._inputs)
-        else:
-            for held, (given, kept) in zip(self._inputs, pairs, strict=True):
-                if not kept:
-                    held.copy_(given)
+        for new, own in zip(inputs, self._inputs, strict=True):
+            if new is not own:  # as a constant is
+                own.copy_(new)
         self._replay()
         return tuple(tensor.clone() for tensor in self._returned)  # type: ignore[return-value]
 
@@ -138,14 +136,12 @@ def tensor_float32(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    matrices, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.allow_tf32 = True
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(matrices)
-        torch.backends.cudnn.allow_tf32 = convolutions
+        torch.set_float32_matmul_precision(before)
 
 
 def on_device(numbers: Sequence[Sequence[float]], device: torch.device) -> torch.Tensor:

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from evonas.training.augmentation import Augmentation, cutout, distort, gather, mix
 from evonas.training.data import Data, Split
@@ -89,89 +88,6 @@ class Settings:
     teacher: Teacher | None = None
 
 
-class Normalize(nn.Module):
-    """Images in 0…255 to zero mean and unit variance per channel; float, (N, C, H, W)."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean.view(1, -1, 1, 1).clone())
-        self.register_buffer("std", std.view(1, -1, 1, 1).clone())
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalise a batch (N, C, H, W) of any dtype."""
-        return images.to(torch.float32, copy=True).sub_(self.mean).div_(self.std)
-
-    def spread(self, height: int, width: int) -> Normalize:
-        """The same for images of one size, several times faster on a CPU.
-
-        With channels last, a number per channel means a vector loop of three steps; a number per
-        pixel and channel makes one long loop of it.
-        """
-        spread = Normalize(self.mean, self.std)
-        for name, values in self.named_buffers():
-            wide = values.expand(-1, -1, height, width)
-            setattr(spread, name, wide.contiguous(memory_format=torch.channels_last))
-        return spread
-
-
-@dataclass(frozen=True)
-class OnDevice:
-    """What training needs of a data set, on a device ("cuda:1"): there from its first use on."""
-
-    data: Data
-    device: str
-
-    @cached_property
-    def splits(self) -> tuple[Split, Split]:
-        """Training and validation images."""
-        return self.data.train.to(self.device), self.data.val.to(self.device)
-
-    @cached_property
-    def normalize(self) -> Normalize:
-        """By the statistics of the training images."""
-        return Normalize(*self.data.channel_statistics()).to(torch.device(self.device))
-
-
-class Average:
-    """An exponential moving average of a network's parameters and buffers.
-
-    The first n updates decay by (1 + n) / (10 + n) at most, so that the random weights at the
-    start are soon forgotten in a short training too.
-
-    Attributes:
-        network: A copy of the network with the averaged weights.
-    """
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.network = copy.deepcopy(network)
-        self._decay = decay
-        pairs = [
-            *zip(self.network.parameters(), network.parameters(), strict=True),
-            *zip(self.network.buffers(), network.buffers(), strict=True),
-        ]
-        self._numbers = [(mean, last) for mean, last in pairs if mean.is_floating_point()]
-        self._counters = [(mean, last) for mean, last in pairs if not mean.is_floating_point()]
-
-    def decay(self, updates: int) -> float:
-        """Of the next update, after so many."""
-        return min(self._decay, (1 + updates) / (10 + updates))
-
-    @torch.no_grad()
-    def update(self, decay: float | torch.Tensor) -> None:
-        """Take the network's weights into account, as they are now; a tensor is a scalar."""
-        means, latest = zip(*self._numbers, strict=True)
-        if isinstance(decay, torch.Tensor):
-            torch._foreach_mul_(means, decay)
-            torch._foreach_add_(means, torch._foreach_mul(latest, 1 - decay))
-        else:
-            get_ema_multi_avg_fn(decay)(means, latest, 1)
-        for counter, value in self._counters:  # how many batches normalisation saw
-            counter.copy_(value)
-
-
 def fit(
     network: nn.Module,
     train: Split,
@@ -207,16 +123,14 @@ def fit(
     normalize = normalize.spread(*train.images.shape[1:3])
     forward: Callable[[torch.Tensor], torch.Tensor] = network
     optimizer = _OPTIMIZERS[settings.optimizer](parameter_groups(network, settings))
-    weights = (
-        torch.tensor(settings.class_weights, device=device) if settings.class_weights else None
-    )
-    loss_of = partial(F.cross_entropy, weight=weights, label_smoothing=settings.label_smoothing)
+    weight = torch.tensor(settings.class_weights, device=device) if settings.class_weights else None
+    loss_of = partial(F.cross_entropy, weight=weight, label_smoothing=settings.label_smoothing)
     average = Average(network, settings.ema) if settings.ema else None
     judged_network = average.network if average else network
     precision, scaler = autocast(device)
     batch_size = min(settings.batch_size, len(train))
     steps = len(train) // batch_size
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     # The sum stays on the device: asking for a number would wait for every step before it.
     total = torch.zeros((), device=device)
 
@@ -263,7 +177,7 @@ def fit(
             total.add_(loss.detach())
         if settings.clip_norm:
             scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(trained, settings.clip_norm)
+            nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
         scaler.step(optimizer)
         scaler.update()
         if average:
@@ -276,36 +190,36 @@ def fit(
         sample = torch.zeros(batch_size, *train.images.shape[1:], device=device)
         with precision():
             record = record if replayable(network, normalize(sample.permute(0, 3, 1, 2))) else None
-    take = Replayed(step, record) if record else step
+    run_step = Replayed(step, record) if record else step
     infer = inference(judged_network, normalize, device)
     infer = Replayed(infer, record) if record else infer
     scores: dict[str, float] = {}
     for epoch in range(settings.epochs if stop is None else stop):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         network.train()
         for stage in stages(network):
             # Normalisation statistics of a frozen stage belong to its weights: they stay, too.
             if not any(parameter.requires_grad for parameter in stage.parameters()):
                 stage.eval()
         total.zero_()
-        batches = train.batches(whole_batches(train, batch_size, rng), batch_size)
+        batches = train.batches(batch_size, rng)
         paces = [pace(epoch * steps + number) for number in range(steps)]
         with tensor_float32(device):
             for batch, rate_and_decay in zip(
                 batches, on_device(paces, device) if record else paces, strict=True
             ):
-                take(*batch, rate_and_decay)
+                run_step(*batch, rate_and_decay)
         mean_loss = total.item() / steps  # the epoch's one wait for the device
         if not math.isfinite(mean_loss):
             raise Diverged(f"the training loss is {mean_loss} after epoch {epoch + 1}")
         if settings.compile and epoch == 0:
-            left = (settings.epochs - 1) * (time.perf_counter() - begun)
+            left = (settings.epochs - 1) * (time.perf_counter() - start)
             if _COMPILE_GAIN * left > _COMPILE_SECONDS:
                 # Networks share their layers' code, and torch gives up on what was compiled often.
                 torch.compiler.reset()
                 forward = torch.compile(network)
-        part = 2 * batch_size // settings.accumulation
-        scores = evaluate(judged_network, val, normalize, max(1, part), infer)
+        val_batch_size = max(1, 2 * batch_size // settings.accumulation)
+        scores = evaluate(judged_network, val, normalize, val_batch_size, infer)
         scores = {f"val_{name}": score for name, score in scores.items()}
         report(epoch + 1, {"train_loss": mean_loss, **scores})
     if average:
@@ -319,9 +233,103 @@ def _recordable(settings: Settings, scaler: torch.amp.GradScaler, steps: int) ->
 
     Nothing of it must be decided by the host, as how images are mixed is, and float16 scaled.
     """
-    decided = settings.mixup or settings.cutmix or scaler.is_enabled()
+    host_decides = settings.mixup or settings.cutmix or scaler.is_enabled()
     long = settings.epochs * steps >= _RECORDED_STEPS
-    return settings.cuda_graph and long and not decided and not settings.compile
+    return settings.cuda_graph and long and not host_decides and not settings.compile
+
+
+def parameter_groups(network: nn.Module, settings: Settings) -> list[dict[str, Any]]:
+    """What the optimizer trains: weights, then biases and normalisation, which do not decay.
+
+    Returns:
+        Groups as torch.optim takes them. ``scale`` is their factor on the learning rate;
+        ``orthogonal`` are kernels that Muon is for: all but the classifier's and those of one
+        input channel, of depthwise convolutions say, which mix nothing.
+    """
+    behind = [list(stage.parameters()) for stage in reversed(stages(network))]
+    places = {id(parameter): place for place, stage in enumerate(behind) for parameter in stage}
+    classifier = {id(parameter) for stage in behind[:1] for parameter in stage}
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            kernel = parameter.ndim > 1
+            orthogonal = (
+                settings.optimizer == "muon"
+                and kernel
+                and parameter.shape[1] > 1
+                and id(parameter) not in classifier
+            )
+            decay = settings.weight_decay if kernel else 0.0
+            # A network need not have stages.
+            scale = settings.stage_decay ** places.get(id(parameter), 0)
+            scale *= MUON_SCALE if orthogonal else 1.0
+            groups.setdefault((decay, scale, orthogonal), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "scale": scale, "orthogonal": orthogonal}
+        for (decay, scale, orthogonal), parameters in groups.items()
+    ]
+
+
+def schedule(progress: float, name: ScheduleName = "cosine") -> float:
+    """Share of the peak learning rate.
+
+    Args:
+        progress: Share of the steps that are done, 0…1.
+        name: ``cosine``: a tenth of the steps warms up linearly, the rest falls to zero;
+            ``step``: the same warm-up, then a tenth from one half on, a hundredth from three
+            quarters on; ``one_cycle`` (Smith & Topin 2018): linearly from a 25th to the peak in
+            three tenths of the steps, then a cosine to zero.
+    """
+    if name == "one_cycle":
+        if progress < _RISE:
+            return (1 + 24 * progress / _RISE) / 25
+        return _cosine((progress - _RISE) / (1 - _RISE))
+    if progress < _WARM_UP:
+        return (progress + 0.01) / (_WARM_UP + 0.01)
+    if name == "step":
+        return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
+    return _cosine((progress - _WARM_UP) / (1 - _WARM_UP))
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Average:
+    """An exponential moving average of a network's parameters and buffers.
+
+    The first n updates decay by (1 + n) / (10 + n) at most, so that the random weights at the
+    start are soon forgotten in a short training too.
+
+    Attributes:
+        network: A copy of the network with the averaged weights.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network = copy.deepcopy(network)
+        self._decay = decay
+        pairs = [
+            *zip(self.network.parameters(), network.parameters(), strict=True),
+            *zip(self.network.buffers(), network.buffers(), strict=True),
+        ]
+        numbers = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._means, self._latest = zip(*numbers, strict=True)
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    def decay(self, updates: int) -> float:
+        """Of the next update, after so many."""
+        return min(self._decay, (1 + updates) / (10 + updates))
+
+    @torch.no_grad()
+    def update(self, decay: float | torch.Tensor) -> None:
+        """Take the network's weights into account, as they are now; a tensor is a scalar."""
+        if isinstance(decay, torch.Tensor):
+            torch._foreach_mul_(self._means, decay)
+            torch._foreach_add_(self._means, torch._foreach_mul(self._latest, 1 - decay))
+        else:
+            torch._foreach_lerp_(self._means, self._latest, 1 - decay)
+        for counter, value in self._counters:  # how many batches normalisation saw
+            counter.copy_(value)
 
 
 def augmented(
@@ -336,17 +344,6 @@ def augmented(
     return normalize(batch.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
 
 
-def whole_batches(train: Split, batch_size: int, rng: torch.Generator) -> torch.Tensor:
-    """Numbers of the training images in random order, as many as fill batches.
-
-    The last batch is left out where it is incomplete: its statistics would be worse, and torch's
-    compiled code, CUDA's graphs and its tuned convolutions want one shape. Another order leaves
-    out others.
-    """
-    order = torch.randperm(len(train), device=rng.device, generator=rng)
-    return order[: len(train) // batch_size * batch_size]
-
-
 def shuffled(
     train: Split,
     batch_size: int,
@@ -359,14 +356,8 @@ def shuffled(
     Yields:
         Images, float, (batch_size, C, H, W), channels last; and labels, (batch_size,).
     """
-    order = whole_batches(train, batch_size, rng)
-    for images, labels, index in train.batches(order, batch_size):
+    for images, labels, index in train.batches(batch_size, rng):
         yield augmented(images, index, normalize, augmentation, rng), labels[index]
-
-
-def score_names(classes: int) -> tuple[str, ...]:
-    """Names of what ``evaluate`` measures: top-5 accuracy where there are classes enough."""
-    return (*_SCORES, "top5_accuracy") if classes >= _TOP5_CLASSES else _SCORES
 
 
 def evaluate(
@@ -427,6 +418,11 @@ def evaluate(
         return dict(zip(names, values, strict=True))
 
 
+def score_names(classes: int) -> tuple[str, ...]:
+    """Names of what ``evaluate`` measures: top-5 accuracy where there are classes enough."""
+    return (*_SCORES, "top5_accuracy") if classes >= _TOP5_CLASSES else _SCORES
+
+
 def inference(
     network: nn.Module, normalize: nn.Module, device: torch.device
 ) -> Callable[[torch.Tensor], tuple[torch.Tensor]]:
@@ -453,63 +449,50 @@ class Mirrored(nn.Module):
         return logits / 2
 
 
-def schedule(progress: float, name: ScheduleName = "cosine") -> float:
-    """Share of the peak learning rate.
+class Normalize(nn.Module):
+    """Images in 0…255 to zero mean and unit variance per channel; float, (N, C, H, W)."""
 
-    Args:
-        progress: Share of the steps that are done, 0…1.
-        name: ``cosine``: a tenth of the steps warms up linearly, the rest falls to zero;
-            ``step``: the same warm-up, then a tenth from one half on, a hundredth from three
-            quarters on; ``one_cycle`` (Smith & Topin 2018): linearly from a 25th to the peak in
-            three tenths of the steps, then a cosine to zero.
-    """
-    if name == "one_cycle":
-        if progress < _RISE:
-            return (1 + 24 * progress / _RISE) / 25
-        return _cosine((progress - _RISE) / (1 - _RISE))
-    if progress < _WARM_UP:
-        return (progress + 0.01) / (_WARM_UP + 0.01)
-    if name == "step":
-        return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
-    return _cosine((progress - _WARM_UP) / (1 - _WARM_UP))
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.view(1, -1, 1, 1).clone())
+        self.register_buffer("std", std.view(1, -1, 1, 1).clone())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalise a batch (N, C, H, W) of any dtype."""
+        return images.to(torch.float32, copy=True).sub_(self.mean).div_(self.std)
+
+    def spread(self, height: int, width: int) -> Normalize:
+        """The same for images of one size, several times faster on a CPU.
+
+        With channels last, a number per channel means a vector loop of three steps; a number per
+        pixel and channel makes one long loop of it.
+        """
+        spread = Normalize(self.mean, self.std)
+        for name, values in self.named_buffers():
+            wide = values.expand(-1, -1, height, width)
+            setattr(spread, name, wide.contiguous(memory_format=torch.channels_last))
+        return spread
 
 
-def _cosine(progress: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * progress))
+@dataclass(frozen=True)
+class OnDevice:
+    """What training needs of a data set, on a device ("cuda:1"): there from its first use on."""
 
+    data: Data
+    device: str
 
-def parameter_groups(network: nn.Module, settings: Settings) -> list[dict[str, Any]]:
-    """What the optimizer trains: weights, then biases and normalisation, which do not decay.
+    @cached_property
+    def splits(self) -> tuple[Split, Split]:
+        """Training and validation images."""
+        return self.data.train.to(self.device), self.data.val.to(self.device)
 
-    Returns:
-        Groups as torch.optim takes them. ``scale`` is their factor on the learning rate;
-        ``orthogonal`` are kernels that Muon is for: all but the classifier's and those of one
-        input channel, of depthwise convolutions say, which mix nothing.
-    """
-    behind = list(reversed(stages(network)))
-    scales = {
-        id(parameter): settings.stage_decay**place
-        for place, stage in enumerate(behind)
-        for parameter in stage.parameters()
-    }
-    last = {id(parameter) for stage in behind[:1] for parameter in stage.parameters()}
-    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
-    for parameter in network.parameters():
-        if parameter.requires_grad:
-            decay = settings.weight_decay if parameter.ndim > 1 else 0.0
-            scale = scales.get(id(parameter), 1.0)  # a network need not have stages
-            orthogonal = (
-                settings.optimizer == "muon"
-                and parameter.ndim > 1
-                and parameter.shape[1] > 1
-                and id(parameter) not in last
-            )
-            scale *= MUON_SCALE if orthogonal else 1.0
-            groups.setdefault((decay, scale, orthogonal), []).append(parameter)
-    return [
-        {"params": parameters, "weight_decay": decay, "scale": scale, "orthogonal": orthogonal}
-        for (decay, scale, orthogonal), parameters in groups.items()
-    ]
+    @cached_property
+    def normalize(self) -> Normalize:
+        """By the statistics of the training images."""
+        return Normalize(*self.data.channel_statistics()).to(torch.device(self.device))
 
 
 @contextmanager
@@ -521,15 +504,20 @@ def seeded(seed: int, device: str) -> Iterator[None]:
         yield
 
 
-def bfloat16(device: torch.device) -> torch.autocast:
-    """Mixed precision that needs no scaling, where the GPU has it."""
-    enabled = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
-
-
 def autocast(device: torch.device) -> tuple[Callable[[], torch.autocast], torch.amp.GradScaler]:
     """Mixed precision on CUDA alone: bfloat16 where the GPU has it, else float16, scaled."""
-    if device.type != "cuda" or torch.cuda.is_bf16_supported():
+    if device.type != "cuda" or _has_bfloat16():
         return partial(bfloat16, device), torch.amp.GradScaler(device.type, enabled=False)
     half = partial(torch.autocast, device.type, dtype=torch.float16)
     return half, torch.amp.GradScaler(device.type)
+
+
+def bfloat16(device: torch.device) -> torch.autocast:
+    """Mixed precision that needs no scaling, where the GPU has it."""
+    enabled = device.type == "cuda" and _has_bfloat16()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def _has_bfloat16() -> bool:
+    """Whether the GPU computes in bfloat16; where torch emulates it, it is slow."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Annotated, Any
 
 import torch
@@ -66,8 +66,8 @@ class Description(BaseModel):
         return self
 
     def plain(self) -> dict[str, Any]:
-        """As it stood there."""
-        return self.model_dump(exclude_unset=True)
+        """As it stood there; a task that was null is left out."""
+        return self.model_dump(exclude_unset=True, exclude={"task"} if self.task is None else None)
 
 
 class Refused(Exception):
@@ -103,10 +103,18 @@ def program(network: nn.Sequential, task: Task, about: Mapping[str, Any], form: 
         Refused: If torch cannot export the network.
         PluginError: If the packages for ONNX are missing.
     """
+    need(form)
     normalize = network[0]
     assert isinstance(normalize, Normalize)
     whole = nn.Sequential(_Arithmetic(normalize.mean, normalize.std), *network[1:]).eval()
-    return _pt2(whole, task, about) if form == "pt2" else _onnx(whole, task, about)
+    text = json.dumps(about)
+    name, write = ("torch.export", _pt2) if form == "pt2" else ("torch.onnx.export", _onnx)
+    try:
+        with _quiet():
+            return write(whole, task, text)
+    # A space builds anybody's code, and torch says no in many ways.
+    except Exception as error:
+        raise Refused(f"{name} refuses the network: {_line(error)}") from error
 
 
 def quantized(content: bytes, images: torch.Tensor) -> bytes:
@@ -122,26 +130,18 @@ def quantized(content: bytes, images: torch.Tensor) -> bytes:
     quantization = _package("onnxruntime.quantization")
     preparation = _package("onnxruntime.quantization.shape_inference")
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
-        """The images, batch by batch."""
-
-        def __init__(self) -> None:
-            self._batches = iter(torch.split(images, _CALIBRATION_BATCH))
-
-        def get_next(self) -> dict[str, Any] | None:
-            batch = next(self._batches, None)
-            return None if batch is None else {"images": batch.numpy()}
-
+    batches = ({"images": batch.numpy()} for batch in images.split(_CALIBRATION_BATCH))
+    reader = SimpleNamespace(get_next=lambda: next(batches, None))
     with TemporaryDirectory() as folder, _quiet():  # its functions take files
-        given, prepared, made = (Path(folder) / name for name in ("a.onnx", "b.onnx", "c.onnx"))
-        given.write_bytes(content)
+        whole, simple, small = (Path(folder) / name for name in ("a.onnx", "b.onnx", "c.onnx"))
+        whole.write_bytes(content)
         try:
-            preparation.quant_pre_process(given, prepared, skip_symbolic_shape=True)
-            quantization.quantize_static(prepared, made, Reader(), per_channel=True)
-        # The same.
+            preparation.quant_pre_process(whole, simple, skip_symbolic_shape=True)
+            quantization.quantize_static(simple, small, reader, per_channel=True)
+        # Nor does onnxruntime know what comes.
         except Exception as error:
             raise Refused(f"onnxruntime does not quantise the network: {_line(error)}") from error
-        return made.read_bytes()
+        return small.read_bytes()
 
 
 def need(form: str) -> None:
@@ -184,43 +184,28 @@ class _Arithmetic(nn.Module):
         return normalized
 
 
-def _batches() -> tuple[dict[int, Any]]:
-    return ({0: torch.export.Dim("batch")},)
-
-
-def _pt2(network: nn.Module, task: Task, about: Mapping[str, Any]) -> bytes:
-    file = io.BytesIO()
-    example = torch.zeros(2, *task.input_shape)
-    with _quiet():
-        try:
-            exported = torch.export.export(network, (example,), dynamic_shapes=_batches())
-        # A space builds anybody's code, and torch says no in many ways.
-        except Exception as error:
-            raise Refused(f"torch.export refuses the network: {_line(error)}") from error
-        torch.export.save(exported, file, extra_files={JSON: json.dumps(about)})
+def _pt2(network: nn.Module, task: Task, about: str) -> bytes:
+    file, example = io.BytesIO(), torch.zeros(2, *task.input_shape)
+    batches = {0: torch.export.Dim("batch")}
+    exported = torch.export.export(network, (example,), dynamic_shapes=(batches,))
+    torch.export.save(exported, file, extra_files={JSON: about})
     return file.getvalue()
 
 
-def _onnx(network: nn.Module, task: Task, about: Mapping[str, Any]) -> bytes:
-    need("onnx")
+def _onnx(network: nn.Module, task: Task, about: str) -> bytes:
     example = torch.zeros(2, *task.input_shape, dtype=torch.uint8)
-    with _quiet():
-        try:
-            exported = torch.onnx.export(
-                network,
-                (example,),
-                dynamo=True,
-                dynamic_shapes=_batches(),
-                input_names=["images"],
-                output_names=["logits"],
-                verbose=False,
-            )
-        # The same.
-        except Exception as error:
-            raise Refused(f"torch.onnx.export refuses the network: {_line(error)}") from error
+    exported = torch.onnx.export(
+        network,
+        (example,),
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        input_names=["images"],
+        output_names=["logits"],
+        verbose=False,
+    )
     assert exported is not None
     model = exported.model_proto
-    model.metadata_props.add(key=JSON, value=json.dumps(about))
+    model.metadata_props.add(key=JSON, value=about)
     content: bytes = model.SerializeToString()
     return content
 

@@ -10,16 +10,28 @@ from typing import Any
 
 import numpy as np
 
-from evonas.evaluators.base import Context, Evaluator
+from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.recipe.options import Part, check
 from evonas.spaces.base import SearchSpace
 from evonas.spaces.plain_cnn import PlainCNN
-from evonas.training.checkpoints import Checkpoints, Continued, WeightReuse
+from evonas.training.checkpoints import Checkpoints, Continued
 from evonas.training.data import Arrays, Data, Images, Labels, split
 from evonas.trial import Proposal, Trial
 
 SPACE = PlainCNN(1, 8)
 CLASSES = 3
+
+
+class Untrained(Evaluator):
+    """Fails a trial that comes as far as a training."""
+
+    metrics = ("val_accuracy",)
+    takes = frozenset({"data"})
+
+    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
+        if trial.proposal.stage == "search":
+            raise NotImplementedError("a trial was trained")
+        return {"val_accuracy": float(trial.proposal.repeat)}
 
 
 def _part(count: int, size: int, seed: int) -> tuple[Images, Labels]:
@@ -54,7 +66,7 @@ def final(number: int = 0, repeat: int = 0, space: SearchSpace = SPACE) -> Trial
     return Trial(number, proposal)
 
 
-def kept(folder: Path) -> WeightReuse:
+def kept(folder: Path) -> Continued:
     """A store of weights, which finals leave theirs in."""
     return Continued(Checkpoints(folder / "weights", 1.0))
 

@@ -25,7 +25,7 @@ from evonas.evaluators.train import Train
 from evonas.spaces.plain_cnn import PlainCNN
 from evonas.spaces.sequential import Sequential
 from evonas.testing import check_evaluator
-from evonas.training.checkpoints import Checkpoints, Continued, WeightReuse
+from evonas.training.checkpoints import Checkpoints, Continued
 from evonas.trial import Proposal, Trial
 
 TRAIN = partial(Train, epochs=6, batch_size=20)
@@ -223,7 +223,7 @@ def test_every_nesting_keeps_the_contract(name: str) -> None:
 # Rungs.
 
 
-def rungs(weights: WeightReuse | None, folder: Path) -> Train:
+def rungs(weights: Continued | None, folder: Path) -> Train:
     return Train(context(run_dir=folder, weights=weights), epochs=8, batch_size=20)
 
 

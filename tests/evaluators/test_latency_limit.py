@@ -12,11 +12,11 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from evaluators_helper import SPACE, context, data, evaluate, final, make, trial
+from evaluators_helper import SPACE, Untrained, context, data, evaluate, final, make, trial
 
 from evonas import cli
 from evonas.errors import RecipeError
-from evonas.evaluators.base import Context, Evaluator, Infeasible, Reporter, hold
+from evonas.evaluators.base import Context, Infeasible, Reporter, hold
 from evonas.evaluators.extrapolate import Extrapolate
 from evonas.evaluators.inherit import Inherit
 from evonas.evaluators.latency import Latency
@@ -37,18 +37,6 @@ NEVER = {"latency": Limit(max=1e-9)}  # milliseconds
 ALWAYS = {"latency": Limit(max=1e9)}
 COSTS = SPACE.costs(trial().architecture, data().task)
 TIMES = ("latency", "latency_q1", "latency_q3")
-
-
-class Untrained(Evaluator):
-    """Fails a trial that comes as far as a training."""
-
-    metrics = ("val_accuracy",)
-    takes = frozenset({"data"})
-
-    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
-        if trial.proposal.stage == "search":
-            raise NotImplementedError("a trial was trained")
-        return {"val_accuracy": float(trial.proposal.repeat)}
 
 
 def test_it_stands_beside_the_metrics_of_the_training_and_changes_none() -> None:

@@ -20,7 +20,6 @@ from torch import nn
 
 from evonas.architecture import Architecture, Categorical
 from evonas.errors import RecipeError
-from evonas.evaluators.base import Context, Evaluator, Reporter
 from evonas.evaluators.parts.one_shot import Shared
 from evonas.evaluators.supernet import SinglePathOneShot
 from evonas.evaluators.train import Train
@@ -63,15 +62,6 @@ class NoSupernet(SearchSpace):
 
     def build(self, architecture: Architecture, task: Task) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.LazyLinear(task.classes))
-
-
-class Nothing(Evaluator):
-    """Measures nothing."""
-
-    metrics = ()
-
-    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
-        return {}
 
 
 class Killed(BaseException):
@@ -298,5 +288,5 @@ def test_mistakes_are_refused_before_any_training(options: dict[str, Any], messa
     rest = {name: value for name, value in options.items() if name not in world}
     with pytest.raises(RecipeError, match=message):
         helper.make(
-            SinglePathOneShot, Context(**{**vars(helper.context(SPACE)), **world}), Nothing, **rest
+            SinglePathOneShot, helper.context(**{"space": SPACE, **world}), helper.Untrained, **rest
         )

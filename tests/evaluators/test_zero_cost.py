@@ -11,12 +11,11 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from evaluators_helper import SPACE, context, data, evaluate, final, make, trial
+from evaluators_helper import SPACE, Untrained, context, data, evaluate, final, make, trial
 from torch import nn
 
 from evonas.architecture import Architecture, Categorical
 from evonas.errors import RecipeError
-from evonas.evaluators.base import Evaluator, Reporter
 from evonas.evaluators.parts.proxies import PROXIES, Undefined
 from evonas.evaluators.parts.ranks import rank_sum
 from evonas.evaluators.reduced import Reduced
@@ -33,17 +32,6 @@ ALL = get_args(ProxyName)
 QUICK = partial(Train, epochs=1, batch_size=30)
 FEW = min(SPACE.costs(SPACE.sample(Random(n)), data().task)["params"] for n in range(20))
 COSTS = SPACE.costs(trial().architecture, data().task)
-
-
-class Untrained(Evaluator):
-    """Has nothing but a final training."""
-
-    metrics = ("val_accuracy",)
-
-    def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
-        if trial.proposal.stage == "search":
-            raise NotImplementedError("a trial was trained")
-        return {"val_accuracy": float(trial.proposal.repeat)}
 
 
 class MostlyDead(SearchSpace):

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import resource
-import signal
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
+from conftest import a_disk_of
 from torch import nn
 
 from evonas.spaces.plain_cnn import PlainCNN
@@ -54,19 +52,6 @@ def same(found: Tensors, wanted: Tensors) -> bool:
         and torch.equal(found[n], wanted[n])
         for n in wanted
     )
-
-
-@contextmanager
-def a_disk_of(size: int) -> Iterator[None]:
-    """No file may grow beyond ``size`` bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 # One file.

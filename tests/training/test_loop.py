@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -24,6 +25,7 @@ from evonas.training.loop import (
     Diverged,
     Normalize,
     ScheduleName,
+    autocast,
     evaluate,
     fit,
     parameter_groups,
@@ -75,20 +77,11 @@ def test_it_learns_with_every_extra(changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("augmentation", ["none", "standard", "v2"])
 def test_streaming_changes_nothing_to_the_bit(augmentation: Any) -> None:
-    curves: list[list[tuple[int, Mapping[str, float]]]] = []
+    curves = []
     for streamed in (False, True):
-        curve: list[tuple[int, Mapping[str, float]]] = []
+        built = nn.Sequential(nn.Dropout(0.5), network())
         torch.manual_seed(0)
-        fit(
-            nn.Sequential(nn.Dropout(0.5), network()),
-            replace(separable(50), streamed=streamed),
-            replace(separable(30, seed=1), streamed=streamed),
-            NORMALIZE,
-            replace(SETTINGS, augmentation=augmentation),
-            0,
-            lambda step, metrics, curve=curve: curve.append((step, metrics)),  # type: ignore[misc]
-        )
-        curves.append(curve)
+        curves.append(train(built, streamed=streamed, augmentation=augmentation)[2])
     assert curves[0] == curves[1]
 
 
@@ -101,20 +94,8 @@ def test_another_seed_gives_another_result() -> None:
 
 
 def test_the_seed_decides_order_and_augmentation_too() -> None:
-    curves = []
-    for seed in (0, 1):
-        curve: list[Mapping[str, float]] = []
-        fit(
-            network(),
-            separable(50),
-            separable(30),
-            NORMALIZE,
-            SETTINGS,
-            seed,
-            lambda step, metrics, to=curve: to.append(metrics),
-        )
-        curves.append(curve)
-    assert curves[0] != curves[1]
+    (_, _, curve), (_, _, other) = (train(network(), seed) for seed in (0, 1))
+    assert curve != other
 
 
 def test_the_global_generator_is_left_alone() -> None:
@@ -141,7 +122,7 @@ def test_a_network_that_gives_nan_diverges() -> None:
     with torch.no_grad():
         next(built.parameters()).fill_(float("nan"))
     with pytest.raises(Diverged, match="training loss is nan after epoch 1"):
-        fit(built, separable(20), separable(9), NORMALIZE, SETTINGS, 0, lambda step, metrics: None)
+        train(built)
 
 
 def test_the_schedule_warms_up_and_falls_to_zero() -> None:
@@ -218,8 +199,7 @@ def test_frozen_parameters_stay(optimizer: str) -> None:
     first = next(built.parameters())
     first.requires_grad_(False)
     before = first.clone()
-    settings = replace(SETTINGS, optimizer=optimizer)
-    fit(built, separable(50), separable(9), NORMALIZE, settings, 0, lambda step, metrics: None)
+    train(built, optimizer=optimizer)
     assert torch.equal(first, before)
 
 
@@ -267,6 +247,18 @@ def test_a_compiled_network_learns_the_same_and_keeps_its_names() -> None:
         assert reported["train_loss"] == pytest.approx(expected["train_loss"], rel=0.01)
 
 
+def test_where_bfloat16_is_only_emulated_float16_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
+    for major, dtype in ((7, torch.float16), (8, torch.bfloat16)):
+        properties = SimpleNamespace(major=major)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, p=properties: p)
+        precision, scaler = autocast(torch.device("cuda"))
+        assert precision().fast_dtype is dtype
+        assert scaler.is_enabled() == (dtype is torch.float16)
+
+
 class Batches(nn.Module):
     """Remembers the batches that it is shown while it is trained."""
 
@@ -284,8 +276,7 @@ class Batches(nn.Module):
 
 def shown(images: int, **changes: Any) -> list[torch.Tensor]:
     built = Batches()
-    settings = replace(SETTINGS, augmentation="none", **changes)
-    fit(built, separable(images), separable(9), NORMALIZE, settings, 0, lambda step, metrics: None)
+    train(built, images=images, augmentation="none", **changes)
     return built.seen
 
 

@@ -99,7 +99,10 @@ def test_the_description_may_lie_beside(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "about",
-    ["{", "[]", '{"task": 3, "classes": []}', json.dumps({**ABOUT, "classes": ["one"]})],
+    [
+        *("{", "[]", '{"task": 3, "classes": []}', '{"task": null, "classes": []}'),
+        json.dumps({**ABOUT, "classes": ["one"]}),
+    ],
 )
 def test_a_description_that_makes_no_sense(about: str, tmp_path: Path) -> None:
     torch.export.save(torch.export.export(network(), (images(2),)), tmp_path / "a.pt2")

@@ -44,17 +44,21 @@ def network(seed: int = 0) -> nn.Module:
 
 
 def train(
-    settings: Settings = SETTINGS, seed: int = 0, images: int = 50, **changes: Any
+    built: nn.Module | None = None,
+    seed: int = 0,
+    images: int = 50,
+    streamed: bool = False,
+    **changes: Any,
 ) -> tuple[float, nn.Module, list[tuple[int, Mapping[str, float]]]]:
-    """Accuracy, network and curve."""
-    built = network(seed)
+    """Accuracy, network and curve; ``changes`` of the settings."""
+    built = built or network(seed)
     curve: list[tuple[int, Mapping[str, float]]] = []
     scores = fit(
         built,
-        separable(images),
-        separable(30, seed=1),
+        replace(separable(images), streamed=streamed),
+        replace(separable(30, seed=1), streamed=streamed),
         NORMALIZE,
-        replace(settings, **changes),
+        replace(SETTINGS, **changes),
         seed,
         lambda step, metrics: curve.append((step, metrics)),
     )

@@ -17,10 +17,11 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from evonas.evaluators.base import Context, Evaluator, Reporter, Wrapper, name_of
 from evonas.files import locked
-from evonas.spaces.parts.supernet import BATCH_NORMS, Supernet
+from evonas.spaces.parts.supernet import Supernet
 from evonas.training.augmentation import Augmentation
 from evonas.training.checkpoints import FOLDER, BadWeights, read_weights, write_weights
 from evonas.training.loop import Diverged, OnDevice, evaluate, score_names, seeded, shuffled
@@ -83,10 +84,15 @@ class SharedWeights(Wrapper, Generic[Training]):
         architecture, device = trial.architecture, self.context.device
         self._report = report
         supernet, seed = self._trained.supernet, self._seed("calibration")
+        (train, val), normalize = self._on_device.splits, self._on_device.normalize
         with seeded(seed, device):
             network = supernet.extract(architecture).to(device)
-            self._calibrate(network, seed)
-        (_, val), normalize = self._on_device.splits, self._on_device.normalize
+            network.to(memory_format=torch.channels_last)
+            # Shared weights saw activations of all paths mixed, so normalisation takes its
+            # statistics anew: of some training images, the same for all networks.
+            rng = torch.Generator(train.labels.device).manual_seed(seed)
+            batches = shuffled(train, self._batch_size, normalize, "none", rng)
+            update_bn(islice(batches, self._batches), network)
         scores = evaluate(network, val, normalize, 2 * self._batch_size)
         costs = self.context.space.costs(architecture, self._data.task)
         return {**{f"val_{name}": score for name, score in scores.items()}, **costs}
@@ -161,23 +167,6 @@ class SharedWeights(Wrapper, Generic[Training]):
         if not math.isfinite(mean_loss):
             raise Diverged(f"the {name_of(self)}'s loss is {mean_loss} after epoch {epoch + 1}")
         return mean_loss
-
-    def _calibrate(self, network: nn.Module, seed: int) -> None:
-        """Average the normalisation statistics over training images, for all networks the same.
-
-        Shared weights saw activations of all paths mixed; statistics must be the network's own.
-        """
-        network.to(memory_format=torch.channels_last).train()
-        for module in network.modules():
-            if isinstance(module, BATCH_NORMS):
-                module.reset_running_stats()
-                module.momentum = None  # the plain average
-        train, normalize = self._on_device.splits[0], self._on_device.normalize
-        rng = torch.Generator(train.labels.device).manual_seed(seed)
-        batches = shuffled(train, self._batch_size, normalize, "none", rng)
-        with torch.inference_mode():
-            for images, _ in islice(batches, self._batches):
-                network(images)
 
     def _digest(self, training: Training) -> str:
         """Hash of all that the training depends on: weights of another one are not taken."""

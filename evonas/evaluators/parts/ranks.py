@@ -23,10 +23,9 @@ def rank_sum(scores: Mapping[str, float], reference: Mapping[str, Sequence[float
         At most 0, which it is if the network has the highest of all scores. The worst rank is 1;
         equal scores share their mean rank.
     """
-    return math.fsum(_log_rank(score, reference[name]) for name, score in scores.items())
-
-
-def _log_rank(score: float, others: Sequence[float]) -> float:
-    below, not_above = bisect_left(others, score), bisect_right(others, score)
-    rank = 1 + (below + not_above) / 2
-    return math.log(rank / (len(others) + 1))
+    logarithms = []
+    for name, score in scores.items():
+        others = reference[name]
+        rank = 1 + (bisect_left(others, score) + bisect_right(others, score)) / 2
+        logarithms.append(math.log(rank / (len(others) + 1)))
+    return math.fsum(logarithms)
