@@ -50,6 +50,16 @@ def lists(registry: Registry, kind: str | None) -> dict[str, list[Row]]:
     return found if kind else {**found, RECIPES: _recipes()}
 
 
+def lines(registry: Registry, kind: str | None) -> Iterator[str]:
+    """The lists, for the terminal."""
+    for folder, rows in lists(registry, kind).items():
+        yield f"{folder}:"
+        for row in rows:
+            origin = "" if row.origin == "built-in" else f"  [{row.origin}]"
+            yield f"  {row.name:<20} {row.summary}{origin}"
+    yield "more of one: evonas show KIND NAME"
+
+
 def components(registry: Registry, kind: str) -> list[Row]:
     """All components of a kind."""
     rows = []
