@@ -232,7 +232,8 @@ def search_rule(original: Source, note: Callable[[str], None]) -> Factors:
             note(f"--rule {rule}: {objective.metric} {trial.metrics[objective.metric]:.4f}")
             scores[rule] = objective.key(trial.metrics)
         else:
-            note(f"--rule {rule} fails: {(trial.error or '').strip().splitlines()[-1]}")
+            reason = (trial.error or str(trial.state)).strip().splitlines()[-1]
+            note(f"--rule {rule} fails: {reason}")
     if not scores:
         raise HistoryError("scale: every evaluation of the grid failed")
     return max(scores, key=scores.__getitem__)
