@@ -16,6 +16,7 @@ from evonas.recipe.registry import KINDS, Registry
 
 _WIDTH = 90  # Of a recipe's summary: it is the beginning of the file's comment.
 RECIPES = "recipes"  # No kind of component, but listed and shown like one.
+_SECTIONS = {"evaluator": "evaluation", "tracker": "tracking"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ def kind_of(text: str) -> str:
     if text not in KINDS and text not in singular:
         raise UnknownComponent("kind", text, (*KINDS, "recipe"))
     return singular.get(text, text)
+
+
+def section_of(kind: str) -> str:
+    """The section of recipes that names a component of a kind: most are called as the kind."""
+    return _SECTIONS.get(kind, kind)
 
 
 def lists(registry: Registry, kind: str | None) -> dict[str, list[Row]]:

@@ -44,7 +44,7 @@ def check(
         EvonasError: If there is none, or its options are wrong or not enough.
     """
     kind = catalogue.kind_of(kind)
-    key = _SECTIONS.get(kind, kind)
+    key = catalogue.section_of(kind)
     own = [o if o.startswith(f"{key}.") else f"{key}.{o}" for o in overrides]
     cls = registry.find(kind, name)
     with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +115,6 @@ def _check(kind: str, make: Part, task: Task) -> list[str]:
             return testing.check_tracker(make)
 
 
-_SECTIONS = {"evaluator": "evaluation", "tracker": "tracking"}  # whose kind has another name
 _EPOCHS = 2  # fewer could not be cut in half
 
 

@@ -6,19 +6,10 @@ from typing import get_args
 
 from pydantic import BaseModel
 
-from evonas.commands import wording
+from evonas.commands import catalogue, wording
 from evonas.errors import UnknownComponent
+from evonas.recipe.registry import KINDS
 from evonas.recipe.schema import Component, LimitSection, Recipe
-
-_COMPONENTS = {  # The kind of component that a section names.
-    "dataset": "dataset",
-    "space": "space",
-    "strategy": "strategy",
-    "evaluation": "evaluator",
-    "pruning": "pruning",
-    "executor": "executor",
-    "tracking": "tracker",
-}
 
 
 def recipe(section: str | None) -> list[str]:
@@ -33,14 +24,15 @@ def recipe(section: str | None) -> list[str]:
         raise UnknownComponent("section", section, Recipe.model_fields)
     field = Recipe.model_fields[section]
     lines = [f"{section}: {wording.plain(field.description or '')}"]
-    model = next((m for m in _models(field.annotation)), None)
+    types = (field.annotation, *get_args(field.annotation))
+    model = next((t for t in types if isinstance(t, type) and issubclass(t, BaseModel)), None)
     if section == "constraints":
         model = LimitSection
     if model is None:
         return [*lines, f"  {wording.kind(field.annotation, field.metadata)}"]
     lines += wording.table(model)
     if issubclass(model, Component):
-        kind = _COMPONENTS[section]
+        kind = next(kind for kind in KINDS if catalogue.section_of(kind) == section)
         lines += [
             "  and the options of what is named:",
             f"      evonas list {kind}; evonas show {kind} NAME",
@@ -56,11 +48,6 @@ def reference() -> str:
         told = "\n".join(line.removeprefix("  ") for line in lines)
         parts += [f"## `{section}`", head.partition(": ")[2] or "…", f"```text\n{told}\n```"]
     return "\n\n".join(parts) + "\n"
-
-
-def _models(annotation: object) -> list[type[BaseModel]]:
-    candidates = (annotation, *get_args(annotation))
-    return [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
 
 
 if __name__ == "__main__":
