@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from evonas import files
 from evonas.architecture import Architecture
 from evonas.commands import showing
-from evonas.errors import HistoryError, InvalidArchitecture, RecipeError, StorageError
+from evonas.errors import HistoryError, InvalidArchitecture, RecipeError
 from evonas.executors.base import run_trial
 from evonas.recipe import reading
 from evonas.recipe.registry import Registry
@@ -263,10 +263,8 @@ def train(
         The final metrics.
     """
     assembly = _assembly(original, scaled, folder)
-    try:
+    with files.blamed(folder):
         folder.mkdir(parents=True)
-    except OSError as error:
-        raise StorageError(f"{folder}: {error.strerror}") from error
     trial = Trial(0, Proposal(scaled.architecture), TrialState.COMPLETE)
     terms = assembly.recipe.final.model_copy(update={"top": 1})
     with Journal(folder) as journal:
