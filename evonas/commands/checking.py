@@ -85,10 +85,10 @@ def meant(
         raise RecipeError(f"check {kind}: --input, --classes and --recipe are for spaces")
     task, options = testing.TASK, []
     if recipe is not None:
-        given = reading.load(reading.find(recipe))
-        task = pictures.read(given, registry).task
-        if given.space.name == name:
-            options = [f"{key}={json.dumps(value)}" for key, value in given.space.options.items()]
+        content = reading.load(recipe)
+        task = pictures.read(content, registry).task
+        if content.space.name == name:
+            options = [f"{key}={json.dumps(value)}" for key, value in content.space.options.items()]
     if shape is not None:
         task = showing.parse_task(shape, task.classes)
     return replace(task, classes=classes or task.classes), options
