@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext, redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -64,6 +64,11 @@ def main(debug: bool, no_plugins: bool) -> None:
         raise errors.RecipeError(
             "the working directory is gone; go to one that is there"
         ) from error
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)
 
 
 def _sentence(line: str) -> None:
@@ -139,9 +144,9 @@ def run(
     from evonas.recipe import reading
     from evonas.runs import run as runs
 
-    given = reading.load(reading.find(recipe), overrides)
+    given = reading.load(recipe, overrides)
     begin = partial(runs.start, given, registry, run_dir)
-    _finish(*_watched("resume", run_dir, begin, told=told), told)
+    _finish(*_watched("resume", run_dir, begin, told), told)
 
 
 @main.command()
@@ -156,7 +161,7 @@ def resume(run_dir: Path, overrides: tuple[str, ...], told: str | None) -> None:
     from evonas.runs import run as runs
 
     begin = partial(runs.resume, run_dir, overrides)
-    _finish(*_watched("resume", run_dir, begin, told=told), told)
+    _finish(*_watched("resume", run_dir, begin, told), told)
 
 
 @main.command()
@@ -203,16 +208,15 @@ def sweep(
     if sweeps.holds(recipe):
         found = sweeps.read(recipe)
     else:
-        given = reading.load(reading.find(recipe), overrides)
+        given = reading.load(recipe, overrides)
         found = sweeps.begin(given, registry, sweep_dir)
     begin = partial(sweeps.run, found, say=partial(click.echo, err=told is not None))
-    ended, _ = _watched("sweep", None, begin, found.folder, told)
+    ended, _ = _watched("sweep", found.folder, begin, told)
     failed = [label for label, status in ended.items() if status == "failed"]
     if len(found.run_dirs()) > 1:
         page = found.folder / "comparison.html"
         groups = comparing.compare([str(found.folder)], page)
-        for line in [comparing.as_json(groups)] if told == "json" else comparing.lines(groups):
-            click.echo(line)
+        _print(comparing.told(groups, as_json=told == "json"))
         click.echo(f"comparison: {page}", err=told == "json")
     for label in failed:
         click.echo(f"failed: {label}", err=True)
@@ -236,8 +240,7 @@ def compare(
     from evonas.commands import comparing
 
     groups = comparing.compare(runs, output, uri, published)
-    for line in [comparing.as_json(groups)] if as_json else comparing.lines(groups):
-        click.echo(line)
+    _print(comparing.told(groups, as_json))
     click.echo(f"comparison: {output}", err=as_json)
 
 
@@ -254,16 +257,14 @@ def _watched(
     command: str,
     folder: Path | None,
     begin: Callable[..., Any],
-    again: Path | None = None,
     told: str | None = None,
 ) -> tuple[Any, int]:
     """Begin, on the console and with the two signals watched.
 
     Args:
         command: What goes on after an interruption.
-        folder: The run folder, if it is known before.
+        folder: What it goes on with; default: the run folder that the console is told.
         begin: Given the trackers and whom to ask whether to stop.
-        again: What the command goes on with; default: the run folder.
         told: "quiet", "json", or as people read it.
 
     Returns:
@@ -287,9 +288,7 @@ def _watched(
             outcome = begin((console,), interruption)
     except (Stopped, KeyboardInterrupt):
         console.stop()  # what is printed while the table is there is drawn over
-        click.echo(
-            f"stopped; go on with: evonas {command} {again or console.run_dir or folder}", err=True
-        )
+        click.echo(f"stopped; go on with: evonas {command} {folder or console.run_dir}", err=True)
         sys.exit(_code(interruption))
     finally:
         console.stop()
@@ -302,73 +301,14 @@ def _code(interruption: Any) -> int:
 
 def _finish(outcome: Any, interrupted: int, told: str | None = None) -> None:
     """Print what came out of a run, unless it was told as JSON, and exit with its code."""
+    from evonas.commands import outcome as outcomes
+
     if told != "json":
-        _print_outcome(outcome)
+        _print(outcomes.lines(outcome))
     if outcome.report.status == "interrupted":
         sys.exit(interrupted)
     good = outcome.report.status == "finished" and outcome.report.incumbent is not None
     sys.exit(0 if good else errors.TooManyFailures.exit_code)
-
-
-def _print_outcome(outcome: Any) -> None:
-    from evonas.report import table
-    from evonas.trackers.parts import state
-
-    report, folder = outcome.report, outcome.run_dir
-    counts = ", ".join(f"{count} {state}" for state, count in report.trials.items()) or "no trials"
-    spent = f"{report.seconds:.0f} s of search, effort {report.effort:.3g} in full trainings"
-    click.echo(f"\n{report.status}: {report.reason} ({counts}; {spent})")
-    if report.acceptance is not None:
-        click.echo(f"  accepted     {report.acceptance:.1%} of random architectures met the limits")
-    for remark in report.remarks:
-        click.echo(f"  remark       {remark}")
-    if report.incumbent is not None:
-        _print_incumbent(report)
-    for line in table.aligned(table.cells(report.table)) if report.table else ():
-        click.echo(f"  {line}")
-    click.echo(f"  run folder   {folder}   (report.html, history.jsonl)")
-    if (folder / "incumbent" / "network.pt2").exists():
-        click.echo(f"  network      {folder}/incumbent/network.pt2   (MODEL_CARD.md beside it)")
-        click.echo(f"  use it       evonas predict {folder} PICTURE…")
-    if (folder / "front").is_dir():
-        click.echo(f"  the front's  {folder}/front/TRIAL   (a network and its card each)")
-    if report.status == "interrupted":
-        click.echo(f"  go on with   evonas resume {folder}")
-    if (folder / state.FILE).exists():
-        from evonas.commands import browsing
-
-        for title, what in browsing.after(folder):
-            click.echo(f"  {title:<12} {what}")
-
-
-def _print_incumbent(report: Any) -> None:
-    from evonas.report import table
-    from evonas.trial import figure
-
-    trial = report.incumbent
-    click.echo(f"  incumbent    trial {trial.number}, architecture {trial.architecture.id}")
-    for name, value in trial.architecture.choices.items():
-        click.echo(f"               {name} = {value}")
-    _print_metrics(trial.metrics, "search")
-    news = dict(report.final.items() - trial.metrics.items())  # costs, say, are told already
-    _print_metrics({name: news[name] for name in report.final if name in news}, "final training")
-    if report.verdict:
-        click.echo(f"  audit        {report.verdict}")
-    if len(report.front) > 1:
-        volume = "" if report.hypervolume is None else f", hypervolume {report.hypervolume:.4g}"
-        click.echo(f"  Pareto front of {len(report.front)} trials{volume}:")
-        first, *others = report.front
-        names = [name for name in first.metrics if all(name in trial.metrics for trial in others)]
-        rows = [[str(t.number), *(figure(t.metrics[n]) for n in names)] for t in report.front]
-        for line in table.aligned([["trial", *names], *rows]):
-            click.echo(f"               {line}")
-
-
-def _print_metrics(metrics: Mapping[str, float], origin: str) -> None:
-    from evonas.trial import figure
-
-    for name, value in metrics.items():
-        click.echo(f"  {name:<12} {figure(value)}   ({origin})")
 
 
 @main.command()
@@ -402,7 +342,7 @@ def audit_run(run_dir: Path, trials: int, told: str | None) -> None:
     from evonas.runs import audit
     from evonas.runs import run as runs
 
-    result, _ = _watched("audit", run_dir, partial(runs.examine, run_dir, trials), told=told)
+    result, _ = _watched("audit", run_dir, partial(runs.examine, run_dir, trials), told)
     if result is None:
         reason = "too few trainings succeeded, or no fuller training exists"
         click.echo(f"nothing to audit: {reason}", err=told == "json")
@@ -423,8 +363,7 @@ def sample(run_dir: Path, complexity: str) -> None:
     """Print the architecture that RUN_DIR's hypernetwork gives for a complexity, and its score."""
     from evonas.commands import sampling
 
-    for line in sampling.sample(run_dir, complexity, click.echo):
-        click.echo(line)
+    _print(sampling.sample(run_dir, complexity, click.echo))
 
 
 @main.command("list")
@@ -437,12 +376,7 @@ def list_components(kind: str | None, registry: Any) -> None:
     """
     from evonas.commands import catalogue
 
-    for folder, rows in catalogue.lists(registry, kind).items():
-        click.echo(f"{folder}:")
-        for row in rows:
-            origin = "" if row.origin == "built-in" else f"  [{row.origin}]"
-            click.echo(f"  {row.name:<20} {row.summary}{origin}")
-    click.echo("more of one: evonas show KIND NAME")
+    _print(catalogue.lines(registry, kind))
 
 
 @main.command()
@@ -455,11 +389,10 @@ def data(recipe: Path, overrides: tuple[str, ...], sheet: Path | None, registry:
     from evonas.commands import pictures
     from evonas.recipe import reading
 
-    given = reading.load(reading.find(recipe), overrides)
+    given = reading.load(recipe, overrides)
     found = pictures.read(given, registry)
     _sentence(str(found))
-    for line in pictures.counts(found):
-        click.echo(f"  {line}")
+    _print(f"  {line}" for line in pictures.counts(found))
     path = sheet or Path(f"{given.name}-data.png")
     pictures.sheet(found, path)
     click.echo(f"contact sheet: {path}")
@@ -491,8 +424,7 @@ def recipe(section: str | None) -> None:
     """Explain the sections of a recipe, or every key of one SECTION."""
     from evonas.commands import explaining
 
-    for line in explaining.recipe(section):
-        click.echo(line)
+    _print(explaining.recipe(section))
 
 
 @main.command()
@@ -525,7 +457,7 @@ def scale(
     For a coefficient phi they are multiplied by A^phi, B^phi and C^phi of the rule.
     """
     from evonas import files
-    from evonas.commands import scaling
+    from evonas.commands import outcome, scaling
 
     given = scaling.source(registry, reference, shape, classes)
     request = scaling.Request(**wishes)
@@ -537,7 +469,7 @@ def scale(
     if output is not None:
         files.store(output, json.dumps(scaled.to_json(), indent=2))
     if train is not None:
-        _print_metrics(scaling.train(given, scaled, train, click.echo), "final training")
+        _print(outcome.metrics(scaling.train(given, scaled, train, click.echo), "final training"))
         click.echo(f"  network      {train}/incumbent")
 
 
@@ -596,8 +528,7 @@ def predict(
     if as_json:
         click.echo(predicting.to_json(made, network, pictures))
     elif (counts := predicting.confusion(made, network.classes)) is not None:
-        for line in counts.lines():
-            click.echo(line)
+        _print(counts.lines())
     if csv_path is not None:
         files.store(csv_path, predicting.to_csv(made, network))
         if not as_json:

@@ -45,8 +45,15 @@ def store(path: Path, text: str) -> None:
 
     Half a surrogate, as names that are not UTF-8 leave in a text, is written as an escape.
     """
-    try:
+    with blamed(path):
         write(path, text.encode(errors="backslashreplace"))
+
+
+@contextmanager
+def blamed(path: Path) -> Iterator[None]:
+    """Whatever the system refuses inside is StorageError, and names the path."""
+    try:
+        yield
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
 

@@ -43,11 +43,6 @@ def keys(objectives: Sequence[Objective], metrics: Mapping[str, float]) -> tuple
     return tuple(objective.key(metrics) for objective in objectives)
 
 
-def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether ``a`` is nowhere worse than ``b`` and somewhere better (larger is better)."""
-    return all(x >= y for x, y in zip(a, b, strict=True)) and tuple(a) != tuple(b)
-
-
 @dataclass(frozen=True)
 class Limit:
     """Bounds of a cost, both included."""

@@ -18,12 +18,11 @@ from __future__ import annotations
 from bisect import insort
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 from evonas.architecture import Architecture
 from evonas.errors import HistoryError
-from evonas.trial import Objective, Proposal, Stage, Trial, TrialState, dominates, keys
+from evonas.trial import Objective, Proposal, Stage, Trial, TrialState, keys
 
 _FIRST = 10  # completed trials that give the hypervolume its corner and its units
 _Point = tuple[float, ...]  # one value per objective, larger being better
@@ -63,8 +62,7 @@ class Trials:
         self.effort = 0.0
         self._ranked: list[tuple[_Point, int, Trial]] = []  # rank, the best first, and number
         self._fullest: dict[str, Trial] = {}  # by the architecture's id
-        self._volume, self._measured = Hypervolume(self.objectives), 0  # of so many of ``complete``
-        self._volumes: list[tuple[int, float]] = []
+        self._volume = Hypervolume(self.objectives)  # told of ``complete`` when it is asked for
         for trial in events:
             self.add(trial)
 
@@ -118,7 +116,7 @@ class Trials:
         self._fullest = {}
         for _, _, trial in self._ranked:
             self._add_fullest(trial)
-        self._volume, self._measured, self._volumes = Hypervolume(self.objectives), 0, []
+        self._volume = Hypervolume(self.objectives)
 
     def exclude(self, architecture: Architecture) -> None:
         """Count it among what was proposed: somebody else tries it."""
@@ -150,15 +148,13 @@ class Trials:
     def front(self) -> tuple[Trial, ...]:
         """The fullest trials that no other dominates, the best by the first objective first."""
         front: list[Trial] = []
-        highest: list[_Point] = []  # of two objectives one value; of more a front of its own
+        highest: tuple[_Point, ...] = ()  # of two objectives one value; of more a front of its own
         for trial in self.ranked():
             if front and trial.proposal.fidelity < front[0].proposal.fidelity:
                 break
             # Who comes earlier is no worse in the first objective: the others decide.
-            others = keys(self.objectives, trial.metrics)[1:]
-            if not any(_covers(known, others) for known in highest):
-                highest = [known for known in highest if not _covers(others, known)]
-                highest.append(others)
+            before, highest = highest, _joined(highest, keys(self.objectives, trial.metrics)[1:])
+            if highest is not before:
                 front.append(trial)
         return tuple(front)
 
@@ -167,17 +163,15 @@ class Trials:
 
         Empty with one objective, and before ten trials completed.
         """
-        for trial in self.complete[self._measured :]:
-            before, self._volume = self._volume.value, self._volume.told(trial)
-            if self._volume.value is not None and self._volume.value != before:
-                self._volumes.append((trial.number, self._volume.value))
-        self._measured = len(self.complete)
-        return self._volumes
+        for trial in self.complete[self._volume.told :]:
+            self._volume.tell(trial)
+        return self._volume.curve
 
     @property
     def hypervolume(self) -> float | None:
         """Of the front; None with one objective, and before ten trials completed."""
-        return self.volumes()[-1][1] if self.volumes() else None
+        curve = self.volumes()
+        return curve[-1][1] if curve else None
 
     def counts(self) -> Counter[str]:
         """Number of trials by state."""
@@ -187,6 +181,13 @@ class Trials:
 def _covers(a: _Point, b: _Point) -> bool:
     """Whether ``a`` is nowhere worse than ``b``."""
     return all(x >= y for x, y in zip(a, b, strict=True))
+
+
+def _joined(front: tuple[_Point, ...], point: _Point) -> tuple[_Point, ...]:
+    """Nondominated points with one more among them; the same tuple if that is no worse than one."""
+    if any(_covers(known, point) for known in front):
+        return front
+    return (*(known for known in front if not _covers(point, known)), point)
 
 
 def _own_effort(trial: Trial) -> float:
@@ -205,53 +206,41 @@ def volume(front: Sequence[_Point], corner: Sequence[float]) -> float:
     return float(tools.hypervolume(beyond, [-low for low in corner])) if beyond else 0.0
 
 
-@dataclass(frozen=True)
 class Hypervolume:
-    """A fold over trials, in the order in which they end.
+    """The volume of the front, as completed trials are told in the order in which they end.
+
+    With one objective there is none, and trials that were not run with full effort do not count.
 
     Attributes:
-        objectives: Of the run.
-        front: Nondominated points so far; of the first ten completed trials, all points.
-        corner: The worst values among the ten; empty before.
-        units: Best minus worst among them; of equal values 1.
-        value: The volume; None before ten trials completed.
+        told: Number of trials.
+        front: Nondominated points so far.
+        curve: Number of the trial and volume, wherever it changed.
     """
 
-    objectives: tuple[Objective, ...]
-    front: tuple[_Point, ...] = ()
-    corner: _Point = ()
-    units: _Point = ()
-    value: float | None = None
+    def __init__(self, objectives: Sequence[Objective]) -> None:
+        self.objectives = objectives
+        self.told = 0
+        self.front: tuple[_Point, ...] = ()
+        self.curve: list[tuple[int, float]] = []
+        self._first: list[_Point] = []  # ten, which give corner and units; fewer before
 
-    def told(self, trial: Trial) -> Hypervolume:
-        """The fold with one more trial; itself if that changes nothing.
-
-        With one objective nothing does, and no trial that was not run with full effort.
-        """
-        full = trial.state is TrialState.COMPLETE and trial.proposal.fidelity == 1
-        if not full or len(self.objectives) < 2:
-            return self
+    def tell(self, trial: Trial) -> None:
+        """Take in a completed trial."""
+        self.told += 1
+        if trial.proposal.fidelity < 1 or len(self.objectives) < 2:
+            return
         point = keys(self.objectives, trial.metrics)
-        if not self.corner:
-            first = (*self.front, point)
-            return replace(self, front=first) if len(first) < _FIRST else self._begun(first)
-        if any(dominates(other, point) or other == point for other in self.front):
-            return self
-        left = (other for other in self.front if not dominates(point, other))
-        return self._measured((*left, point))
-
-    def _begun(self, first: Sequence[_Point]) -> Hypervolume:
-        """The fold after the first ten: corner and units are known."""
-        columns = list(zip(*first, strict=True))
-        units = tuple((max(column) - min(column)) or 1.0 for column in columns)
-        begun = replace(self, corner=tuple(map(min, columns)), units=units)
-        return begun._measured(
-            tuple(p for p in dict.fromkeys(first) if not any(dominates(o, p) for o in first))
-        )
-
-    def _measured(self, front: tuple[_Point, ...]) -> Hypervolume:
+        before, self.front = self.front, _joined(self.front, point)
+        self._first = [*self._first, point][:_FIRST]
+        if len(self._first) < _FIRST or (self.front is before and self.curve):
+            return
+        columns = list(zip(*self._first, strict=True))
+        corner = [min(column) for column in columns]
+        units = [(max(column) - low) or 1.0 for column, low in zip(columns, corner, strict=True)]
         scaled = [
-            tuple((v - c) / u for v, c, u in zip(point, self.corner, self.units, strict=True))
-            for point in front
+            tuple((v - c) / u for v, c, u in zip(point, corner, units, strict=True))
+            for point in self.front
         ]
-        return replace(self, front=front, value=volume(scaled, [0.0] * len(self.corner)))
+        value = volume(scaled, [0.0] * len(corner))
+        if not self.curve or value != self.curve[-1][1]:
+            self.curve.append((trial.number, value))

@@ -15,16 +15,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from click.testing import CliRunner, Result
-
-from evonas.cli import main
+from cli_helper import evonas
 
 QUICK = ("budget.trials=3", "evaluation.epochs=2", "evaluation.final_epochs=2")
 SETTINGS = [word for setting in (*QUICK, "executor.name=serial") for word in ("--set", setting)]
-
-
-def evonas(*arguments: str) -> Result:
-    return CliRunner().invoke(main, [*arguments])
 
 
 def test_json_is_a_line_an_event_and_nothing_else() -> None:

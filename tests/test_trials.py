@@ -78,9 +78,9 @@ def test_it_never_falls_and_begins_with_the_tenth_completed_trial() -> None:
         assert points[0][0] == 10
         assert all(a[1] < b[1] for a, b in pairwise(points))
         again = Hypervolume(TWO)
-        for trial in events:
-            again = again.told(trial)
-        assert again.value == points[-1][1]
+        for trial in Trials(TWO, events).complete:
+            again.tell(trial)
+        assert again.curve == points
 
 
 def test_units_do_not_matter() -> None:
@@ -116,9 +116,9 @@ def test_only_full_trials_of_several_objectives_count() -> None:
 def test_it_is_measured_only_where_the_front_moves() -> None:
     fold, measured = Hypervolume(TWO), 0
     for trial in some(2000):
-        told = fold.told(trial)
-        measured += told is not fold
-        fold = told
+        before = fold.front
+        fold.tell(trial)
+        measured += fold.front is not before
     assert measured < 60
 
 

@@ -10,8 +10,8 @@ import sys
 import time
 import urllib.request
 import webbrowser
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from evonas.errors import HistoryError, PluginError, RecipeError
@@ -93,18 +93,12 @@ def browse(
         _check_free(port)
     server = where if remote else f"http://{_HOST}:{port}"
     found = links(run_dir, server) if run_dir else _experiments(where, server)
-    process = None if remote else _serve(where, port)
-    try:
-        if process is not None:
-            _wait(process, server)
+    with nullcontext() if remote else _serving(where, port, server) as process:
         for title, link in found:
             say(f"{title}: {link}")
         if opens and found:
             webbrowser.open(found[0][1])
-        return process.wait() if process is not None else 0
-    finally:
-        if process is not None:
-            _end(process)
+        return process.wait() if process else 0
 
 
 def _experiments(where: str, server: str) -> list[tuple[str, str]]:
@@ -121,22 +115,24 @@ def _check_free(port: int) -> None:
             raise RecipeError(f"--port {port}: {error.strerror}; give another") from error
 
 
-def _serve(where: str, port: int) -> subprocess.Popen[bytes]:
+@contextmanager
+def _serving(where: str, port: int, server: str) -> Iterator[subprocess.Popen[bytes]]:
+    """MLflow's own server, as soon as it answers; it ends with this, and its workers too."""
     # For one person on this machine one worker is enough, and starts in a quarter of the time.
     place = ("--host", _HOST, "--port", str(port), "--workers", "1")
     quiet = ("--uvicorn-opts", "--log-level warning")
     command: Sequence[str] = (sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", where)
     # What it says of itself is no answer to the question: the links alone go to stdout.
-    return subprocess.Popen([*command, *place, *quiet], stdout=2, start_new_session=True)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End it, and the workers that it has started."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE)
+    process = subprocess.Popen([*command, *place, *quiet], stdout=2, start_new_session=True)
+    try:
+        _wait(process, server)
+        yield process
+    finally:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE)
 
 
 def _wait(process: subprocess.Popen[bytes], server: str) -> None:

@@ -8,6 +8,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from evonas.errors import UnknownComponent
@@ -50,6 +51,16 @@ def lists(registry: Registry, kind: str | None) -> dict[str, list[Row]]:
     return found if kind else {**found, RECIPES: _recipes()}
 
 
+def lines(registry: Registry, kind: str | None) -> Iterator[str]:
+    """The lists, for the terminal."""
+    for folder, rows in lists(registry, kind).items():
+        yield f"{folder}:"
+        for row in rows:
+            origin = "" if row.origin == "built-in" else f"  [{row.origin}]"
+            yield f"  {row.name:<20} {row.summary}{origin}"
+    yield "more of one: evonas show KIND NAME"
+
+
 def components(registry: Registry, kind: str) -> list[Row]:
     """All components of a kind."""
     rows = []
@@ -80,9 +91,7 @@ def _summary(kind: str, name: str, origin: str) -> str:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError) as error:
         return f"does not load: {error}"
-    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-    if cls:
-        classes = [node for node in classes if node.name == cls]
+    classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and cls in ("", n.name)]
     for node in sorted(classes, key=lambda node: _unlike(node, name)):
         if text := ast.get_docstring(node):
             return text.partition("\n")[0]
@@ -104,17 +113,14 @@ def _file(kind: str, name: str, origin: str) -> tuple[Path | None, str]:
         module, _, cls = origin.removeprefix("entry point ").partition(":")
     else:
         return Path(origin), ""
-    return next(_sources(module), None), cls
+    return _source(module), cls
 
 
-def _sources(module: str) -> Iterator[Path]:
-    """Files that the module may be; ``find_spec`` of a whole name would import its packages."""
+def _source(module: str) -> Path | None:
+    """The file of a module; ``find_spec`` of a whole name would import its packages."""
     top, *rest = module.split(".")
     spec = importlib.util.find_spec(top)
-    if spec is None:
-        return
-    if not rest and spec.origin:
-        yield Path(spec.origin)
-    for folder in spec.submodule_search_locations or ():
-        stem = Path(folder, *rest)
-        yield from (p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.is_file())
+    for part in rest:
+        spec = spec and PathFinder.find_spec(part, spec.submodule_search_locations or ())
+    origin = (spec and spec.origin) or ""
+    return Path(origin) if origin.endswith(".py") else None

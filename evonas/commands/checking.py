@@ -85,7 +85,7 @@ def meant(
         raise RecipeError(f"check {kind}: --input, --classes and --recipe are for spaces")
     task, options = testing.TASK, []
     if recipe is not None:
-        given = reading.load(reading.find(recipe))
+        given = reading.load(recipe)
         task = pictures.read(given, registry).task
         if given.space.name == name:
             options = [f"{key}={json.dumps(value)}" for key, value in given.space.options.items()]

@@ -20,7 +20,6 @@ from evonas.trackers.mlflow import MLflow
 
 # Sections that say how a run was carried out, and not what it was.
 _ASIDE = ("seed", "name", "tracking", "executor", "sweep", "audit")
-_OPTIONS = ("space", "strategy", "evaluation", "dataset", "pruning")
 
 
 def compare(
@@ -52,7 +51,9 @@ def compare(
             raise RecipeError(_unlike(found[0], run, "their objectives are not the same"))
     groups = grouped(found)
     others = read_published(published, comparison.compared(groups)) if published else ()
-    files.store(output, comparison.text(groups, _title(found), others))
+    names = dict.fromkeys(run.info.name for run in found)
+    title = f"{', '.join(names)}: {len(found)} runs compared"
+    files.store(output, comparison.text(groups, title, others))
     return groups
 
 
@@ -108,30 +109,28 @@ def _read(folder: Path) -> comparison.Run:
 
 def grouped(found: Sequence[comparison.Run]) -> dict[str, list[comparison.Run]]:
     """Runs that differ in their seed alone, by what is their own."""
-    flat = [dict(reading.flat(_content(run))) for run in found]
+    contents = ({k: v for k, v in run.info.recipe.items() if k not in _ASIDE} for run in found)
+    flat = [dict(reading.flat(content)) for content in contents]
     keys = list(dict.fromkeys(key for recipe in flat for key in recipe))
     apart = [key for key in keys if len({repr(recipe.get(key)) for recipe in flat}) > 1]
-    # Another component brings other options: its name says it.
-    named = [s for s in _OPTIONS if f"{s}.name" in apart]
     groups: dict[str, list[comparison.Run]] = {}
     for recipe, run in zip(flat, found, strict=True):
         shown = [
-            _label(key, recipe.get(key))
+            _label(key, recipe[key])
             for key in apart
-            if key in recipe and not _told_by_name(key, recipe, flat, named)
+            if key in recipe and not _told_by_name(key, recipe, flat, apart)
         ]
         groups.setdefault(", ".join(shown) or run.info.name, []).append(run)
     return groups
 
 
 def _told_by_name(
-    key: str, recipe: Mapping[str, Any], flat: Sequence[Mapping[str, Any]], named: Sequence[str]
+    key: str, recipe: Mapping[str, Any], flat: Sequence[Mapping[str, Any]], apart: Sequence[str]
 ) -> bool:
-    """Whether all runs with this component have the same value of an option of it."""
-    section = key.partition(".")[0]
-    if section not in named or key == f"{section}.name":
+    """Whether an option comes with another component: all runs with this one have its value."""
+    name = f"{key.partition('.')[0]}.name"
+    if name not in apart or key == name:
         return False
-    name = f"{section}.name"
     alike = [other.get(key) for other in flat if other.get(name) == recipe.get(name)]
     return len(set(map(repr, alike))) == 1
 
@@ -141,19 +140,19 @@ def _label(key: str, value: Any) -> str:
     return str(value) if key.endswith(".name") else f"{short} {value}"
 
 
-def _content(run: comparison.Run) -> dict[str, Any]:
-    return {k: v for k, v in run.info.recipe.items() if k not in _ASIDE}
+def told(groups: comparison.Groups, as_json: bool) -> list[str]:
+    """For the terminal: a row a group, and what the differences say.
 
-
-def _title(found: Sequence[comparison.Run]) -> str:
-    names = dict.fromkeys(run.info.name for run in found)
-    return f"{', '.join(names)}: {len(found)} runs compared"
-
-
-def lines(groups: comparison.Groups) -> list[str]:
-    """For the terminal: a row a group, and what the differences say."""
+    Or for programs, in one line: an object a group, absent figures null.
+    """
     metric = comparison.compared(groups)
     found = comparison.rows(groups, metric)
+    if as_json:
+        plain = [
+            {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+            for row in found
+        ]
+        return [json.dumps(plain)]
     head = ["group", "runs", metric, "±", "best of search", "params", "seconds", "effort"]
     cells = [[*head, "mean rank"]]
     digits = [(metric, 4), ("spread", 4), ("best", 4), ("params", 0)]
@@ -166,13 +165,3 @@ def lines(groups: comparison.Groups) -> list[str]:
         for first, other, d in comparison.differences(groups, metric)
     ]
     return [*table.aligned(cells), *said]
-
-
-def as_json(groups: comparison.Groups) -> str:
-    """The same for programs: an object a group, absent figures null."""
-    found = comparison.rows(groups, comparison.compared(groups))
-    plain = [
-        {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
-        for row in found
-    ]
-    return json.dumps(plain)

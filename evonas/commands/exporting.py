@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from evonas import files
-from evonas.errors import PluginError, RecipeError, StorageError
+from evonas.errors import PluginError, RecipeError
 from evonas.runs.export import FOLDER
 from evonas.runs.network import Network, find, read
 from evonas.runs.network import data as run_data
@@ -76,15 +76,13 @@ def export(
             content = programs.quantized(content, images)
     except programs.Refused as error:
         raise PluginError(f"{run_dir}: {error}") from error
-    try:
+    with files.blamed(path):
         files.write(path, content)
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}") from error
+    file = find(path)
+    difference, scale = _difference(network, file)
     if int8:
-        file = find(path)
         accuracies = _accuracy(network, data.val), _accuracy(file, data.val)
-        return Exported(path, len(content), _difference(network, file)[0], accuracies)
-    difference, scale = _difference(network, find(path))
+        return Exported(path, len(content), difference, accuracies)
     if not difference <= _TOLERANCE * scale:
         raise PluginError(
             f"{path}: its logits differ from the network's by up to {difference:.2g}; do not use it"

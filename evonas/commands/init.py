@@ -14,6 +14,7 @@ from random import Random
 from statistics import fmean, median
 from typing import Any
 
+import jinja2
 import torch
 from torch.nn import functional as F
 
@@ -53,6 +54,12 @@ _FINAL = 10  # The winner is trained so many times longer than a trial, at most.
 _SEARCH = 2 / 3  # Of the time; the rest is for the final training.
 _UNEQUAL = 3  # Where one class has so many times the pictures of another, each counts alike.
 _FEW = 50  # With fewer pictures a class, weights that were trained on others help most.
+_RECIPE = jinja2.Environment(
+    loader=jinja2.PackageLoader("evonas", "commands/templates"),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    keep_trailing_newline=True,
+).get_template("recipe.yaml.jinja")
 
 
 @dataclass(frozen=True)
@@ -228,115 +235,22 @@ def _text(
     name: str, folder: Path, found: Found, start: _Start, chosen: Plan, minutes: float
 ) -> str:
     (common, most), least = found.pictures.most_common(1)[0], min(found.pictures.values())
-    total = sum(found.pictures.values())
-    splits = ", ".join(f"{count:,} {split}" for split, count in found.splits.items())
-    hints = [
-        f"# {splits}; {len(found.pictures)} classes of {least:,} to {most:,} training pictures.",
-        f"# Always saying {json.dumps(common)} would be right in {most / total:.0%}.",
-        *_said(start, least),
-    ]
-    if found.skipped:
-        hints.append(f"# {found.skipped}")
-    objective = "val_accuracy"
-    if most >= _UNEQUAL * least:
-        objective = "val_balanced_accuracy"
-        hints.append("# The classes are unequal: the objective counts each of them alike.")
-    enlarged = {"network": start.network, "resolution": chosen.size}
-    limits = {"params": _PARAMS, "flops": _FLOPS * chosen.size**2}
-    stored = min(chosen.size, max(8, found.side))  # enlarging is left to the network
-    return TEMPLATE.format(
-        hints="\n".join(hints),
-        objective=objective,
+    return _RECIPE.render(
         name=name,
         path=json.dumps(str(folder)),
-        size=stored if start.network else chosen.size,
-        space=(PRETRAINED if start.network else FROM_SCRATCH).format(**enlarged),
-        init=INIT.format(**enlarged) if start.network else "",
-        limits="" if start.network else LIMITS.format(**limits),
-        minutes=f"{minutes:g}",
-        epochs=chosen.epochs,
-        final_epochs=chosen.final_epochs,
-        trials=chosen.trials,
-        batch=_BATCH,
+        found=found,
+        splits=", ".join(f"{count:,} {split}" for split, count in found.splits.items()),
+        common=json.dumps(common),
+        most=most,
+        least=least,
+        share=most / found.pictures.total(),
+        few=least < _FEW,
+        unequal=most >= _UNEQUAL * least,
+        start=start,
+        plan=chosen,
+        size=min(chosen.size, max(8, found.side)),  # enlarging is left to the network
         shortest=_RUNGS[chosen.epochs >= _RUNGS_FROM],
+        batch=_BATCH,
+        limits=_limits(chosen.size),
+        minutes=f"{minutes:g}",
     )
-
-
-def _said(start: _Start, least: int) -> list[str]:
-    """Which weights networks begin with, and how to have it otherwise."""
-    if start.network:
-        whence = "are on this machine" if start.here else "the run will fetch"
-        return [
-            f"# Networks begin with the weights of {start.network}, which {whence};",
-            "# --from-scratch does without.",
-        ]
-    help_most = f" and help most with as few as {least} pictures of a class" * (least < _FEW)
-    whence = "are on this machine" if start.here else "the run would fetch"
-    return [
-        "# Networks are trained from scratch.",
-        f"# --pretrained begins with weights of ImageNet, which {whence}{help_most}.",
-    ]
-
-
-TEMPLATE = """\
-# Written by `evonas init`; every key is explained by `evonas recipe SECTION`.
-{hints}
-name: {name}
-seed: 0
-
-dataset:
-  name: image_folder
-  path: {path}
-  size: {size}                # pixels a side; the largest centred square is taken and scaled
-  validation: 0.15        # of the training pictures, if there is no split of that name
-  test: 0.2               # of all pictures, if there is no split of that name
-
-{space}
-strategy:                 # what to try next; others: evonas list strategies
-  name: successive_halving
-  eta: 3                  # one trial in three is promoted, to three times the epochs
-  min_fidelity: {shortest}     # of the epochs, in the first trial of a network
-  of: guided_evolution    # where new networks come from, and who says which are promoted
-
-evaluation:
-  name: train
-{init}  epochs: {epochs}               # of the longest trials; {trials} such fit into the time here
-  final_epochs: {final_epochs}        # of the winner's final training
-  batch_size: {batch}
-  augmentation: standard  # shifts and left-right flips; crop: shifts alone, as letters need it
-
-objectives:
-  {objective}: max
-
-{limits}budget:
-  minutes: {minutes}             # search and final training
-
-executor:
-  name: processes         # one worker per GPU, or one per CPU core
-"""
-
-FROM_SCRATCH = """\
-space: mbconv             # what can be built; others: evonas list spaces
-"""
-
-PRETRAINED = """\
-space:                    # what can be built; others: evonas list spaces
-  name: backbone          # how much of a published network to keep, what of that to train
-  network: {network}
-  max_resolution: {resolution}     # pixels a side, to which networks scale the pictures
-  training:               # searched beside it: what was learnt before is lost at great rates
-    learning_rate: [0.005, 0.1, log]
-"""
-
-INIT = """\
-  init: {network}    # the weights to begin with
-"""
-
-LIMITS = """\
-constraints:
-  params:
-    max: {params}
-  flops:
-    max: {flops}        # of one picture, twice the multiply-adds
-
-"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 from pathlib import Path
 
+from evonas import files
 from evonas.commands import templates
 from evonas.errors import RecipeError, StorageError
 from evonas.recipe.registry import KINDS, Registry
@@ -41,11 +42,9 @@ def new(kind: str, name: str, folder: Path, registry: Registry) -> list[Path]:
         if path.exists():
             raise StorageError(f"{path}: is there already")
     for path, template in texts.items():
-        try:
+        with files.blamed(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(_renamed(template.read_text(), kind, name))
-        except OSError as error:
-            raise StorageError(f"{path}: {error.strerror}") from error
     return list(texts)
 
 

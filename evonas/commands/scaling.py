@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from evonas import files
 from evonas.architecture import Architecture
 from evonas.commands import showing
-from evonas.errors import HistoryError, InvalidArchitecture, RecipeError, StorageError
+from evonas.errors import HistoryError, InvalidArchitecture, RecipeError
 from evonas.executors.base import run_trial
 from evonas.recipe import reading
 from evonas.recipe.registry import Registry
@@ -61,14 +61,12 @@ class Source:
         space: Builds it.
         architecture: The network.
         task: What it was made for.
-        registry: Where its components come from.
         run_dir: The run that found it; None for a named point.
     """
 
     space: SearchSpace
     architecture: Architecture
     task: Task
-    registry: Registry
     run_dir: Path | None = None
 
 
@@ -154,7 +152,7 @@ def source(registry: Registry, reference: str, shape: str, classes: int) -> Sour
     folder = Path(reference)
     if not folder.is_dir():
         space, architecture = showing.find_point(registry, reference)
-        return Source(space, architecture, showing.parse_task(shape, classes), registry)
+        return Source(space, architecture, showing.parse_task(shape, classes))
     header = read_header(folder)
     about = files.load(folder / export.FOLDER / export.ABOUT, Description)
     if about is None:
@@ -162,10 +160,9 @@ def source(registry: Registry, reference: str, shape: str, classes: int) -> Sour
     content = about.plain()
     if "task" not in content:
         raise HistoryError(f"{folder} was a run without images: there is nothing to build")
-    registry = registry_of(header)
-    space = Parts(reading.load(folder / reading.FILE), registry).searched()
+    space = Parts(reading.load(folder / reading.FILE), registry_of(header)).searched()
     architecture = space.reference(Architecture.from_json(content).choices)
-    return Source(space, architecture, Task(**content["task"]), registry, folder)
+    return Source(space, architecture, Task(**content["task"]), folder)
 
 
 def scale(original: Source, factors: Factors) -> Scaled:
@@ -235,7 +232,8 @@ def search_rule(original: Source, note: Callable[[str], None]) -> Factors:
             note(f"--rule {rule}: {objective.metric} {trial.metrics[objective.metric]:.4f}")
             scores[rule] = objective.key(trial.metrics)
         else:
-            note(f"--rule {rule} fails: {(trial.error or '').strip().splitlines()[-1]}")
+            reason = (trial.error or str(trial.state)).strip().splitlines()[-1]
+            note(f"--rule {rule} fails: {reason}")
     if not scores:
         raise HistoryError("scale: every evaluation of the grid failed")
     return max(scores, key=scores.__getitem__)
@@ -264,12 +262,9 @@ def train(
     Returns:
         The final metrics.
     """
-    check_trainable(original, folder)
     assembly = _assembly(original, scaled, folder)
-    try:
+    with files.blamed(folder):
         folder.mkdir(parents=True)
-    except OSError as error:
-        raise StorageError(f"{folder}: {error.strerror}") from error
     trial = Trial(0, Proposal(scaled.architecture), TrialState.COMPLETE)
     terms = assembly.recipe.final.model_copy(update={"top": 1})
     with Journal(folder) as journal:
@@ -319,15 +314,15 @@ def _run_of(original: Source) -> Path:
 
 def _assembly(original: Source, scaled: Scaled, folder: Path) -> Assembly:
     """The run's own parts, for images of the scaled size and without its limits."""
-    stored = _run_of(original) / reading.FILE
-    task = scaled.task
+    run_dir, task = _run_of(original), scaled.task
     if task.height != task.width:
         raise RecipeError(f"scale: {task.height}×{task.width} pixels; only squares can be trained")
-    content = reading.load(stored).dump()
+    content = reading.load(run_dir / reading.FILE).dump()
     content["dataset"]["size"] = task.height
     content.pop("constraints", None)
     _enlarge(content["evaluation"], scaled.factors.resolution)
-    return assemble(reading.validate(content, str(stored)), original.registry, folder)
+    recipe = reading.validate(content, str(run_dir / reading.FILE))
+    return assemble(recipe, registry_of(read_header(run_dir)), folder)
 
 
 def _enlarge(section: dict[str, Any] | None, factor: float) -> None:

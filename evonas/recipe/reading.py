@@ -47,10 +47,15 @@ def find(path: Path) -> Path:
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply ``KEY=VALUE`` overrides, in order.
 
+    Args:
+        path: A file, or the name of a recipe that evonas comes with.
+        overrides: As of ``--set``.
+
     Raises:
         RecipeError: If the file is absent, not UTF-8, not YAML, too large, or says something that
             no recipe can say.
     """
+    path = find(path)
     try:
         with path.open("rb") as file:  # what is beyond the limit is not even read
             data = file.read(_MAX_BYTES + 1)

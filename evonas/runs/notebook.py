@@ -226,7 +226,7 @@ def _settings(overrides: Mapping[str, Any] | None) -> list[str]:
 def _recipe(given: str | Path | Mapping[str, Any], overrides: Sequence[str]) -> Recipe:
     if isinstance(given, Mapping):
         return reading.validate(reading.apply(dict(given), overrides), "recipe")
-    return reading.load(reading.find(Path(given)), overrides)
+    return reading.load(Path(given), overrides)
 
 
 def _row(trial: Trial) -> dict[str, Any]:

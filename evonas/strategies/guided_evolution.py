@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from random import Random
 from statistics import fmean
 
@@ -26,7 +25,7 @@ from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
 from evonas.strategies.parts.breeding import tournament
 from evonas.strategies.parts.surrogate import Array, Encoding, Learnt, Sizes, Surrogate
-from evonas.trial import Objective, Proposal, Trial, TrialState
+from evonas.trial import Objective, Proposal, Trial
 from evonas.trials import Trials
 
 # So many of the best trials are learnt, and as many of the youngest, for a fit takes cubic time.
@@ -63,8 +62,7 @@ class GuidedEvolution(Strategy):
         self._startup_trials, self._children = startup_trials, children
         self._size, self._entrants = population_size, tournament_size
         self._encoding, self._sizes = Encoding(space), Sizes(space)
-        self._rungs: dict[float, Trials] = {}  # by fidelity, where there are several
-        self._complete: list[Trial] = []  # of all of them
+        self._every = Trials(objectives)  # of all rungs, where there are several
         self._surrogate: tuple[int, Surrogate] | None = None  # and of how many ended trials
         self._threads = ThreadpoolController().select(user_api="blas")
 
@@ -84,9 +82,7 @@ class GuidedEvolution(Strategy):
 
     def learn(self, trial: Trial) -> None:
         """Take in an event of any rung, at its own fidelity; ``tell`` has those of the lowest."""
-        self._rungs.setdefault(trial.proposal.fidelity, Trials(self.objectives)).add(trial)
-        if trial.state is TrialState.COMPLETE:
-            self._complete.append(trial)
+        self._every.add(trial)
 
     def promising(self, trials: Sequence[Trial], eta: int) -> list[Trial]:
         """The trials, those first that would be the best if they were trained in full.
@@ -133,7 +129,7 @@ class GuidedEvolution(Strategy):
 
     def _fitted(self) -> Surrogate:
         """The surrogate of what was told; made anew when a trial has ended since the last ask."""
-        ended = len(self.told.ended) + sum(len(rung.ended) for rung in self._rungs.values())
+        ended = len(self.told.ended) + len(self._every.ended)
         if self._surrogate is None or self._surrogate[0] != ended:
             self._surrogate = ended, Surrogate(self._learnt())
         return self._surrogate[1]
@@ -144,10 +140,10 @@ class GuidedEvolution(Strategy):
         The best tell where the top is, the youngest where children are bred now, and the pruned
         where not to go: they have no value of full effort, so they get the worst there is.
         """
-        rung = self._rungs.get(min(self._rungs, default=1.0), self.told).complete
-        lowest = rung[0].proposal.fidelity
-        promoted = (t for t in reversed(self._complete) if t.proposal.fidelity > lowest)
-        fuller = list(islice(promoted, _LEARNT))[::-1]
+        complete = self._every.complete or self.told.complete
+        lowest = min(trial.proposal.fidelity for trial in complete)
+        rung = [trial for trial in complete if trial.proposal.fidelity == lowest]
+        fuller = [trial for trial in complete if trial.proposal.fidelity > lowest][-_LEARNT:]
         # Those of the worst value first, and of equals the eldest; not sorted, for many are told.
         best = heapq.nlargest(_LEARNT, reversed(rung), key=self._value)[::-1]
         longer = {trial.architecture.id for trial in fuller}

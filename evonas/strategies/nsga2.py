@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from random import Random
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 from deap import base, tools
 from pydantic import Field
@@ -20,7 +20,7 @@ from pydantic import Field
 from evonas.recipe.options import Probability
 from evonas.spaces.base import SearchSpace
 from evonas.strategies.base import Strategy
-from evonas.strategies.parts.breeding import child, global_random
+from evonas.strategies.parts.breeding import Individual, child, global_random
 from evonas.trial import Objective, Proposal, Trial, TrialState, keys
 
 _FEWEST = 4  # DEAP's tournaments draw from so many or more, and give as many winners.
@@ -31,13 +31,6 @@ class _Fitness(base.Fitness):  # type: ignore[misc]  # deap is untyped
     def __init__(self, values: tuple[float, ...]) -> None:
         self.weights = (1.0,) * len(values)
         super().__init__(values)
-
-
-class _Individual(NamedTuple):
-    """What DEAP selects among."""
-
-    trial: Trial
-    fitness: _Fitness
 
 
 class NSGA2(Strategy):
@@ -64,7 +57,7 @@ class NSGA2(Strategy):
     ) -> None:
         super().__init__(space, objectives)
         self._size, self._crossover, self._mutation = population_size, crossover, mutation
-        self._population: list[_Individual] = []
+        self._population: list[Individual] = []
 
     def ask(self, rng: Random) -> Proposal | None:
         """A random architecture until the population is full, then a child of it."""
@@ -94,5 +87,5 @@ class NSGA2(Strategy):
             values = keys(self.objectives, trial.metrics)
         else:
             return
-        joined = [*self._population, _Individual(trial, _Fitness(values))]
+        joined = [*self._population, Individual(trial, _Fitness(values))]
         self._population = tools.selNSGA2(joined, self._size)

@@ -11,16 +11,12 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from cli_helper import evonas
+from click.testing import Result
 
-from evonas.cli import main
 from evonas.trackers.parts.state import State
 
 QUICK = ("budget.trials=2", "evaluation.epochs=1", "evaluation.final_epochs=1")
-
-
-def evonas(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
 
 
 def run(*more: str) -> Result:

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from cli_helper import evonas
 
-from evonas.cli import main
 from evonas.commands import checking
 from evonas.errors import DataError, RecipeError
 from evonas.recipe.registry import Registry
@@ -83,8 +82,8 @@ def test_a_check_of_mlflow_leaves_the_users_store_alone(tmp_path: Path) -> None:
 
 
 def test_the_command_takes_options_as_run_does() -> None:
-    done = CliRunner().invoke(main, ["check", "dataset", "digits", "--set", "dataset.test=0.5"])
+    done = evonas("check", "dataset", "digits", "--set", "dataset.test=0.5")
     assert (done.stdout, done.exit_code) == ("dataset digits: ok\n", 0)
-    wrong = CliRunner().invoke(main, ["check", "dataset", "digits", "--set", "tset=0.5"])
+    wrong = evonas("check", "dataset", "digits", "--set", "tset=0.5")
     assert wrong.exit_code == 2
     assert "dataset.tset: unknown key. Did you mean 'test'? Known: " in wrong.stderr

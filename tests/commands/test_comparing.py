@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner, Result
-
-from evonas.cli import main
+from cli_helper import evonas
 
 RECIPE = {
     **{"name": "s", "dataset": "digits", "space": "plain_cnn", "budget": {"trials": 3}},
@@ -20,10 +18,6 @@ RECIPE = {
     "constraints": {"params": {"max": 20_000}},
     "tracking": "console",
 }
-
-
-def evonas(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
 
 
 @pytest.fixture(scope="module")

@@ -7,19 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from cli_helper import evonas
 from PIL import Image
 from torchvision import models
 
-from evonas.cli import main
 from evonas.commands import init
 from evonas.recipe import reading
 
 GOOD = "from evonas import Strategy\nclass Mine(Strategy):\n    def ask(self, rng): ...\n"
-
-
-def evonas(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
 
 
 def pictures(folder: str = "my pets") -> None:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
-
-from evonas.cli import main
+from cli_helper import evonas
+from click.testing import Result
 
 RECIPE = """
 name: tiny
@@ -183,10 +182,6 @@ MISTAKES = {
         r"AttributeError: 'Tensor' object has no attribute 'no_such_thing' \(.*mine\.py, line 17\)",
     ),
 }
-
-
-def evonas(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
 
 
 def write(text: str, path: str = "plugins/spaces/mine.py") -> None:

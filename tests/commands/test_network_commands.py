@@ -18,12 +18,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from cli_helper import evonas
 from conftest import ROOT
 from PIL import Image
 
 from evonas import load
-from evonas.cli import main
 from evonas.errors import DataError, EvonasError, HistoryError
 from evonas.recipe import reading
 from evonas.recipe.registry import Registry
@@ -85,10 +84,6 @@ def finished(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run_dir(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "run")
-
-
-def evonas(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def done(*arguments: str | Path) -> str:

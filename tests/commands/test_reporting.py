@@ -5,16 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from cli_helper import evonas
 
-from evonas.cli import main
 from evonas.runs.journal import Journal
 
 QUICK = ("budget.trials=2", "evaluation.epochs=1", "evaluation.final_epochs=1")
-
-
-def evonas(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
 
 
 @pytest.fixture(scope="module")

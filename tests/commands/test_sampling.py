@@ -8,10 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from cli_helper import evonas
 from conftest import ROOT
 
-from evonas.cli import main
 from evonas.commands import sampling
 from evonas.errors import HistoryError, RecipeError
 from evonas.recipe import reading
@@ -57,7 +56,7 @@ def test_a_run_ends_with_the_table_and_gives_samples(
     assert "S_convolution" in (folder / "report.html").read_text()
     middle = next(row for row in report.table if row["S_pooling"] == row["S_identity"] < 0.5)
     wanted = ",".join(str(middle[f"S_{kind}"]) for kind in ("pooling", "identity", "convolution"))
-    shown = CliRunner().invoke(main, ["sample", str(folder), "--complexity", wanted])
+    shown = evonas("sample", str(folder), "--complexity", wanted)
     assert shown.exit_code == 0, shown.output
     for name in ("val_accuracy", "params", "pooling"):
         assert any(
@@ -102,7 +101,7 @@ def test_a_run_that_was_stopped_before_it_was_trained(
 def test_a_wrong_complexity_is_one_line(given: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         sampling.parse(given)
-    shown = CliRunner().invoke(main, ["sample", "nowhere", f"--complexity={given}"])
+    shown = evonas("sample", "nowhere", f"--complexity={given}")
     assert (shown.exit_code, shown.output.count("\n")) == (2, 1)
 
 

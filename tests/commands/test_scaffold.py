@@ -5,18 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from cli_helper import evonas
 from conftest import ROOT
 
-from evonas.cli import main
 from evonas.commands import scaffold
 from evonas.errors import RecipeError, StorageError
 from evonas.recipe.registry import Registry
-
-
-def evonas(*arguments: str) -> Result:
-    return CliRunner().invoke(main, list(arguments))
-
 
 KINDS = {
     "space": "class WavyNets(SearchSpace)",

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+import yaml
+from cli_helper import evonas, plugin
 from torchvision import models
 
 from evonas.architecture import Architecture
-from evonas.cli import main
 from evonas.commands import scaling
 from evonas.commands.scaling import Factors, Request
 from evonas.errors import EvonasError, HistoryError, RecipeError
@@ -43,12 +43,25 @@ tracking: console
 """
 
 
+PICKY = """
+from evonas import Evaluator
+from evonas.evaluators.base import Infeasible
+
+class Picky(Evaluator):
+    metrics = ("value",)
+
+    def evaluate(self, trial, report):
+        if self.context.data.task.height > 8:
+            raise Infeasible({"value": 0.0})
+        return {"value": 1.0}
+
+    def test(self, trial):
+        return {"test_accuracy": 1.0}
+"""
+
+
 def b0() -> scaling.Source:
     return scaling.source(REGISTRY, "mobilenet/efficientnet_b0", "3x224x224", 1000)
-
-
-def evonas(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
 @pytest.fixture
@@ -176,6 +189,20 @@ def test_the_rule_is_searched_with_the_runs_own_evaluation(
     best = scaling.search_rule(scaling.source(REGISTRY, str(finished), "", 1), notes.append)
     accuracies = [float(note.rpartition(" ")[2]) for note in notes]
     assert best == few[accuracies.index(max(accuracies))]
+
+
+def test_a_rule_whose_network_breaks_a_limit_of_the_evaluation_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scaling, "grid", lambda: iter([Factors(1.0, 1.0, 1.4)]))
+    plugin(PICKY, "picky", kind="evaluators")
+    own = {"evaluation": "picky", "objectives": {"value": "max"}}
+    recipe = reading.validate({**yaml.safe_load(SMALL), **own}, "r.yaml")
+    run.start(recipe, Registry((Path("plugins"),)), tmp_path / "run")
+    notes: list[str] = []
+    with pytest.raises(HistoryError, match="every evaluation of the grid failed"):
+        scaling.search_rule(scaling.source(REGISTRY, str(tmp_path / "run"), "", 1), notes.append)
+    assert notes == ["--rule 1,1,1.4 fails: pruned"]
 
 
 def test_a_folder_that_is_there_is_refused_before_the_grid(finished: Path) -> None:

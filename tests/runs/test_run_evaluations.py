@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner, Result
+from cli_helper import evonas
+from click.testing import Result
 from sessions_helper import timeless
 from test_run import EVONAS, finish, kill_and_resume
 
-from evonas import cli
 from evonas.errors import HistoryError
 from evonas.recipe import reading
 from evonas.recipe.registry import Registry
@@ -304,10 +304,6 @@ def test_a_budget_that_grew_later_gives_the_search_that_was_long_from_the_start(
     long, grown = (of_stage("search", read_journal(Path(d))[1]) for d in ("long", "grown"))
     assert timeless(grown) == timeless(long)
     assert figures(Path("grown")) == figures(Path("long"))
-
-
-def evonas(*arguments: str) -> Result:
-    return CliRunner().invoke(cli.main, arguments)
 
 
 def test_a_run_is_audited_afterwards_as_often_as_one_likes(

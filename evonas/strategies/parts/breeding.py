@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from deap import tools
 
@@ -21,17 +21,17 @@ def tournament(
     population: Sequence[Trial], objective: Objective, entrants: int, rng: Random
 ) -> Trial:
     """The best of so many, drawn with replacement."""
-    individuals = [_Individual(trial, objective.key(trial.metrics)) for trial in population]
+    individuals = [Individual(trial, objective.key(trial.metrics)) for trial in population]
     with global_random(rng):
-        winner: _Individual = tools.selTournament(individuals, k=1, tournsize=entrants)[0]
+        winner: Individual = tools.selTournament(individuals, k=1, tournsize=entrants)[0]
     return winner.trial
 
 
-class _Individual(NamedTuple):
-    """What DEAP selects among."""
+class Individual(NamedTuple):
+    """What DEAP selects among, by a number or one of its own fitnesses."""
 
     trial: Trial
-    fitness: float
+    fitness: Any
 
 
 @contextmanager

@@ -168,7 +168,8 @@ class Surrogate:
         values = -np.log(behind / (np.median(behind) or 1.0) + _NEAREST)
         self._center = learnt.sizes.mean(axis=0)
         deviations = learnt.sizes.std(axis=0)
-        self._spread = np.where(deviations > _EQUAL, deviations, 0.0)
+        self._varied = bool((deviations > _EQUAL).any())
+        self._spread = np.where(deviations > _EQUAL, deviations, 1.0)
         self._members = list(self._fitted())  # kernels, and Cholesky factors with noise
         # Hyperparameters are averaged by their marginal likelihoods and not optimised: with few
         # trials a single optimum is overconfident, and many fits cost less than one optimisation.
@@ -207,7 +208,7 @@ class Surrogate:
         learnt = self._learnt
         fidelities = learnt.fidelities
         near, alike = _distances(learnt.points, learnt.points), self._alike(learnt.sizes)
-        looks = (False, True) if self._spread.any() else (False,)
+        looks = (False, True) if self._varied else (False,)
         deviations = _DEVIATIONS if len(set(fidelities)) > 1 else (0.0,)
         for kernel in starmap(_Kernel, product(_LENGTHS, looks, deviations)):
             shared = kernel(near, alike, fidelities, fidelities)
@@ -216,8 +217,7 @@ class Surrogate:
 
     def _alike(self, sizes: Array) -> Array:
         """The kernel of the costs, to those of the trials learnt."""
-        spread = np.where(self._spread > 0, self._spread, 1.0)
-        mine, others = ((s - self._center) / spread for s in (sizes, self._learnt.sizes))
+        mine, others = ((s - self._center) / self._spread for s in (sizes, self._learnt.sizes))
         alike: Array = np.exp(-_distances(mine, others) / (2 * _COST_LENGTH**2))
         return alike
 
@@ -228,7 +228,7 @@ class Surrogate:
         (docs/results.md). It is held as far as costs are believed at all, and corrected by what
         pairs of trainings tell.
         """
-        if not self._spread.any():
+        if not self._varied:
             return np.zeros(len(values))
         sizes = (self._learnt.sizes - self._center).mean(axis=1)
         missing = sizes * (1 - self._learnt.fidelities)
