@@ -24,7 +24,7 @@ from evonas.errors import DataError, StorageError
 from evonas.recipe import reading
 from evonas.spaces.backbone import Backbone
 from evonas.spaces.base import SearchSpace, Task
-from evonas.spaces.mbconv import MBConv
+from evonas.spaces.cnn import CNN
 from evonas.training import devices, transfer
 from evonas.trial import Limit
 
@@ -45,7 +45,9 @@ _PUBLISHED = (
 )
 _BATCH = 64
 _PARAMS = 200_000
-_FLOPS = 50_000  # Of a picture, for each of its pixels: 200 million at 64 pixels a side.
+# Of a picture, for each of its pixels: 200 million at 64 pixels a side, a quarter of that where time
+# is short.
+_FLOPS = (12_500, 25_000, 50_000)
 _TRIALS = 40  # A search should have so many at least, or evolution finds nothing.
 _EPOCHS = (3, 10, 20)  # Of a trial: fewer say nothing; enough; more say little more.
 _RUNGS = (0.333, 0.111)  # The shortest trials' share of the epochs; the smaller one
@@ -121,8 +123,8 @@ def step_seconds(space: SearchSpace, task: Task, device: str) -> float:
     return fmean(times) / task.height**2
 
 
-def _limits(side: int) -> dict[str, Limit]:
-    return {"params": Limit(max=_PARAMS), "flops": Limit(max=_FLOPS * side**2)}
+def _limits(side: int, flops: int) -> dict[str, Limit]:
+    return {"params": Limit(max=_PARAMS), "flops": Limit(max=flops * side**2)}
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ class Plan:
     """Numbers that fit pictures, machine and time."""
 
     size: int
+    flops: int  # per pixel
     epochs: int
     final_epochs: int
     trials: int
@@ -141,26 +144,47 @@ def sizes(side: int, on_cpu: bool) -> list[int]:
     return [size for size in _SIDES if size <= most] or [max(8, most // 4 * 4)]
 
 
-def plan(found: Found, minutes: float, workers: int, sides: Sequence[int], step: float) -> Plan:
-    """Choose size and epochs: the largest pictures of which enough good trials fit into the time.
+@dataclass(frozen=True)
+class Start:
+    """What networks begin with.
+
+    Attributes:
+        network: Whose published weights; empty: from scratch.
+        here: Whether these are on this machine.
+        sides: Pixels a side to choose from, the smallest first.
+        flops: Limits of a picture's FLOPs per pixel to choose from, the lowest first; of a
+            published network one, for it has those it has.
+    """
+
+    network: str
+    here: bool
+    sides: Sequence[int]
+    flops: Sequence[int] = _FLOPS
+
+
+def plan(found: Found, minutes: float, workers: int, start: Start, step: float) -> Plan:
+    """Choose the largest pictures of which enough good trials fit into the time, then more FLOPs.
 
     Args:
         found: The pictures.
         minutes: For search and final training.
         workers: Trials at once.
-        sides: Pixels a side to choose from, the smallest first.
-        step: Seconds of a training step per pixel, see ``step_seconds``.
+        start: What there is to choose from.
+        step: Seconds of a training step per pixel with the lowest limit, see ``step_seconds``.
     """
     searching = 60 * minutes * _SEARCH * workers
     steps = math.ceil(found.training / _BATCH)
     fewest, enough, most_epochs = _EPOCHS
-    fitting = [n for n in sides if step * n**2 * steps * enough * _TRIALS <= searching]
-    size = max(fitting, default=sides[0])
-    epoch = step * size**2 * steps
+    affordable = searching / (steps * enough * _TRIALS)  # seconds of a step
+    size = max((n for n in start.sides if step * n**2 <= affordable), default=start.sides[0])
+    # What a network costs goes about with its limit.
+    costs = {flops: step * size**2 * flops / start.flops[0] for flops in start.flops}
+    flops = max((n for n, cost in costs.items() if cost <= affordable), default=start.flops[0])
+    epoch = costs[flops] * steps
     epochs = min(max(fewest, int(searching / (_TRIALS * epoch))), most_epochs)
     left = int(60 * minutes * (1 - _SEARCH) / epoch)
     final_epochs = min(max(epochs, left), _FINAL * epochs)
-    return Plan(size, epochs, final_epochs, int(searching / (epoch * epochs)))
+    return Plan(size, flops, epochs, final_epochs, int(searching / (epoch * epochs)))
 
 
 def write(
@@ -194,45 +218,31 @@ def write(
     start = _start(found, on_cpu, pretrained)
     task = Task(3, start.sides[0], start.sides[0], len(found.pictures))
     step = step_seconds(_space(start.network, task), task, device)
-    chosen = plan(found, minutes, workers, start.sides, step)
+    chosen = plan(found, minutes, workers, start, step)
     text = _text(name, folder.expanduser(), found, start, chosen, minutes)
     reading.validate(reading.parse_yaml(text, str(path)), str(path))
     files.store(path, text)
     return path, text
 
 
-@dataclass(frozen=True)
-class _Start:
-    """What networks begin with.
-
-    Attributes:
-        network: Whose published weights; empty: from scratch.
-        here: Whether these are on this machine.
-        sides: Pixels a side to choose from.
-    """
-
-    network: str
-    here: bool
-    sides: Sequence[int]
-
-
-def _start(found: Found, on_cpu: bool, pretrained: bool | None) -> _Start:
+def _start(found: Found, on_cpu: bool, pretrained: bool | None) -> Start:
     here = next((network for network in _PUBLISHED if transfer.here(network)), "")
     if pretrained is False or not (here or pretrained):
-        return _Start("", bool(here), sizes(found.side, on_cpu))
+        return Start("", bool(here), sizes(found.side, on_cpu))
     most = _MOST_ENLARGED_ON_CPU if on_cpu else _ENLARGED[-1]
-    return _Start(here or _PUBLISHED[0], bool(here), [side for side in _ENLARGED if side <= most])
+    sides = [side for side in _ENLARGED if side <= most]
+    return Start(here or _PUBLISHED[0], bool(here), sides, _FLOPS[:1])
 
 
 def _space(network: str, task: Task) -> SearchSpace:
     """That of the recipe, for measuring."""
     if network:
         return Backbone(network, task.height)
-    return MBConv().limited(_limits(task.height), task)
+    return CNN().limited(_limits(task.height, _FLOPS[0]), task)
 
 
 def _text(
-    name: str, folder: Path, found: Found, start: _Start, chosen: Plan, minutes: float
+    name: str, folder: Path, found: Found, start: Start, chosen: Plan, minutes: float
 ) -> str:
     (common, most), least = found.pictures.most_common(1)[0], min(found.pictures.values())
     return _RECIPE.render(
@@ -251,6 +261,6 @@ def _text(
         size=min(chosen.size, max(8, found.side)),  # enlarging is left to the network
         shortest=_RUNGS[chosen.epochs >= _RUNGS_FROM],
         batch=_BATCH,
-        limits=_limits(chosen.size),
+        limits=_limits(chosen.size, chosen.flops),
         minutes=f"{minutes:g}",
     )

@@ -96,7 +96,7 @@ def test_weights_that_are_here_are_begun_with(hub: Path) -> None:
     assert "finished" in done, done
     own = evonas("init", "pets", "--from-scratch", "--output", "own.yaml").output
     assert "--pretrained begins with weights of ImageNet, which are on this machine" in own
-    assert reading.load(Path("own.yaml")).space.name == "mbconv"
+    assert reading.load(Path("own.yaml")).space.name == "cnn"
 
 
 @pytest.mark.usefixtures("hub")
@@ -105,7 +105,7 @@ def test_without_any_weights_it_is_from_scratch_and_says_so() -> None:
     said = evonas("init", "pets", "--minutes", "1").output
     assert "from scratch" in said
     assert "which the run would fetch and help most with as few as 12 pictures of a class" in said
-    assert reading.load(Path("pets.yaml")).space.name == "mbconv"
+    assert reading.load(Path("pets.yaml")).space.name == "cnn"
     done = runs("pets.yaml")
     assert "weights: from scratch; with 8 pictures of a class" in done
     asked = evonas("init", "pets", "--pretrained", "--output", "fetched.yaml").output
@@ -121,10 +121,11 @@ def found(pictures_: int) -> init.Found:
 
 def test_more_time_gives_larger_pictures_and_longer_trainings() -> None:
     step = 1e-4
-    sides = init.sizes(100, on_cpu=True)
-    plans = [init.plan(found(2000), minutes, 2, sides, step) for minutes in (5, 30, 240)]
+    start = init.Start("", here=False, sides=init.sizes(100, on_cpu=True))
+    plans = [init.plan(found(2000), minutes, 2, start, step) for minutes in (1, 30, 240)]
     assert [p.size for p in plans] == sorted(p.size for p in plans)
     assert plans[0].size < plans[-1].size
+    assert plans[0].flops < plans[-1].flops
     for each in plans[1:]:
         assert each.trials >= 40
         assert each.epochs <= each.final_epochs <= 10 * each.epochs
