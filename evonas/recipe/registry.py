@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -277,32 +277,25 @@ def _load(name: str, path: Path) -> ModuleType:
 def _only_class(kind: str, module: ModuleType, origin: str) -> type[Any]:
     """The one concrete class of the contract that the module defines."""
     contract = KINDS[kind].load_contract()
-    classes = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, contract)
-        and value.__module__ == module.__name__
-        and not inspect.isabstract(value)
-    ]
+    types = [value for value in vars(module).values() if isinstance(value, type)]
+    own = [cls for cls in types if cls.__module__ == module.__name__]
+    classes = [cls for cls in own if issubclass(cls, contract) and not inspect.isabstract(cls)]
     if len(classes) != 1:
         names = ", ".join(c.__name__ for c in classes) or "none"
         raise PluginError(
             f"{origin}: {module.__name__} must define exactly one concrete "
-            f"{contract.__name__}, found {names}{'' if classes else _why_none(contract, module)}"
+            f"{contract.__name__}, found {names}{'' if classes else _why_none(contract, own)}"
         )
     return classes[0]
 
 
-def _why_none(contract: type[Any], module: ModuleType) -> str:
+def _why_none(contract: type[Any], classes: Sequence[type[Any]]) -> str:
     """What keeps the classes that a module defines from being components."""
     hints = []
-    for name, value in vars(module).items():
-        if not isinstance(value, type) or value.__module__ != module.__name__:
-            continue
-        if not issubclass(value, contract):
-            hints.append(f"{name} does not extend {contract.__name__}")
-        for lacking in sorted(getattr(value, "__abstractmethods__", ())):
-            near = did_you_mean(lacking, set(vars(value)) - {lacking}).rstrip(".")
-            hints.append(f"{name} is abstract, for it has no method {lacking!r}{near}")
+    for cls in classes:
+        if not issubclass(cls, contract):
+            hints.append(f"{cls.__name__} does not extend {contract.__name__}")
+        for lacking in sorted(getattr(cls, "__abstractmethods__", ())):
+            near = did_you_mean(lacking, set(vars(cls)) - {lacking}).rstrip(".")
+            hints.append(f"{cls.__name__} is abstract, for it has no method {lacking!r}{near}")
     return f": {'; '.join(hints)}" if hints else ""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evonas import __version__
+from evonas.recipe.schema import Recipe
 from evonas.runs.scores import Confusion
 from evonas.runs.session import Session
 from evonas.training import devices
@@ -69,7 +70,7 @@ def text(
 
 
 def _network_rows(
-    recipe: Any, about: Mapping[str, Any], folder: Path, size: str
+    recipe: Recipe, about: Mapping[str, Any], folder: Path, size: str
 ) -> list[tuple[str, str]]:
     metrics = about["metrics"]
     choices = ", ".join(f"{name} = {value}" for name, value in about["choices"].items())

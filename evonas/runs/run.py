@@ -450,14 +450,11 @@ def fresh_folder(name: str) -> Path:
 def _make(folder: Path, assembly: Assembly) -> None:
     """Make the run folder; one that holds a run is refused."""
     try:
-        if (folder / JOURNAL).exists():
-            header = read_header(folder)
-            if header and header.get("recipe") != assembly.recipe.digest:
-                raise HistoryError(
-                    f"{folder} holds a run of another recipe; choose another --run-dir"
-                )
-            if header:
-                raise RunInUse(f"{folder} holds a run already; go on with: evonas resume {folder}")
+        header = read_header(folder) if (folder / JOURNAL).exists() else {}
+        if header and header.get("recipe") != assembly.recipe.digest:
+            raise HistoryError(f"{folder} holds a run of another recipe; choose another --run-dir")
+        if header:
+            raise RunInUse(f"{folder} holds a run already; go on with: evonas resume {folder}")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"run folder {folder}: {error.strerror}") from error

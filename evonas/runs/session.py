@@ -65,8 +65,8 @@ class Session:
             TooManyFailures: If trials fail one after another.
         """
         assembly, work = self.assembly, self.assembly.evaluator.context.work
-        limits, prepared = assembly.space.limits, work.pixels / work.full if work.full else 0.0
-        draws = Draws(self.folder, limits) if limits else None
+        draws = Draws(self.folder, assembly.space.limits) if assembly.space.limits else None
+        prepared = work.pixels / work.full if work.full else 0.0
         executor = assembly.executor()
         if executor.remark:
             self.note(executor.remark)

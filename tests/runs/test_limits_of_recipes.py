@@ -7,15 +7,14 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from sessions_helper import trials
 
 from evonas.errors import RecipeError
 from evonas.recipe import reading
 from evonas.recipe.registry import Registry
 from evonas.runs.assemble import Assembly, assemble
-from evonas.runs.journal import read_journal
 from evonas.runs.run import resume, start
 from evonas.trial import Limit, TrialState
-from evonas.trials import Trials
 
 PLUGIN = '''
 from evonas.spaces.plain_cnn import PlainCNN
@@ -128,9 +127,8 @@ def test_limits_hold_for_an_evaluator_that_knows_nothing_of_them(tmp_path: Path)
     }
     registry = Registry((tmp_path / "plugins",))
     outcome = start(reading.validate(content, "recipe"), registry, tmp_path / "run")
-    trials = Trials((), read_journal(tmp_path / "run")[1]).latest.values()
-    states = [str(trial.state) for trial in trials]
-    assert states == ["complete", "pruned"] * 3
-    assert {t.metrics["violation"] for t in trials if t.state is TrialState.PRUNED} == {9.0}
+    ended = trials(tmp_path / "run")
+    assert [str(trial.state) for trial in ended] == ["complete", "pruned"] * 3
+    assert {t.metrics["violation"] for t in ended if t.state is TrialState.PRUNED} == {9.0}
     assert outcome.report.incumbent is not None
     assert outcome.report.incumbent.metrics["latency"] == 5.0

@@ -174,7 +174,7 @@ def test_a_signal_finishes_what_runs(
     output = finish(process, code)
     assert "go on with   evonas resume run" in output
     _, events = read_journal(Path("run"))
-    assert all(t.state is TrialState.COMPLETE for t in list(Trials((), events).latest.values()))
+    assert all(t.state is TrialState.COMPLETE for t in Trials((), events).latest.values())
     assert len(events) < 80
     finish(begin("resume", "run"))
     every_trial_once(Path("run"), 40)
@@ -192,7 +192,7 @@ def test_a_second_signal_stops_now(begin: Callable[..., subprocess.Popen[str]]) 
     process.send_signal(signal.SIGINT)
     assert "evonas resume" in finish(process, 130)
     _, events = read_journal(Path("run"))
-    assert [t.state for t in list(Trials((), events).latest.values())] == [TrialState.RUNNING] * 2
+    assert [t.state for t in Trials((), events).latest.values()] == [TrialState.RUNNING] * 2
 
 
 def test_a_run_folder_has_one_user(begin: Callable[..., subprocess.Popen[str]]) -> None:

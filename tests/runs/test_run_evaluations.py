@@ -22,7 +22,7 @@ import torch
 import yaml
 from cli_helper import evonas
 from click.testing import Result
-from sessions_helper import timeless
+from sessions_helper import timeless, trials
 from test_run import EVONAS, finish, kill_and_resume
 
 from evonas.errors import HistoryError
@@ -223,7 +223,7 @@ def test_inheritance_with_little_room_is_repeatable_too(
                 resume(run_dir)
             found.append(timeless(read_journal(run_dir)[1]))
     assert all(events == found[0] for events in found)
-    latest = list(Trials((), read_journal(Path("runNone"))[1]).latest.values())
+    latest = trials(Path("runNone"))
     inherited = [trial.metrics["inherited"] > 0 for trial in latest if trial.proposal.parents]
     assert 0 < sum(inherited) < len(inherited), "some parents were let go"
 

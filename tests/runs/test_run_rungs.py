@@ -12,6 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from conftest import TINY_SPACES
+from sessions_helper import trials
 from test_run_evaluations import Crash, Crashes
 
 from evonas import cli
@@ -21,7 +22,6 @@ from evonas.recipe import reading
 from evonas.recipe.registry import Registry
 from evonas.runs import assemble, audit
 from evonas.runs import run as runs
-from evonas.runs.journal import read_journal
 from evonas.runs.search import Search
 from evonas.trial import Trial, TrialState
 from evonas.trials import Trials
@@ -71,11 +71,7 @@ def searched(given: Mapping[str, Any]) -> list[Trial]:
 def start(given: Mapping[str, Any], folder: str, listeners: Sequence[Crashes] = ()) -> list[Trial]:
     """Run a recipe; the last event of every trial."""
     runs.start(reading.validate(given, "test"), Registry(), Path(folder), listeners)
-    return trials(folder)
-
-
-def trials(folder: str) -> list[Trial]:
-    return list(Trials((), read_journal(Path(folder))[1]).latest.values())
+    return trials(Path(folder))
 
 
 def kept(folder: str) -> set[int]:
@@ -129,7 +125,7 @@ def test_weights_stay_for_what_may_be_promoted(content: Callable[..., dict[str, 
     with pytest.raises(Crash):
         start(given, "killed", (Crashes(events=9),))
     runs.resume(Path("killed"))
-    assert timeless(trials("killed")) == timeless(whole)
+    assert timeless(trials(Path("killed"))) == timeless(whole)
     assert kept("killed") == kept("whole")
 
 
