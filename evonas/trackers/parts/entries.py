@@ -161,8 +161,7 @@ def trial_metrics(
         (name, value, end, last if name in reported else 0)
         for name, value in {**trial.metrics, **spent}.items()
     ]
-    wanted = [objective.metric for objective in objectives]
-    order = {name: i for i, name in enumerate(wanted)}
+    order = {objective.metric: i for i, objective in enumerate(objectives)}
     points.sort(key=lambda point: order.get(point[0], len(order)))  # stable
     shown = {name: f"unfinished/{name}" if cut else name for name in reported}
     return [
