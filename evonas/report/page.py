@@ -69,7 +69,6 @@ def text(run: RunInfo, events: Sequence[Trial], report: Report) -> str:
         sentence=facts.sentence(report),
         facts=facts.header(run),
         tiles=facts.tiles(run, report),
-        best_title=facts.best_title(report),
         blocks=facts.network(run.run_dir, report),
         winner_choices=facts.choices(best) if best else [],
         winner_metrics=facts.metrics(report),
@@ -84,7 +83,6 @@ def text(run: RunInfo, events: Sequence[Trial], report: Report) -> str:
         audit=[(numbers.label(k), numbers.metric(k, v)) for k, v in report.audit.items()],
         leaders=facts.leaders(trials, finals, _LEADERS),
         ranked=numbers.count(len(trials.ranking())),
-        rebuild=f"evonas export {run.run_dir} --trial NUMBER",
         failures=facts.failures(trials),
     )
 
