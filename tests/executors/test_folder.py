@@ -224,6 +224,18 @@ def test_what_ended_while_no_search_was_there_is_not_run_again(tmp_path):
     assert {t.seconds for t in (first, *rest)} == {t.seconds for t in ended}
 
 
+def test_what_another_trial_of_the_number_left_is_offered_no_longer(tmp_path):
+    left = Exchange(tmp_path)
+    left.make()
+    content = {"trial": trial(0).to_json(), "watched": False}
+    left.write("open", Key("search", 0, 0), "", content)
+    with Folder(Obedient, ("cpu",), tmp_path) as executor:
+        other = executor.submit(trial(0, "fail"))
+        until(lambda: list(left.entries("open")) == [Key("search", 0, 1)], SECONDS)
+        with helpers(tmp_path, [Obedient]):
+            assert other.result(SECONDS).error.startswith("ValueError: as told")
+
+
 def test_what_others_lay_into_the_folder_is_passed_over_and_what_is_damaged_is_named(tmp_path):
     exchange = Exchange(tmp_path)
     exchange.make()
