@@ -225,8 +225,7 @@ def _curves(groups: Groups, against: str) -> list[dict[str, Any]]:
         if not curves:
             continue
         end = min(curve[-1][0] for curve in curves)
-        size = min(_POINTS, max(2, int(end))) if against == "trials" else _POINTS
-        grid = [end * (i + 1) / size for i in range(size)]
+        grid = [end * (i + 1) / _POINTS for i in range(_POINTS)]
         if against == "trials":
             grid = sorted({float(round(x)) for x in grid})
         values = statistics.band([statistics.steps(curve, grid) for curve in curves])

@@ -50,12 +50,10 @@ class _About:
 
 def subtitle(run: RunInfo) -> str:
     """Strategy, space, data and seed: two runs of one recipe can be told apart."""
-    parts = [_named(run, "strategy"), _named(run, "space"), _named(run, "dataset")]
-    return " · ".join([*filter(None, parts), f"seed {run.recipe.get('seed', 0)}"])
-
-
-def _named(run: RunInfo, section: str) -> str:
-    return str(run.recipe.get(section, {}).get("name", ""))
+    names = [
+        run.recipe.get(section, {}).get("name") for section in ("strategy", "space", "dataset")
+    ]
+    return " · ".join([*filter(None, names), f"seed {run.recipe.get('seed', 0)}"])
 
 
 def sentence(report: Report) -> str:
