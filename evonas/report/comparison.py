@@ -98,7 +98,7 @@ def rows(groups: Groups, metric: str) -> list[dict[str, Any]]:
                 metric: _mean(values),
                 "spread": stdev(values) if len(values) > 1 else math.nan,
                 "best": _mean(metrics[objective.metric] for metrics in best),
-                "params": _mean(of_seeds(runs, "params").values()),
+                "params": _mean(run.scores["params"] for run in runs if "params" in run.scores),
                 "seconds": _mean(run.report.seconds for run in runs),
                 "effort": _mean(run.report.effort for run in runs),
                 "rank": ranks.get(name, math.nan),
