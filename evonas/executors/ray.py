@@ -212,7 +212,7 @@ class _Remote:
             max_task_retries=0,
             max_concurrency=3,  # a trial, who waits for its reports, and who answers them
         )(_Actor)
-        self._sent, self._run_dir = sent, sent.run_dir
+        self._sent = sent
         self._actor = made.remote(sent.stored, "cuda" if gpus else "cpu")
         self._dead = False
 
@@ -229,8 +229,8 @@ class _Remote:
             # Or it was slow to start, as where torch is imported from a network disk.
             self._sent.patience = min(2 * patience, START)
             raise Displaced("there is no room in the Ray cluster")
-        if self._run_dir is not None and self._run_dir.is_dir():
-            self._check_seen(self._run_dir)
+        if (run_dir := self._sent.run_dir) is not None and run_dir.is_dir():
+            self._check_seen(run_dir)
         fault = self._got(self._actor.build.remote(), START)
         if fault is None:
             raise WorkerLost(f"timeout: no evaluator after {START:g} seconds")

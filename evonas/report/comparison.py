@@ -98,7 +98,7 @@ def rows(groups: Groups, metric: str) -> list[dict[str, Any]]:
                 metric: _mean(values),
                 "spread": stdev(values) if len(values) > 1 else math.nan,
                 "best": _mean(metrics[objective.metric] for metrics in best),
-                "params": _mean(of_seeds(runs, "params").values()),
+                "params": _mean(run.scores["params"] for run in runs if "params" in run.scores),
                 "seconds": _mean(run.report.seconds for run in runs),
                 "effort": _mean(run.report.effort for run in runs),
                 "rank": ranks.get(name, math.nan),
@@ -225,8 +225,7 @@ def _curves(groups: Groups, against: str) -> list[dict[str, Any]]:
         if not curves:
             continue
         end = min(curve[-1][0] for curve in curves)
-        size = min(_POINTS, max(2, int(end))) if against == "trials" else _POINTS
-        grid = [end * (i + 1) / size for i in range(size)]
+        grid = [end * (i + 1) / _POINTS for i in range(_POINTS)]
         if against == "trials":
             grid = sorted({float(round(x)) for x in grid})
         values = statistics.band([statistics.steps(curve, grid) for curve in curves])

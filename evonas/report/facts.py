@@ -20,7 +20,6 @@ _NETWORK = "incumbent"
 _TILES = ("params", "flops", "latency", "peak_memory")
 _SPREAD = "_std"  # what a standard deviation's name ends with
 _SAME = 1e-6
-_NUMBERS = 12  # numbers of failed trials that are named
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,10 @@ class _About:
 
 def subtitle(run: RunInfo) -> str:
     """Strategy, space, data and seed: two runs of one recipe can be told apart."""
-    parts = [_named(run, "strategy"), _named(run, "space"), _named(run, "dataset")]
-    return " · ".join([*filter(None, parts), f"seed {run.recipe.get('seed', 0)}"])
-
-
-def _named(run: RunInfo, section: str) -> str:
-    return str(run.recipe.get(section, {}).get("name", ""))
+    names = [
+        run.recipe.get(section, {}).get("name") for section in ("strategy", "space", "dataset")
+    ]
+    return " · ".join([*filter(None, names), f"seed {run.recipe.get('seed', 0)}"])
 
 
 def sentence(report: Report) -> str:
@@ -145,13 +142,6 @@ def tiles(run: RunInfo, report: Report) -> list[tuple[str, str]]:
             rows.append((short or numbers.metric(name, value), numbers.label(name)))
     ended = sum(count for state, count in report.trials.items() if state != "running")
     return [*rows, (numbers.count(ended), "trials that ended")]
-
-
-def best_title(report: Report) -> str:
-    """What the best trial is called."""
-    if report.final:
-        return "winner"
-    return "best of the search" if report.status == "finished" else "best so far"
 
 
 def _interval(run: RunInfo, mean: float) -> str:
@@ -297,13 +287,8 @@ def failures(trials: Trials) -> list[dict[str, Any]]:
         {
             "count": len(group),
             "message": message,
-            "numbers": _numbers(group),
+            "numbers": [trial.number for trial in group],
             "traceback": group[0].error or "",
         }
         for message, group in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]
-
-
-def _numbers(group: Sequence[Trial]) -> str:
-    named = ", ".join(str(trial.number) for trial in group[:_NUMBERS])
-    return named if len(group) <= _NUMBERS else f"{named}, …"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 from evonas.report import numbers
@@ -29,17 +28,14 @@ class Ancestor:
 
 def tree(trials: Trials, trial: Trial) -> list[Ancestor]:
     """The trial and its ancestors, the nearest first; no more than forty."""
-    found = {trial.number: Ancestor(0, trial, ())}
-    waiting = deque([trial])
-    while waiting and len(found) < LARGEST:
-        child = waiting.popleft()
-        for number in child.proposal.parents:
+    rows, seen = [Ancestor(0, trial, ())], {trial.number}
+    for child in rows:  # which grow
+        for number in child.trial.proposal.parents:
             parent = trials.latest.get(number)
-            if parent is not None and number not in found and len(found) < LARGEST:
-                generation = found[child.number].generation + 1
-                found[number] = Ancestor(generation, parent, changes(parent, child))
-                waiting.append(parent)
-    return list(found.values())
+            if parent is not None and number not in seen and len(rows) < LARGEST:
+                rows.append(Ancestor(child.generation + 1, parent, changes(parent, child.trial)))
+                seen.add(number)
+    return rows
 
 
 def changes(parent: Trial, child: Trial) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from evonas.trial import Objective, Trial
 from evonas.trials import Trials
 
 _LEADERS = 30  # rows of the leaderboard
-_MANY = 20  # values of which the worst tenth is not drawn, as in charts.js
+_IMPORTANT = 12  # bars of the chart of importance
 _LITTLE = 0.1  # R²: a model that explains less says nothing of the choices
 _ROOM = Path(__file__).parent
 _PAGES = jinja2.Environment(loader=jinja2.PackageLoader("evonas", "report"), autoescape=True)
@@ -44,6 +44,8 @@ def text(run: RunInfo, events: Sequence[Trial], report: Report) -> str:
     """The page."""
     trials, finals = Trials(run.objectives, events), Trials((), events, "final").complete
     curve = _curve(run, finals)
+    found = importance.importance(run.objectives[0], trials.complete)
+    shares = found.shares if found and found.explained >= _LITTLE else {}
     charts = {
         "objective": series.objective(trials),
         "progress": series.progress(trials) if trials.ended else None,
@@ -52,7 +54,8 @@ def text(run: RunInfo, events: Sequence[Trial], report: Report) -> str:
         "curve_label": numbers.label(curve),
         "errors": series.distribution(trials),
         "lanes": series.lanes(events),
-        **_choices(trials),
+        "importance": [{"name": n, "share": s} for n, s in list(shares.items())[:_IMPORTANT]],
+        "choices": series.choices(trials, shares),
     }
     best = report.incumbent
     rows = lineage.tree(trials, best) if best else []
@@ -66,13 +69,13 @@ def text(run: RunInfo, events: Sequence[Trial], report: Report) -> str:
         sentence=facts.sentence(report),
         facts=facts.header(run),
         tiles=facts.tiles(run, report),
-        best_title=facts.best_title(report),
         blocks=facts.network(run.run_dir, report),
         winner_choices=facts.choices(best) if best else [],
         winner_metrics=facts.metrics(report),
         finalists=facts.finalists(trials, finals),
-        progress_caption=_progress_caption(charts["progress"], len(trials.complete)),
-        against_caption=_against_caption(report, charts["against"]),
+        complete=len(trials.complete),
+        explained=found and found.explained,
+        least=importance.LEAST,
         front=facts.front(run.objectives, report.front),
         family=facts.family(rows, run.objectives[0]) if len(rows) > 1 else [],
         family_cut=len(rows) >= lineage.LARGEST,
@@ -80,7 +83,6 @@ def text(run: RunInfo, events: Sequence[Trial], report: Report) -> str:
         audit=[(numbers.label(k), numbers.metric(k, v)) for k, v in report.audit.items()],
         leaders=facts.leaders(trials, finals, _LEADERS),
         ranked=numbers.count(len(trials.ranking())),
-        rebuild=f"evonas export {run.run_dir} --trial NUMBER",
         failures=facts.failures(trials),
     )
 
@@ -105,33 +107,6 @@ def render(template: str, charts: Mapping[str, Any], **shown: Any) -> str:
     )
 
 
-def _choices(trials: Trials) -> dict[str, Any]:
-    """Charts of the choices, and what may be said of them."""
-    found = importance.importance(trials.objectives[0], trials.complete)
-    shares: dict[str, float] = {}
-    if found is None:
-        sentence = (
-            f"Of fewer than {importance.LEAST} completed trials nothing is said of importance."
-        )
-    elif found.explained < _LITTLE:
-        sentence = (
-            "A forest fitted to the choices says almost nothing about trials that it did not see: "
-            "no importance is shown, and differences below may be chance."
-        )
-    else:
-        shares = found.shares
-        sentence = (
-            f"A forest fitted to the choices explains {found.explained:.0%} of the "
-            "variance of trials that it did not see; a choice's share is how much of that is lost "
-            "when it is shuffled. What a search never varied it cannot know."
-        )
-    return {
-        "importance": [{"name": n, "share": s} for n, s in list(shares.items())[:12]],
-        "importance_sentence": sentence,
-        "choices": series.choices(trials, shares),
-    }
-
-
 def _other(objectives: Sequence[Objective]) -> Objective:
     """What the first objective is drawn against."""
     return objectives[1] if len(objectives) > 1 else Objective("params", "min")
@@ -142,27 +117,3 @@ def _curve(run: RunInfo, finals: Sequence[Trial]) -> str:
     names = {name for trial in finals for _, values in trial.curve for name in values}
     wanted = (run.objectives[0].metric, "val_accuracy", "train_loss")
     return next((name for name in wanted if name in names), "")
-
-
-def _progress_caption(progress: Mapping[str, Any] | None, complete: int) -> str:
-    if progress is None:
-        return ""
-    drawn, ended = len(progress["rows"]), progress["all"]
-    thin = f" {drawn:,} of {ended:,} are drawn." if drawn < ended else ""
-    dots = f"Dots: completed trials{_left_out(complete)}. Line: the best so far."
-    lost = any(row["value"] is None for row in progress["rows"])
-    ticks = " Ticks below: trials that were pruned or failed." if lost else ""
-    return f"{dots}{ticks}{thin} Hover for what a dot is."
-
-
-def _left_out(complete: int) -> str:
-    """What ``visible`` in ``charts.js`` does."""
-    return ", but for the worst tenth" if complete >= _MANY else ""
-
-
-def _against_caption(report: Report, against: Mapping[str, Any] | None) -> str:
-    if against is None:
-        return ""
-    what = "the Pareto front" if len(report.front) > 1 else "the best for each size"
-    dots = f"Dots: completed trials{_left_out(len(against['rows']))}."
-    return f"{dots} Steps: {what}, which holds from each of its points to the next."

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
 
-from evonas.report import importance, numbers, timeline
+from evonas.report import importance, numbers
 from evonas.trial import Objective, Trial, TrialState
 from evonas.trials import Trials
 
@@ -14,6 +14,7 @@ _POINTS = 3000  # of a chart; more are a carpet, and slow
 _VALUES = 1500  # points of the charts of single choices
 _THIN = 0.001  # of the run's length: bars that short are not seen
 _CHOICES = 8  # charts of single choices
+_SLACK = 0.25  # seconds: the search hears of an end, and of a beginning, a little late
 
 
 def replayed(trials: Trials) -> Iterator[tuple[Trial, dict[str, float], Trials]]:
@@ -133,20 +134,30 @@ def distribution(trials: Trials) -> list[dict[str, Any]]:
 
 
 def lanes(events: Sequence[Trial]) -> list[dict[str, Any]]:
-    """Who ran when; the latest, if there are too many."""
-    ended = [t for t in events if t.state is not TrialState.RUNNING][-_POINTS:]
-    placed = timeline.lanes(ended)
-    last = max((t.elapsed for t in ended), default=0.0)
-    if not placed or median(end - begin for _, begin, end, _ in placed) < _THIN * last:
+    """Who ran when, in lanes: as many as ran side by side; the latest, if there are too many.
+
+    The journal says when a trial ended and how long it took, but not which worker had it: each
+    takes the first lane that is free.
+    """
+    ran = [t for t in events if t.seconds > 0 and t.origin is None][-_POINTS:]
+    spans = [(max(0.0, t.elapsed - t.seconds), t.elapsed, t) for t in ran]
+    spans.sort(key=lambda span: (span[0], span[1], span[2].number))
+    last = max((t.elapsed for t in ran), default=0.0)
+    if not ran or median(end - begin for begin, end, _ in spans) < _THIN * last:
         return []
-    return [
-        {
-            "lane": lane + 1,
-            "begin": round(begin, 2),
-            "end": round(end, 2),
-            "state": str(trial.state) if trial.proposal.stage == "search" else trial.proposal.stage,
-            "note": f"{trial.proposal.stage} trial {trial.number}, "
-            f"{trial.state}, {numbers.duration(trial.seconds)}",
-        }
-        for lane, begin, end, trial in placed
-    ]
+    free: list[float] = []  # when each lane is
+    rows: list[dict[str, Any]] = []
+    for begin, end, trial in spans:
+        lane = next((i for i, at in enumerate(free) if at <= begin + _SLACK), len(free))
+        free[lane : lane + 1] = [end]
+        stage, duration = trial.proposal.stage, numbers.duration(trial.seconds)
+        rows.append(
+            {
+                "lane": lane + 1,
+                "begin": round(begin, 2),
+                "end": round(end, 2),
+                "state": str(trial.state) if stage == "search" else stage,
+                "note": f"{stage} trial {trial.number}, {trial.state}, {duration}",
+            }
+        )
+    return rows

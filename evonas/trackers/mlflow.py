@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +23,7 @@ from pydantic import Field
 from evonas.errors import PluginError
 from evonas.trackers.base import Report, RunInfo, Tracker
 from evonas.trackers.parts import entries, machine, store, views
-from evonas.trackers.parts.mirror import Mirror, Target
+from evonas.trackers.parts.mirror import Mirror
 from evonas.trackers.parts.state import State
 from evonas.trial import Trial, TrialState
 
@@ -47,6 +47,9 @@ class MLflow(Tracker):
         run_name: Of the run; default: recipe, strategy and seed.
         tags: Further tags of the run.
         register: Name of a registered model; the network becomes its newest version.
+
+    Attributes:
+        uri: Of the store that is used.
     """
 
     def __init__(
@@ -59,18 +62,14 @@ class MLflow(Tracker):
     ) -> None:
         chosen = store.told_openly(uri) if uri else os.environ.get("MLFLOW_TRACKING_URI")
         self._chosen = bool(chosen)
-        self._target = Target(
-            store.absolute(chosen or store.DEFAULT), experiment, run_name, tags or {}, register
+        self.uri = store.absolute(chosen or store.DEFAULT)
+        self._mirror = partial(
+            Mirror, experiment=experiment, run_name=run_name, tags=tags or {}, register=register
         )
         self._report: Report | None = None
         self._wake, self._ready, self._abandon = (threading.Event() for _ in range(3))
         self._failing = self._complete = False
         self._progress = time.monotonic()
-
-    @property
-    def uri(self) -> str:
-        """The store's."""
-        return self._target.uri
 
     def start(self, run: RunInfo, events: Sequence[Trial]) -> None:
         """Begin to mirror; a new database file is made before this returns: workers may want it.
@@ -123,7 +122,7 @@ class MLflow(Tracker):
         """Mirror now what the store lacks of a run; without a report it was cut off."""
         self._settle(run)
         try:
-            mirror = Mirror(self._target, run, events)
+            mirror = self._mirror(self.uri, run, events)
             sent = sum(mirror.send(events))
             mirror.finish(report) if report else mirror.cut_off()
         except store.ERRORS as error:
@@ -157,7 +156,7 @@ class MLflow(Tracker):
         """If nobody chose a store, it is the file that the run was logged to, wherever we are."""
         earlier = State.of(run.run_dir).uri
         if not self._chosen and store.file_of(earlier):
-            self._target = replace(self._target, uri=earlier)
+            self.uri = earlier
 
     def _follow(self) -> None:
         """The thread: mirror what is there, wait for more, begin again after a failure."""
@@ -165,7 +164,7 @@ class MLflow(Tracker):
         while not self._abandon.wait(pause):
             pause = min(2 * pause, _LONGEST_PAUSE) or _PAUSE
             try:
-                mirror = Mirror(self._target, self._run, self._events)
+                mirror = self._mirror(self.uri, self._run, self._events)
                 self._ready.set()
                 with machine.watched(self._run, self.uri, mirror.run_id):
                     while True:

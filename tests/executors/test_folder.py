@@ -3,17 +3,14 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pytest
-from workers_helper import Obedient, Stubborn, gone, trial, wait_for
+from workers_helper import Obedient, Stubborn, gone, python, trial, until, wait_for
 
 from evonas import testing
 from evonas.errors import RecipeError, StorageError
@@ -58,12 +55,7 @@ while True:
 
 
 def worker(folder):
-    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
-    return subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(folder)],
-        env={**os.environ, "PYTHONPATH": path},
-        start_new_session=True,
-    )
+    return python("-c", WORKER, str(folder))
 
 
 @contextmanager
@@ -99,10 +91,7 @@ def test_a_trial_waits_for_the_first_worker_and_then_there_are_as_many_as_they_t
         first = executor.submit(trial(0))
         with helpers(tmp_path, [Obedient] * 3):
             assert first.result(SECONDS).state is TrialState.COMPLETE
-            deadline = time.monotonic() + SECONDS
-            while executor.workers < 3:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            until(lambda: executor.workers == 3, SECONDS)
 
 
 def test_a_watched_trial_is_stopped(tmp_path):
@@ -224,10 +213,7 @@ def test_what_ended_while_no_search_was_there_is_not_run_again(tmp_path):
         content = {"trial": trial(n).to_json(), "watched": False}
         left.write("open", Key("search", n, 4), "", content)
     with helpers(tmp_path, [Obedient]):
-        deadline = time.monotonic() + SECONDS
-        while len(left.entries("ended")) < 3:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: len(left.entries("ended")) == 3, SECONDS)
     ended = [
         left.read(Trial, "ended", key, worker) for key, worker in left.entries("ended").items()
     ]
@@ -236,6 +222,18 @@ def test_what_ended_while_no_search_was_there_is_not_run_again(tmp_path):
         time.sleep(0.5)  # what is submitted later is not thrown away meanwhile
         rest = [executor.submit(trial(n)).result(SECONDS) for n in (1, 2)]
     assert {t.seconds for t in (first, *rest)} == {t.seconds for t in ended}
+
+
+def test_what_another_trial_of_the_number_left_is_offered_no_longer(tmp_path):
+    left = Exchange(tmp_path)
+    left.make()
+    content = {"trial": trial(0).to_json(), "watched": False}
+    left.write("open", Key("search", 0, 0), "", content)
+    with Folder(Obedient, ("cpu",), tmp_path) as executor:
+        other = executor.submit(trial(0, "fail"))
+        until(lambda: list(left.entries("open")) == [Key("search", 0, 1)], SECONDS)
+        with helpers(tmp_path, [Obedient]):
+            assert other.result(SECONDS).error.startswith("ValueError: as told")
 
 
 def test_what_others_lay_into_the_folder_is_passed_over_and_what_is_damaged_is_named(tmp_path):

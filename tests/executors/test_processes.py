@@ -3,7 +3,6 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -15,6 +14,7 @@ from workers_helper import (
     Stubborn,
     alive,
     gone,
+    python,
     trial,
     unbuildable,
     unstartable,
@@ -319,15 +319,8 @@ if __name__ == "__main__":
 def run_program(folder, body, imports=""):
     script = folder / "program.py"
     script.write_text(imports + PROGRAM.replace("{body}", body))
-    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
-    return subprocess.Popen(
-        [sys.executable, str(script), str(folder)],
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return python(str(script), str(folder), **output)
 
 
 @pytest.mark.faults("3: kill -9 of the search leaves no process")

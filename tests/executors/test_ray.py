@@ -11,7 +11,7 @@ from pathlib import Path
 from subprocess import PIPE
 
 import pytest
-from workers_helper import Obedient, Stubborn, trial, unbuildable, wait_for
+from workers_helper import Obedient, Stubborn, trial, unbuildable, until, wait_for
 
 from evonas import testing
 from evonas.errors import PluginError
@@ -118,10 +118,7 @@ def test_the_loss_of_a_node_costs_no_trial(make, cluster, tmp_path):
         assert [e.state for e in ended] == [TrialState.COMPLETE] * 2
         cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
-        deadline = time.monotonic() + SECONDS
-        while executor.workers < 2:  # who joins is used
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: executor.workers == 2, SECONDS)  # who joins is used
         again = [executor.submit(trial(n)) for n in range(2, 6)]
         assert [future.result(SECONDS).number for future in again] == [2, 3, 4, 5]
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -179,11 +179,24 @@ def write(path: str, text: str) -> None:
 
 def wait_for(path: str | Path, seconds: float = 10.0) -> str:
     """The text of a file that somebody is about to write."""
-    deadline = time.monotonic() + seconds
-    while not Path(path).exists():
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.01)
+    until(Path(path).exists, seconds)
     return Path(path).read_text()
+
+
+def until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait for what is about to be so."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not so after {seconds:g} seconds: {holds}"
+        time.sleep(0.01)
+
+
+def python(*arguments: str, **more: Any) -> subprocess.Popen[Any]:
+    """An interpreter that imports what tests do, in a session of its own."""
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    environment = {**os.environ, "PYTHONPATH": path}
+    command = [sys.executable, *arguments]
+    return subprocess.Popen(command, env=environment, start_new_session=True, **more)
 
 
 def alive(pid: int) -> bool:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 from report_helper import ACCURACY, history
 
-from evonas.report import importance, lineage, numbers, timeline
+from evonas.report import importance, lineage, numbers, series
 from evonas.trial import TrialState
 from evonas.trials import Trials
 
@@ -94,8 +94,8 @@ def test_a_family_tree_says_what_changed() -> None:
 
 def test_lanes_are_as_many_as_ran_side_by_side() -> None:
     trials = [replace(t, elapsed=2.0 + t.number // 3 * 2.1) for t in history(9)]
-    placed = timeline.lanes(trials)
-    assert {lane for lane, *_ in placed} == {0, 1, 2}
-    for lane in range(3):
-        spans = sorted((begin, end) for at, begin, end, _ in placed if at == lane)
+    rows = series.lanes(trials)
+    assert {row["lane"] for row in rows} == {1, 2, 3}
+    for lane in range(1, 4):
+        spans = sorted((row["begin"], row["end"]) for row in rows if row["lane"] == lane)
         assert all(a[1] <= b[0] + 0.25 for a, b in pairwise(spans))

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console as Terminal
@@ -37,14 +38,39 @@ def complete(number: int, acc: float, params: float = 1.0) -> Trial:
     return replace(begun(number), state=TrialState.COMPLETE, metrics=metrics)
 
 
+def run_of(recipe: dict[str, Any], name: str = "r", resumed: bool = False) -> RunInfo:
+    return RunInfo(name, Path(name), recipe, OBJECTIVES, ENVIRONMENT, 0.0, resumed)
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def console_of(
+    clock: Clock, evaluation: dict[str, object] | None = None, **budget: float
+) -> Console:
+    console = Console()
+    console._clock = clock
+    recipe = {
+        "budget": budget or {"trials": 4},
+        "evaluation": evaluation or {"name": "train", "epochs": 10, "final_epochs": 20},
+    }
+    console.start(run_of(recipe), [])
+    return console
+
+
 def say(
     capsys: pytest.CaptureFixture[str], events: Sequence[Trial], earlier: Sequence[Trial] = ()
 ) -> list[str]:
     """The lines after the first, which names versions."""
     journal, console = list(earlier), Console()
-    recipe = {"budget": {"trials": 40}}
-    run = RunInfo("r", Path("run"), recipe, OBJECTIVES, ENVIRONMENT, 0.0, resumed=bool(earlier))
-    console.start(run, journal)
+    console.start(run_of({"budget": {"trials": 40}}, resumed=bool(earlier)), journal)
     for event in events:
         journal.append(event)
         console.record(event)
@@ -89,8 +115,7 @@ def test_trainings_for_good_are_named_by_their_trials(capsys: pytest.CaptureFixt
 
 
 def test_the_first_interruption_says_what_is_finished(capsys: pytest.CaptureFixture[str]) -> None:
-    console = Console()
-    console.start(RunInfo("r", Path("run"), {"budget": {}}, OBJECTIVES, ENVIRONMENT, 0.0), [])
+    console = console_of(Clock())
     for number in range(3):
         console.record(begun(number))
     console.record(complete(1, 0.5))
@@ -104,9 +129,7 @@ def test_the_first_interruption_says_what_is_finished(capsys: pytest.CaptureFixt
 
 
 def test_when_the_time_is_over_it_says_what_still_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    console = Console()
-    recipe = {"budget": {"minutes": 1}}
-    console.start(RunInfo("r", Path("run"), recipe, OBJECTIVES, ENVIRONMENT, 0.0), [])
+    console = console_of(Clock(), minutes=1)
     for number in range(11):
         console.record(begun(number))
     for number in range(10):
@@ -114,29 +137,6 @@ def test_when_the_time_is_over_it_says_what_still_runs(capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     assert "0:00" not in said
     assert "finishing 1" in said
-
-
-class Clock:
-    """Seconds that a test sets."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def console_of(
-    clock: Clock, evaluation: dict[str, object] | None = None, **budget: float
-) -> Console:
-    console = Console()
-    console._clock = clock
-    recipe = {
-        "budget": budget or {"trials": 4},
-        "evaluation": evaluation or {"name": "train", "epochs": 10, "final_epochs": 20},
-    }
-    console.start(RunInfo("r", Path("run"), recipe, OBJECTIVES, ENVIRONMENT, 0.0), [])
-    return console
 
 
 def test_what_runs_is_said_with_its_epoch(capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,8 +183,7 @@ def test_a_long_silence_is_broken(
 ) -> None:
     monkeypatch.setattr("evonas.trackers.console._SILENCE", 0.1)
     console = Console()
-    recipe = {"budget": {"trials": 4}, "evaluation": {}}
-    console.start(RunInfo("r", Path("run"), recipe, OBJECTIVES, ENVIRONMENT, 0.0), [])
+    console.start(run_of({"budget": {"trials": 4}, "evaluation": {}}), [])
     console.record(begun(0))
     said = ""
     for _ in range(100):
@@ -231,8 +230,7 @@ def test_a_table_on_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_console_tells_of_run_after_run(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console()
     for name in ("one", "two"):
-        recipe = {"budget": {"trials": 40}}
-        console.start(RunInfo(name, Path(name), recipe, OBJECTIVES, ENVIRONMENT, 0.0), [])
+        console.start(run_of({"budget": {"trials": 40}}, name), [])
         for number in range(10):
             console.record(complete(number, 0.5))
         console.close(Report("finished", "done", {}, 1.0))
@@ -242,8 +240,7 @@ def test_one_console_tells_of_run_after_run(capsys: pytest.CaptureFixture[str]) 
 def test_a_resumed_run_shows_the_trials_that_it_runs_again() -> None:
     console = Console()
     recipe = {"budget": {"trials": 4}, "evaluation": {"name": "train", "epochs": 10}}
-    run = RunInfo("r", Path("run"), recipe, OBJECTIVES, ENVIRONMENT, 0.0, resumed=True)
-    console.start(run, [complete(0, 0.5), begun(1)])
+    console.start(run_of(recipe, resumed=True), [complete(0, 0.5), begun(1)])
     assert "trial 1 runs for 0:00" in console._progress()
     final = begun(0, parents=(25,), repeat=1, stage="final")
     console.step(final, 3, {"acc": 0.5})  # its beginning was recorded by another session

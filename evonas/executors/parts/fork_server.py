@@ -26,7 +26,7 @@ _SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36  # Linux's prctl.h calls them so.
 _ROUNDS = 10  # So often it is looked for what is left: what dies may have begun more meanwhile.
 
 
-def context(module: str = "") -> BaseContext:
+def context(module: str) -> BaseContext:
     """How workers are started: forked from the server, elsewhere than on Linux spawned.
 
     Args:

@@ -145,30 +145,24 @@ def trial_metrics(
         begin: Its beginning, in ms.
         end: Its end.
     """
-    curve, pieces = trial.curve, len(trial.curve) + 1
-    reported = {name for _, values in curve for name in values}
-    cut = trial.state is not TrialState.COMPLETE
+    curve, points = trial.curve, []
+    for i, (step, values) in enumerate(curve, start=1):
+        at = min(begin + (end - begin) * i // (len(curve) + 1), end - 1)
+        points += [(name, value, at, step) for name, value in values.items()]
+    reported = {name for name, *_ in points}
     last = curve[-1][0] if curve else 0
-    rows = [
-        (step, min(begin + (end - begin) * i // pieces, end - 1), values)
-        for i, (step, values) in enumerate(curve, start=1)
-    ]
-    points = [
-        (name, value, at, step) for step, at, values in rows for name, value in values.items()
-    ]
-    spent = {"seconds": trial.seconds, "effort": trial.effort}
-    points += [
-        (name, value, end, last if name in reported else 0)
-        for name, value in {**trial.metrics, **spent}.items()
-    ]
-    wanted = [objective.metric for objective in objectives]
-    order = {name: i for i, name in enumerate(wanted)}
+    results = {**trial.metrics, "seconds": trial.seconds, "effort": trial.effort}
+    for name, value in results.items():
+        points.append((name, value, end, last if name in reported else 0))
+    order = {objective.metric: i for i, objective in enumerate(objectives)}
     points.sort(key=lambda point: order.get(point[0], len(order)))  # stable
-    shown = {name: f"unfinished/{name}" if cut else name for name in reported}
-    return [
-        Metric(safe(shown.get(name, metric_name(name))), value, at, step)
-        for name, value, at, step in points
-    ]
+
+    def key(name: str) -> str:
+        if name not in reported:
+            return metric_name(name)
+        return name if trial.state is TrialState.COMPLETE else f"unfinished/{name}"
+
+    return [Metric(safe(key(name)), value, at, step) for name, value, at, step in points]
 
 
 def progress(trials: Trials) -> dict[str, float]:

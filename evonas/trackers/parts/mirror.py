@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
@@ -20,37 +19,37 @@ _EARLY = ("recipe.yaml", "environment.txt")  # files that are there, and wanted,
 _NETWORK = "incumbent"  # the folder of the winner's
 
 
-@dataclass(frozen=True)
-class Target:
-    """Where a run goes, and what it is called there.
+class Mirror:
+    """Written synchronously. After an error make a new one.
 
-    Attributes:
+    Args:
         uri: The store.
+        run: What is mirrored.
+        events: Of its journal.
         experiment: Name of the experiment; empty: the recipe's.
         run_name: Empty: recipe, strategy and seed.
         tags: The user's own.
         register: Name of the registered model that the network is a version of; empty: of none.
-    """
-
-    uri: str
-    experiment: str = ""
-    run_name: str = ""
-    tags: Mapping[str, str] = field(default_factory=dict)
-    register: str = ""
-
-
-class Mirror:
-    """Written synchronously. After an error make a new one.
 
     Attributes:
         run_id: The run's in MLflow.
     """
 
-    def __init__(self, target: Target, run: RunInfo, events: Sequence[Trial]) -> None:
-        self._target, self._run = target, run
-        self._name = target.run_name or entries.run_name(run)
-        self._client = store.client_of(target.uri)
-        self._state = State.of(run.run_dir, store.public(target.uri))
+    def __init__(
+        self,
+        uri: str,
+        run: RunInfo,
+        events: Sequence[Trial],
+        experiment: str,
+        run_name: str,
+        tags: Mapping[str, str],
+        register: str,
+    ) -> None:
+        self._uri, self._run, self._tags, self._register = uri, run, tags, register
+        self._experiment = experiment or run.name
+        self._name = run_name or entries.run_name(run)
+        self._client = store.client_of(uri)
+        self._state = State.of(run.run_dir, store.public(uri))
         # Events before this place may be in the store; those to come no earlier mirror has seen.
         self._doubtful = len(events)
         own = self._state.run_id and self._state.events <= len(events)  # else: another journal's
@@ -162,7 +161,7 @@ class Mirror:
     def _files(self) -> list[Path]:
         """What the store is given: not the trials' weights, nor itself if it is in the folder."""
         aside = {"lock", FILE, "weights"}
-        if (path := store.file_of(self._target.uri)) and path.parent == self._run.run_dir:
+        if (path := store.file_of(self._uri)) and path.parent == self._run.run_dir:
             aside |= {store.ARTIFACTS, *(file.name for file in path.parent.glob(f"{path.name}*"))}
         folder = sorted(self._run.run_dir.iterdir())
         return [p for p in folder if p.name not in aside and p.suffix != ".tmp"]
@@ -177,8 +176,8 @@ class Mirror:
     def _log_network(self) -> None:
         folder = self._run.run_dir / _NETWORK
         network = model.log(self._client, self._state.experiment_id, self.run_id, folder)
-        if network is not None and self._target.register:
-            model.register(self._client, self._target.register, network, self.run_id)
+        if network is not None and self._register:
+            model.register(self._client, self._register, network, self.run_id)
 
     def _goes_on(self) -> bool:
         """Whether the run that is remembered is still there; if so, it runs again."""
@@ -192,10 +191,9 @@ class Mirror:
 
     def _begin(self) -> None:
         """Make the run, or find that of an attempt whose answer was lost."""
-        uri, name = self._target.uri, self._target.experiment or self._run.name
-        place = store.experiment(self._client, name, uri)
+        place = store.experiment(self._client, self._experiment, self._uri)
         begin = int(self._run.started * 1000)
-        tags = entries.run_tags(self._run, self._name, self._target.tags)
+        tags = entries.run_tags(self._run, self._name, self._tags)
         same = self._client.search_runs([place], f"attributes.start_time = {begin}")
         folder = tags[entries.RUN_DIR]
         run = next((r for r in same if r.data.tags.get(entries.RUN_DIR) == folder), None)
@@ -208,7 +206,9 @@ class Mirror:
         params = entries.run_params(self._run)
         self._log(run.info.run_id, [], [p for p in params if p.key not in run.data.params])
         self._log_dataset(run.info.run_id)
-        self._state = State(store.public(uri), place, run.info.run_id, view=self._share_view(place))
+        self._state = State(
+            store.public(self._uri), place, run.info.run_id, view=self._share_view(place)
+        )
         self._upload([path for path in self._files() if path.name in _EARLY])
         self._remember()
 

@@ -22,21 +22,18 @@ _PARENTS = "tags.mlflow.parentRunId IS NULL"
 _TEST = "metrics.`test_accuracy`"
 
 
-def columns(run: RunInfo) -> list[str]:
-    """The leaderboard's columns: what was done, what came out, what it cost."""
-    best = f"best_{metric_name(run.objectives[0].metric)}"
-    done = ("strategy.name", "seed", "space.name", "dataset.name")
-    found = (best, "test_accuracy", "best_parameters", "search_seconds")
-    return [*(f"params.`{name}`" for name in done), *(f"metrics.`{name}`" for name in found)]
-
-
 def state(run: RunInfo) -> str:
-    """The leaderboard as the tag's value."""
+    """The leaderboard as the tag's value; its columns: what was done, came out, and was spent."""
+    done = ("strategy.name", "seed", "space.name", "dataset.name")
+    best = f"best_{metric_name(run.objectives[0].metric)}"
+    found = (best, "test_accuracy", "best_parameters", "search_seconds")
+    columns = ["attributes.`Created`", "attributes.`Models`"]
+    columns += [f"params.`{name}`" for name in done] + [f"metrics.`{name}`" for name in found]
     shown = {
         "searchFilter": RUNS if run.sweep else _PARENTS,
         "orderByKey": _TEST,
         "orderByAsc": False,
-        "selectedColumns": ["attributes.`Created`", "attributes.`Models`", *columns(run)],
+        "selectedColumns": columns,
     }
     return json.dumps(shown)
 
