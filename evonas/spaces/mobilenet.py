@@ -50,19 +50,22 @@ class MobileNet(LayeredSpace):
             "stem_stride": Integer(1, 2),
             "stem_activation": activation,
         }
+        of_a_stage: dict[str, Domain] = {
+            "depth": Integer(0, max_depth, role="depth"),
+            "width": Integer(8, max_width, step=8, log=True, role="width"),
+            "block": Categorical(("inverted", "separable")),
+            "kernel": Integer(3, 7, step=2),
+            "stride": Integer(1, 2),
+            "activation": activation,
+            "expansion": Categorical(_EXPANSIONS, ordered=True),
+            "others": Categorical(_EXPANSIONS, ordered=True),
+            "se": Categorical(("none", "input", "inner")),
+        }
+        self._of_a_stage = tuple(of_a_stage)
         for i in STAGES:
-            self.domains |= {
-                f"depth{i}": Integer(int(i == 1), max_depth, role="depth"),
-                f"width{i}": Integer(8, max_width, step=8, log=True, role="width"),
-                f"block{i}": Categorical(("inverted", "separable")),
-                f"kernel{i}": Integer(3, 7, step=2),
-                f"stride{i}": Integer(1, 2),
-                f"activation{i}": activation,
-                f"expansion{i}": Categorical(_EXPANSIONS, ordered=True),
-                f"others{i}": Categorical(_EXPANSIONS, ordered=True),
-                f"se{i}": Categorical(("none", "input", "inner")),
-            }
+            self.domains |= {f"{name}{i}": domain for name, domain in of_a_stage.items()}
             self.conditions = {**self.conditions, **_conditions(i)}
+        self.domains["depth1"] = Integer(1, max_depth, role="depth")  # the one that is always there
         self.domains |= {
             "head": Integer(0, 4 * max_width, step=8, role="width"),
             "head_activation": activation,
@@ -87,7 +90,7 @@ class MobileNet(LayeredSpace):
         stem = ConvNorm(task.channels, channels, 3, stride, activation=activation)
         named: dict[str, Layer] = {"stem": stem}
         for i in STAGES:
-            stage = {n: choices[f"{n}{i}"] for n in _OF_A_STAGE}
+            stage = {name: choices[f"{name}{i}"] for name in self._of_a_stage}
             width = divisible(int(stage["width"]) * self._multiplier)
             for number in range(1, int(stage["depth"]) + 1):
                 if number <= 2:  # the rest of a stage are like its second block
@@ -111,11 +114,6 @@ class MobileNet(LayeredSpace):
             channels = hidden
         named["classifier"] = Layer(nn.Linear, channels, classes)
         return named
-
-
-_OF_A_STAGE = (
-    "depth", "width", "block", "kernel", "stride", "activation", "expansion", "others", "se"
-)  # fmt: skip
 
 
 def _conditions(i: int) -> dict[str, Any]:
