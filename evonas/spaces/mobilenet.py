@@ -94,10 +94,9 @@ class MobileNet(LayeredSpace):
             stage = {name: choices[f"{name}{i}"] for name in self._of_a_stage}
             width = divisible(int(stage["width"]) * self._multiplier)
             for number in range(1, int(stage["depth"]) + 1):
-                if number <= 2:  # the rest of a stage are like its second block
-                    block = _block(stage, channels, width, first=number == 1)
-                    channels = width
+                block = _block(stage, channels, width, first=number == 1)
                 named[f"stage{i}_{stage['block']}{number}"] = block
+                channels = width
         return named | self._head(choices, channels, task.classes)
 
     def _head(self, choices: Mapping[str, Value], channels: int, classes: int) -> dict[str, Layer]:

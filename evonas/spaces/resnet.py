@@ -72,9 +72,8 @@ class ResNet(LayeredSpace):
             if down == "pool":
                 named[f"pool{i - 1}"] = _POOL
             for number in range(1, int(choices[f"depth{i}"]) + 1):
-                if number <= 2:  # the rest of a stage are like its second block
-                    stride = 2 if down == "stride" and number == 1 else 1
-                    block, channels = _block(choices, channels, int(choices[f"width{i}"]), stride)
+                stride = 2 if down == "stride" and number == 1 else 1
+                block, channels = _block(choices, channels, int(choices[f"width{i}"]), stride)
                 named[f"stage{i}_block{number}"] = block
         return named | named_classifier(channels, task.classes)
 
