@@ -125,14 +125,13 @@ class AnyNet(LayeredSpace):
 
     def canonical(self, choices: Mapping[str, Value]) -> Mapping[str, Value]:
         """Widths and group widths as built, or the nearest that can be chosen."""
-        stages = dict(zip(_STAGES, self._stages(choices), strict=True))
-        settled = dict(choices)
-        for i, stage in stages.items():
+        stages, settled = self._stages(choices), dict(choices)
+        for i, stage in zip(_STAGES, stages, strict=True):
             highest = int(self.domains[f"width{i}"].values()[-1])
             # Rounded up past the highest width, every width below it is built as the highest is.
             settled[f"width{i}"] = min(fitted(stage).width, max(stage.width, highest))
             name = self._choice("group_width", i)
-            sharing = [s for j, s in stages.items() if self._choice("group_width", j) == name]
+            sharing = stages if "group_width" in self._shared else [stage]
             settled[name] = least_group_width(self.domains[name].values(), sharing)
         return settled
 

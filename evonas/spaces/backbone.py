@@ -77,9 +77,7 @@ class Backbone(SearchSpace):
     def _least(self, most: int) -> int:
         """The smallest resolution at which there is something left at the end."""
         for resolution in range(_STEP, most + 1, _STEP):
-            with suppress(
-                RuntimeError
-            ):  # torch's, of a map that is smaller than what slides over it
+            with suppress(RuntimeError):  # torch's, of a map smaller than what slides over it
                 self._stages_at(resolution)
                 return resolution
         raise OptionError("max_resolution", f"{most} is too small for {self._network}")

@@ -357,19 +357,19 @@ class SearchSpace(ABC):
         choices = dict(architecture.choices)
         integers = [(name, d) for name, d in self.domains.items() if isinstance(d, Integer)]
         for role, factor in (("width", width), ("depth", depth)):
+            if factor == 1:
+                continue
             scalable = [(name, domain) for name, domain in integers if domain.role == role]
-            if factor != 1 and not scalable:
+            if not scalable:
                 raise InvalidArchitecture(
                     f"space {self.name!r} declares no choice with role {role!r}"
                 )
             for name, domain in scalable:
                 old = int(choices[name])
-                if factor == 1 or not old:
-                    continue
-                if role == "width":
+                if old and role == "width":
                     wide = divisible(old * factor, domain.step)
                     choices[name] = wide if factor > 1 else min(old, wide)
-                else:
+                elif old:
                     deep = math.ceil(old * factor) if factor > 1 else round(old * factor)
                     choices[name] = max(1, deep)
         return Architecture(architecture.space, choices)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from evonas.architecture import Architecture, Categorical, Integer, Value
 from evonas.recipe.options import Count
 from evonas.spaces.base import Task
-from evonas.spaces.parts.blocks import ConvNorm, conv, named_classifier
+from evonas.spaces.parts.blocks import ConvNorm, conv, named_classifier, once
 from evonas.spaces.parts.layers import Layer, LayeredSpace, Meter, Row, Sum
 
 _STAGES = range(1, 4)
@@ -59,18 +59,16 @@ class CIFARResNet(LayeredSpace):
         """The network's layers."""
         choices = architecture.choices
         channels, bias = int(choices["stem"]), bool(choices["bias"])
-        preactivation = bool(choices["preactivation"])
+        preactivation, shortcut = bool(choices["preactivation"]), str(choices["shortcut"])
         stem = (conv if preactivation else ConvNorm)(task.channels, channels, 3, bias=bias)
         named: dict[str, Layer] = {"stem": stem}
         make = _preactivated if preactivation else _block
         for i in _STAGES:
             width = int(choices[f"width{i}"])
             for number in range(1, int(choices[f"depth{i}"]) + 1):
-                if number <= 2:  # the rest of a stage are like its second block
-                    stride = 2 if i > 1 and number == 1 else 1
-                    shortcut = _shortcut(str(choices["shortcut"]), channels, width, stride, bias)
-                    block, channels = make(channels, width, stride, shortcut, bias), width
-                named[f"stage{i}_block{number}"] = block
+                stride = 2 if i > 1 and number == 1 else 1
+                named[f"stage{i}_block{number}"] = make(channels, width, stride, shortcut, bias)
+                channels = width
         if preactivation:
             named["end"] = _norm_relu(channels)
         return named | named_classifier(channels, task.classes)
@@ -95,18 +93,18 @@ class Padded(nn.Module):
         return functional.pad(kept, (0, 0, 0, 0, 0, self._added))
 
 
-def _block(inputs: int, outputs: int, stride: int, shortcut: Layer | None, bias: bool) -> Layer:
+@once
+def _block(inputs: int, outputs: int, stride: int, shortcut: str, bias: bool) -> Layer:
     """Two convolutions, each with normalisation, a ReLU between them and after the sum."""
     body = Row(
         first=ConvNorm(inputs, outputs, 3, stride, bias=bias),
         second=ConvNorm(outputs, outputs, 3, bias=bias, activation=None),
     )
-    return Sum(body, shortcut, Layer(nn.ReLU))
+    return Sum(body, _shortcut(shortcut, inputs, outputs, stride, bias), Layer(nn.ReLU))
 
 
-def _preactivated(
-    inputs: int, outputs: int, stride: int, shortcut: Layer | None, bias: bool
-) -> Layer:
+@once
+def _preactivated(inputs: int, outputs: int, stride: int, shortcut: str, bias: bool) -> Layer:
     """Normalisation and ReLU before each convolution; a shortcut with layers reads behind them.
 
     Names are the same with and without.
@@ -116,9 +114,10 @@ def _preactivated(
         between=_norm_relu(outputs),
         second=conv(outputs, outputs, 3, bias=bias),
     )
-    if shortcut is None:
+    fitted = _shortcut(shortcut, inputs, outputs, stride, bias)
+    if fitted is None:
         return Sum(Row(begin=_norm_relu(inputs), sum=Row(body=convolutions)))
-    return Row(body=Row(begin=_norm_relu(inputs), sum=Sum(convolutions, shortcut)))
+    return Row(body=Row(begin=_norm_relu(inputs), sum=Sum(convolutions, fitted)))
 
 
 def _norm_relu(channels: int) -> Layer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -50,19 +51,22 @@ class MobileNet(LayeredSpace):
             "stem_stride": Integer(1, 2),
             "stem_activation": activation,
         }
+        of_a_stage: dict[str, Domain] = {
+            "depth": Integer(0, max_depth, role="depth"),
+            "width": Integer(8, max_width, step=8, log=True, role="width"),
+            "block": Categorical(("inverted", "separable")),
+            "kernel": Integer(3, 7, step=2),
+            "stride": Integer(1, 2),
+            "activation": activation,
+            "expansion": Categorical(_EXPANSIONS, ordered=True),
+            "others": Categorical(_EXPANSIONS, ordered=True),
+            "se": Categorical(("none", "input", "inner")),
+        }
+        self._of_a_stage = tuple(of_a_stage)
         for i in STAGES:
-            self.domains |= {
-                f"depth{i}": Integer(int(i == 1), max_depth, role="depth"),
-                f"width{i}": Integer(8, max_width, step=8, log=True, role="width"),
-                f"block{i}": Categorical(("inverted", "separable")),
-                f"kernel{i}": Integer(3, 7, step=2),
-                f"stride{i}": Integer(1, 2),
-                f"activation{i}": activation,
-                f"expansion{i}": Categorical(_EXPANSIONS, ordered=True),
-                f"others{i}": Categorical(_EXPANSIONS, ordered=True),
-                f"se{i}": Categorical(("none", "input", "inner")),
-            }
+            self.domains |= {f"{name}{i}": domain for name, domain in of_a_stage.items()}
             self.conditions = {**self.conditions, **_conditions(i)}
+        self.domains["depth1"] = Integer(1, max_depth, role="depth")  # the one that is always there
         self.domains |= {
             "head": Integer(0, 4 * max_width, step=8, role="width"),
             "head_activation": activation,
@@ -87,13 +91,12 @@ class MobileNet(LayeredSpace):
         stem = ConvNorm(task.channels, channels, 3, stride, activation=activation)
         named: dict[str, Layer] = {"stem": stem}
         for i in STAGES:
-            stage = {n: choices[f"{n}{i}"] for n in _OF_A_STAGE}
+            stage = {name: choices[f"{name}{i}"] for name in self._of_a_stage}
             width = divisible(int(stage["width"]) * self._multiplier)
             for number in range(1, int(stage["depth"]) + 1):
-                if number <= 2:  # the rest of a stage are like its second block
-                    block = _block(stage, channels, width, first=number == 1)
-                    channels = width
+                block = _block(stage, channels, width, first=number == 1)
                 named[f"stage{i}_{stage['block']}{number}"] = block
+                channels = width
         return named | self._head(choices, channels, task.classes)
 
     def _head(self, choices: Mapping[str, Value], channels: int, classes: int) -> dict[str, Layer]:
@@ -111,11 +114,6 @@ class MobileNet(LayeredSpace):
             channels = hidden
         named["classifier"] = Layer(nn.Linear, channels, classes)
         return named
-
-
-_OF_A_STAGE = (
-    "depth", "width", "block", "kernel", "stride", "activation", "expansion", "others", "se"
-)  # fmt: skip
 
 
 def _conditions(i: int) -> dict[str, Any]:
@@ -152,38 +150,26 @@ def _block(stage: Mapping[str, Value], inputs: int, outputs: int, first: bool) -
 
 
 def _stage(
-    depth: int,
-    width: int,
-    stride: int,
-    kernel: int = 3,
-    expansion: float = 6.0,
-    others: float | None = None,
-    **rest: Value,
+    depth: int, width: int, stride: int, kernel: int = 3, expansion: float = 6.0, **rest: Value
 ) -> dict[str, Value]:
+    """Choices of a stage, all of whose blocks expand alike unless the rest names ``others``."""
     stage: dict[str, Value] = {"depth": depth, "width": width, "stride": stride, "kernel": kernel}
-    stage |= {"expansion": expansion, "others": expansion if others is None else others}
-    return stage | rest
+    return stage | {"expansion": expansion, "others": expansion} | rest
 
 
 def _point(
-    stem: int, stages: list[dict[str, Value]], head: int, hidden: int = 0, **of_all: Value
+    stem: int, *stages: dict[str, Value], head: int, hidden: int = 0, **of_all: Value
 ) -> dict[str, Value]:
-    """Choices of a network of up to seven stages, ``of_all`` of which hold in every stage."""
+    """Choices of a network of up to seven stages; ``of_all`` hold unless a stage says otherwise."""
     defaults = {"block": "inverted", "activation": "relu6", "se": "none"} | of_all
     activation = defaults["activation"]
     choices: dict[str, Value] = {"stem": stem, "stem_stride": 2, "stem_activation": activation}
     choices |= {"head": head, "head_activation": activation, "hidden": hidden}
-    for i in STAGES:
-        stage = stages[i - 1] if i <= len(stages) else _stage(0, 8, 1)
+    for i, stage in itertools.zip_longest(STAGES, stages, fillvalue=_stage(0, 8, 1)):
         choices |= {f"{name}{i}": value for name, value in (defaults | stage).items()}
     return choices
 
 
-_V3: dict[str, Any] = {"activation": "relu"}
-_V3_SE = _V3 | {"se": "inner"}
-_H: dict[str, Any] = {"activation": "hswish"}
-_H_SE = _H | {"se": "inner"}
-_LAST = {"stem_activation": "hswish", "head_activation": "hswish"}
 _B0 = [
     _stage(1, 16, 1, expansion=1.0),
     _stage(2, 24, 2),
@@ -196,87 +182,75 @@ _B0 = [
 POINTS: dict[str, Mapping[str, Value]] = {
     "mobilenet_v1": _point(
         32,
-        [
-            _stage(1, 64, 1),
-            _stage(2, 128, 2),
-            _stage(2, 256, 2),
-            _stage(6, 512, 2),
-            _stage(2, 1024, 2),
-        ],
+        _stage(1, 64, 1),
+        _stage(2, 128, 2),
+        _stage(2, 256, 2),
+        _stage(6, 512, 2),
+        _stage(2, 1024, 2),
         head=0,
         block="separable",
     ),
     "mobilenet_v2": _point(
         32,
-        [
-            _stage(1, 16, 1, expansion=1.0),
-            _stage(2, 24, 2),
-            _stage(3, 32, 2),
-            _stage(4, 64, 2),
-            _stage(3, 96, 1),
-            _stage(3, 160, 2),
-            _stage(1, 320, 1),
-        ],
+        _stage(1, 16, 1, expansion=1.0),
+        _stage(2, 24, 2),
+        _stage(3, 32, 2),
+        _stage(4, 64, 2),
+        _stage(3, 96, 1),
+        _stage(3, 160, 2),
+        _stage(1, 320, 1),
         head=1280,
     ),
     "mobilenet_v3_small": _point(
         16,
-        [
-            _stage(1, 16, 2, expansion=1.0, **_V3_SE),
-            _stage(2, 24, 2, expansion=4.5, others=3.67, **_V3),
-            _stage(3, 40, 2, kernel=5, expansion=4.0, others=6.0, **_H_SE),
-            _stage(2, 48, 1, kernel=5, expansion=3.0, **_H_SE),
-            _stage(3, 96, 2, kernel=5, **_H_SE),
-        ],
+        _stage(1, 16, 2, expansion=1.0, activation="relu", se="inner"),
+        _stage(2, 24, 2, expansion=4.5, others=3.67, activation="relu"),
+        _stage(3, 40, 2, kernel=5, expansion=4.0, others=6.0, se="inner"),
+        _stage(2, 48, 1, kernel=5, expansion=3.0, se="inner"),
+        _stage(3, 96, 2, kernel=5, se="inner"),
         head=576,
         hidden=1024,
-    )
-    | _LAST,
+        activation="hswish",
+    ),
     "mobilenet_v3_large": _point(
         16,
-        [
-            _stage(1, 16, 1, expansion=1.0, **_V3),
-            _stage(2, 24, 2, expansion=4.0, others=3.0, **_V3),
-            _stage(3, 40, 2, kernel=5, expansion=3.0, **_V3_SE),
-            _stage(2, 80, 2, others=2.5, **_H),
-            _stage(2, 80, 1, expansion=2.3, **_H),
-            _stage(2, 112, 1, **_H_SE),
-            _stage(3, 160, 2, kernel=5, **_H_SE),
-        ],
+        _stage(1, 16, 1, expansion=1.0, activation="relu"),
+        _stage(2, 24, 2, expansion=4.0, others=3.0, activation="relu"),
+        _stage(3, 40, 2, kernel=5, expansion=3.0, activation="relu", se="inner"),
+        _stage(2, 80, 2, others=2.5),
+        _stage(2, 80, 1, expansion=2.3),
+        _stage(2, 112, 1, se="inner"),
+        _stage(3, 160, 2, kernel=5, se="inner"),
         head=960,
         hidden=1280,
-    )
-    | _LAST,
+        activation="hswish",
+    ),
     "mnasnet1_0": _point(
         32,
-        [
-            _stage(1, 16, 1, expansion=1.0),
-            _stage(3, 24, 2, expansion=3.0),
-            _stage(3, 40, 2, kernel=5, expansion=3.0),
-            _stage(3, 80, 2, kernel=5),
-            _stage(2, 96, 1),
-            _stage(4, 192, 2, kernel=5),
-            _stage(1, 320, 1),
-        ],
+        _stage(1, 16, 1, expansion=1.0),
+        _stage(3, 24, 2, expansion=3.0),
+        _stage(3, 40, 2, kernel=5, expansion=3.0),
+        _stage(3, 80, 2, kernel=5),
+        _stage(2, 96, 1),
+        _stage(4, 192, 2, kernel=5),
+        _stage(1, 320, 1),
         head=1280,
         activation="relu",
     ),
     "semnasnet_100": _point(
         32,
-        [
-            _stage(1, 16, 1, expansion=1.0),
-            _stage(2, 24, 2),
-            _stage(3, 40, 2, kernel=5, expansion=3.0, se="input"),
-            _stage(4, 80, 2),
-            _stage(2, 112, 1, se="input"),
-            _stage(3, 160, 2, kernel=5, se="input"),
-            _stage(1, 320, 1),
-        ],
+        _stage(1, 16, 1, expansion=1.0),
+        _stage(2, 24, 2),
+        _stage(3, 40, 2, kernel=5, expansion=3.0, se="input"),
+        _stage(4, 80, 2),
+        _stage(2, 112, 1, se="input"),
+        _stage(3, 160, 2, kernel=5, se="input"),
+        _stage(1, 320, 1),
         head=1280,
         activation="relu",
     ),
-    "efficientnet_b0": _point(32, _B0, head=1280, activation="silu", se="input"),
-    "efficientnet_lite0": _point(32, _B0, head=1280),
+    "efficientnet_b0": _point(32, *_B0, head=1280, activation="silu", se="input"),
+    "efficientnet_lite0": _point(32, *_B0, head=1280),
 }
 # Base, published factors of width and depth, and what they leave alone.
 SCALED: dict[str, tuple[str, float, float, dict[str, Value]]] = {

@@ -61,11 +61,15 @@ class RegNet(LayeredSpace):
         stem_stride: Literal[1, 2] = 2,
     ) -> None:
         self._max_width, self._stem = max_width, (stem_width, stem_stride)
+        self._initial = Integer(8, min(512, max_width), step=_QUANTUM, log=True, role="width")
+        steepest = _STEP * min(64, max_width)
+        self._slope = Integer(_STEP, steepest, step=_STEP, log=True, role="width")
+        self._multiplier = Integer(150, 276, step=2)
         self.domains = {
             "depth": Integer(1, max_depth, role="depth"),
-            "initial_width": Integer(8, min(512, max_width), step=_QUANTUM, log=True, role="width"),
-            "slope": Integer(_STEP, _STEP * min(64, max_width), step=_STEP, log=True, role="width"),
-            "multiplier": Integer(150, 276, step=2),
+            "initial_width": self._initial,
+            "slope": self._slope,
+            "multiplier": self._multiplier,
             "ratio": Categorical((1, 2, 4), ordered=True),
             "group_width": Integer(8, 48, step=8),
             "se": Integer(_SE * (squeeze == "yes"), _SE * (squeeze != "no"), step=_SE),
@@ -104,17 +108,14 @@ class RegNet(LayeredSpace):
 
     def _leading(self, choices: Mapping[str, Any]) -> Integer:
         """The slopes at which the last block has the third power; all, if none has."""
-        slopes = self.domains["slope"].values()
-        least, most = int(slopes[0]), int(slopes[-1])
         last = max(1, choices["depth"] - 1)
         below, above = (
             100 * _rise(choices["initial_width"], choices["multiplier"], power) / last
             for power in (_STAGES - 1.5, _STAGES - 0.5)
         )
-        low, high = max(least, _STEP * math.ceil(below / _STEP)), min(most, math.floor(above))
-        if low > high:
-            low, high = least, most
-        return Integer(low, high, step=_STEP, log=True)
+        low = max(self._slope.low, _STEP * math.ceil(below / _STEP))
+        high = min(self._slope.high, math.floor(above))
+        return Integer(low, high, step=_STEP, log=True) if low <= high else self._slope
 
     def scaled(
         self, architecture: Architecture, width: float = 1.0, depth: float = 1.0
@@ -134,20 +135,20 @@ class RegNet(LayeredSpace):
         self, choices: Mapping[str, Value], stages: tuple[Stage, ...]
     ) -> Iterator[dict[str, int]]:
         """Settings of the line that give the stages, the smallest of them first."""
-        widths, multipliers = [stage.width for stage in stages], self.domains["multiplier"].values()
+        widths, multipliers = [stage.width for stage in stages], self._multiplier.values()
         ratio, group_width = int(choices["ratio"]), int(choices["group_width"])
 
         def width(initial: int, power: int, multiplier: int) -> int:
             quantised = _quantised(initial, multiplier / 100, power)
             return fitted(Stage(0, quantised, ratio, group_width)).width
 
-        for initial in map(int, self.domains["initial_width"].values()):
+        for initial in self._initial.values():
             if width(initial, 0, 100) != widths[0]:
                 continue
             third = functools.partial(width, initial, 3)  # grows with the multiplier
             start = bisect.bisect_left(multipliers, widths[3], key=third)
             stop = bisect.bisect_right(multipliers, widths[3], key=third)
-            for multiplier in map(int, multipliers[start:stop]):
+            for multiplier in multipliers[start:stop]:
                 if [width(initial, power, multiplier) for power in (1, 2)] != widths[1:3]:
                     continue
                 for slope in self._slopes(stages, initial, multiplier):
@@ -166,10 +167,9 @@ class RegNet(LayeredSpace):
             first = last + 1
         if least > most + 0.01:
             return range(0)
-        slopes = self.domains["slope"].values()
         # A block half-way between two widths may count as either.
-        nearest = max(_STEP * math.floor(100 * least / _STEP), int(slopes[0]))
-        return range(nearest, min(nearest + 2 * _STEP, int(slopes[-1])) + 1, _STEP)
+        nearest = max(_STEP * math.floor(100 * least / _STEP), self._slope.low)
+        return range(nearest, min(nearest + 2 * _STEP, self._slope.high) + 1, _STEP)
 
 
 def _rise(initial: int, multiplier: int, power: float) -> float:

@@ -16,6 +16,7 @@ from evonas.spaces.parts.layers import Layer, LayeredSpace
 
 _EXPANSION = 4  # outputs of a bottleneck per channel of width
 _REDUCTION = 16  # of squeeze-and-excitation
+_POOL = Layer(nn.MaxPool2d, 3, 2, 1)
 
 
 class ResNet(LayeredSpace):
@@ -65,21 +66,16 @@ class ResNet(LayeredSpace):
         kernel, stride = int(choices["stem_kernel"]), int(choices["stem_stride"])
         named: dict[str, Layer] = {"stem": ConvNorm(task.channels, channels, kernel, stride)}
         if choices["stem_pool"]:
-            named["stem_pool"] = _pool()
+            named["stem_pool"] = _POOL
         for i in range(1, 5):
             down = choices[f"down{i}"] if i > 1 else "none"
             if down == "pool":
-                named[f"pool{i - 1}"] = _pool()
+                named[f"pool{i - 1}"] = _POOL
             for number in range(1, int(choices[f"depth{i}"]) + 1):
-                if number <= 2:  # the rest of a stage are like its second block
-                    stride = 2 if down == "stride" and number == 1 else 1
-                    block, channels = _block(choices, channels, int(choices[f"width{i}"]), stride)
+                stride = 2 if down == "stride" and number == 1 else 1
+                block, channels = _block(choices, channels, int(choices[f"width{i}"]), stride)
                 named[f"stage{i}_block{number}"] = block
         return named | named_classifier(channels, task.classes)
-
-
-def _pool() -> Layer:
-    return Layer(nn.MaxPool2d, 3, 2, 1)
 
 
 def _block(choices: Mapping[str, Value], inputs: int, width: int, stride: int) -> tuple[Layer, int]:

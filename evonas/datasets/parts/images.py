@@ -141,10 +141,10 @@ def scaled(values: npt.NDArray[np.number]) -> Images:
     parts = [flat[start : start + _CHUNK] for start in range(0, flat.size, _CHUNK)]
     low = min(0.0, *(float(_numbers(part).min()) for part in parts))
     high = max(float(_numbers(part).max()) for part in parts)
-    if whole := high > 1 and all(_are_whole(_numbers(part)) for part in parts):
-        high = next((2.0**bits - 1 for bits in _BITS if low == 0 and high < 2**bits), high)
-    else:
-        high = next((top for top in (1.0, 255.0) if low == 0 and high <= top), high)
+    whole = high > 1 and all(np.array_equal(n, np.rint(n)) for n in map(_numbers, parts))
+    if low == 0:
+        tops = [2.0**bits - 1 for bits in _BITS] if whole else [1.0, 255.0]
+        high = next((top for top in tops if high <= top), high)
     span = high - low + 1 if whole else high - low or 1.0
     eight: Images = np.empty(flat.shape, np.uint8)
     for start, part in zip(range(0, flat.size, _CHUNK), parts, strict=True):
@@ -155,10 +155,6 @@ def scaled(values: npt.NDArray[np.number]) -> Images:
 
 def _numbers(values: npt.NDArray[np.number]) -> npt.NDArray[np.float64]:
     return np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-
-
-def _are_whole(values: npt.NDArray[np.float64]) -> bool:
-    return bool((values == np.rint(values)).all())
 
 
 @contextmanager

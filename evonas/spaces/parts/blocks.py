@@ -24,7 +24,7 @@ _RELU = Layer(nn.ReLU)
 _TREES = 2**10  # So many descriptions of each kind of block are remembered.
 
 
-def _once(describe: Describe) -> Describe:
+def once(describe: Describe) -> Describe:
     """Descriptions are never changed: one of the same arguments serves a whole stage."""
     return cast(Describe, lru_cache(maxsize=_TREES)(describe))
 
@@ -70,7 +70,7 @@ class ConvNorm(Layer):
         meter.params += 2 * self.convolution[0]
 
 
-@_once
+@once
 def separable(
     inputs: int, outputs: int, kernel: int = 3, stride: int = 1, activation: Activation = nn.ReLU
 ) -> Row:
@@ -86,7 +86,7 @@ def separable(
     )
 
 
-@_once
+@once
 def squeeze_excitation(
     channels: int, squeezed: int, activation: Activation = nn.ReLU, gate: Activation = nn.Sigmoid
 ) -> Gate | None:
@@ -106,7 +106,7 @@ def squeeze_excitation(
     )
 
 
-@_once
+@once
 def mbconv(inputs: int, outputs: int, inner: int) -> Sum:
     """Simplified inverted residual block: no squeeze-and-excitation, ReLU after every convolution.
 
@@ -122,7 +122,7 @@ def mbconv(inputs: int, outputs: int, inner: int) -> Sum:
     return Sum(body, None if inputs == outputs else Layer(Projection, inputs, outputs))
 
 
-@_once
+@once
 def basic(inputs: int, outputs: int, stride: int = 1, squeezed: int = 0) -> Sum:
     """ResNet's block of two 3×3 convolutions, with squeeze-and-excitation if ``squeezed``.
 
@@ -136,7 +136,7 @@ def basic(inputs: int, outputs: int, stride: int = 1, squeezed: int = 0) -> Sum:
     return Sum(body, _fit(inputs, outputs, stride), _RELU)
 
 
-@_once
+@once
 def bottleneck(
     inputs: int,
     outputs: int,
@@ -169,7 +169,7 @@ def _fit(inputs: int, outputs: int, stride: int) -> Layer | None:
     return ConvNorm(inputs, outputs, stride=stride, activation=None)
 
 
-@_once
+@once
 def inverted(
     inputs: int,
     outputs: int,

@@ -203,11 +203,13 @@ class Cells(Layer):
         before = last = meter.here
         read_later = [place.cell.inputs > 1 and 0 in place.cell.reads for place in self._places[1:]]
         for (place, sources), kept in zip(self._with_sources(), [*read_later, False], strict=True):
-            key = *place[1:], sources, before.shape, last.shape, kept, before is last
+            inputs = (before, last)[-place.cell.inputs :]
+            shapes = tuple(each.shape for each in inputs)
+            key = *place[1:], sources, shapes, kept, inputs[0] is last
             if key not in counts:
                 sums = meter.sums()
                 with meter.holding(*([last] if kept else [])):
-                    place.cost(meter, sources, (before, last)[-place.cell.inputs :])
+                    place.cost(meter, sources, inputs)
                 counts[key] = meter.sums(sums), meter.here
             else:
                 sums, made = counts[key]

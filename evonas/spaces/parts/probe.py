@@ -62,8 +62,7 @@ def points(space: SearchSpace, task: Task, rng: Random) -> list[Architecture]:
     drawn = [space.sample(rng) for _ in range(_DRAWN)]
     if space.limits is not None:  # the search's draws are counted, not these
         space.limits.drawn = space.limits.accepted = 0
-    ends = (extreme(space, end) for end in (0, -1))
-    found = [point for point in (*drawn, *ends) if point is not None]
+    found = [*drawn, *filter(None, (extreme(space, end) for end in (0, -1)))]
 
     def size(point: Architecture) -> float:
         # What counting raises is said when the network is tried, as for one in the middle.
@@ -130,9 +129,8 @@ class Probe:
         with self._blamed("build"), suppress(Exception, SystemExit):
             with torch.device("meta"):
                 network = self.space.build(self.architecture, self.task)
-            if cost.params(network, self.task) > _PARAMS:
-                return True
-            return cost.flops(network, self.task) > _FLOPS
+            too_many = cost.params(network, self.task) > _PARAMS
+            return too_many or cost.flops(network, self.task) > _FLOPS
         return False
 
     def _built(self) -> nn.Module:
