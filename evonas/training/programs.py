@@ -138,7 +138,7 @@ def quantized(content: bytes, images: torch.Tensor) -> bytes:
         try:
             preparation.quant_pre_process(whole, simple, skip_symbolic_shape=True)
             quantization.quantize_static(simple, small, reader, per_channel=True)
-        # Nor does onnxruntime know what comes.
+        # So does onnxruntime.
         except Exception as error:
             raise Refused(f"onnxruntime does not quantise the network: {_line(error)}") from error
         return small.read_bytes()
