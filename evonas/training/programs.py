@@ -168,20 +168,11 @@ def read(path: Path) -> tuple[nn.Module, Mapping[str, Any]]:
     return network, _about(path, text)
 
 
-class _Arithmetic(nn.Module):
+class _Arithmetic(Normalize):
     """``Normalize`` for export: without a cast, so that the program is not bound to one dtype."""
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
-
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        normalized: torch.Tensor = (images - self.mean) / self.std
-        return normalized
+        return (images - self.mean) / self.std
 
 
 def _pt2(network: nn.Module, task: Task, about: str) -> bytes:
