@@ -213,11 +213,10 @@ def _load(path: Path, training: Shared, digest: str) -> int:
         return 0
     for name, parameter in training.named_parameters():
         parameter.copy_(tensors.pop(name))
-    for number, optimizer in enumerate(training.optimizers):
-        packed = optimizer.state_dict()
-        for name, tensor in tensors.items():
-            owner, index, key = name.split("/")
-            if int(owner) == number:
-                packed["state"].setdefault(int(index), {})[key] = tensor
-        optimizer.load_state_dict(packed)
+    states = [optimizer.state_dict() for optimizer in training.optimizers]
+    for name, tensor in tensors.items():
+        number, index, key = name.split("/")
+        states[int(number)]["state"].setdefault(int(index), {})[key] = tensor
+    for optimizer, state in zip(training.optimizers, states, strict=True):
+        optimizer.load_state_dict(state)
     return int(about["epochs"])
