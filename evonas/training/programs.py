@@ -205,9 +205,8 @@ def _read_pt2(path: Path) -> tuple[nn.Module, str]:
     inside = {JSON: ""}
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(damaged)
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(damaged)
     except (zipfile.BadZipFile, OSError) as error:
         raise DataError(f"{path}: is damaged, or no network of torch.export") from error
     try:
