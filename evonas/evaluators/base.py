@@ -212,11 +212,9 @@ class Wrapper(Evaluator):
         self.inner = self.trainer = inner
         self.metrics, self.reports = inner.metrics, inner.reports
         self.takes, self.finals = inner.takes - self.changes, inner.finals
-        for name in sorted(self.changes & _CHANGES.keys() - inner.takes):
-            change = _CHANGES[name]
-            raise OptionError(
-                "of", f"{name_of(inner)} ignores the {change} that {name_of(self)} gives it"
-            )
+        if ignored := sorted(self.changes & _CHANGES.keys() - inner.takes):
+            change, outer = _CHANGES[ignored[0]], name_of(self)
+            raise OptionError("of", f"{name_of(inner)} ignores the {change} that {outer} gives it")
 
     def evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         """A trial of the search is scored; a final training is the trainer's."""

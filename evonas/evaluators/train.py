@@ -169,8 +169,7 @@ class Train(Evaluator):
         """The optimizer, its own learning rate, and as many final epochs as a trial has."""
         optimizer = options["optimizer"] or _optimizer(options["init"])
         rate = _learning_rate(optimizer, options["batch_size"])
-        epochs = options["epochs"]
-        return {"optimizer": optimizer, "learning_rate": rate, "final_epochs": epochs}
+        return {"optimizer": optimizer, "learning_rate": rate, "final_epochs": options["epochs"]}
 
     def prepare(self, note: Callable[[str], None], stopping: Callable[[], bool]) -> bool:
         """Say what networks begin with, if somebody may have expected something else."""

@@ -130,7 +130,8 @@ def fit(
     precision, scaler = autocast(device)
     batch_size = min(settings.batch_size, len(train))
     steps = len(train) // batch_size
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    frozen = [s for s in stages(network) if not any(p.requires_grad for p in s.parameters())]
     # The sum stays on the device: asking for a number would wait for every step before it.
     total = torch.zeros((), device=device)
 
@@ -185,7 +186,10 @@ def fit(
         return ()
 
     # On a GPU a step is recorded, then replayed: launching its kernels takes longer than they do.
-    record = recorder(device, rng) if _recordable(settings, scaler, steps) else None
+    # Nothing of it must be decided by the host, as how images are mixed is, and float16 scaled.
+    host_decides = settings.mixup or settings.cutmix or settings.compile or scaler.is_enabled()
+    long = settings.cuda_graph and settings.epochs * steps >= _RECORDED_STEPS
+    record = recorder(device, rng) if long and not host_decides else None
     if record:
         sample = torch.zeros(batch_size, *train.images.shape[1:], device=device)
         with precision():
@@ -197,10 +201,8 @@ def fit(
     for epoch in range(settings.epochs if stop is None else stop):
         start = time.perf_counter()
         network.train()
-        for stage in stages(network):
-            # Normalisation statistics of a frozen stage belong to its weights: they stay, too.
-            if not any(parameter.requires_grad for parameter in stage.parameters()):
-                stage.eval()
+        for stage in frozen:  # its normalisation statistics belong to its weights: they stay, too
+            stage.eval()
         total.zero_()
         batches = train.batches(batch_size, rng)
         paces = [pace(epoch * steps + number) for number in range(steps)]
@@ -226,16 +228,6 @@ def fit(
         network.load_state_dict(average.network.state_dict())
     network.eval()
     return scores if device.type == "cpu" else {**scores, "cuda_graph": float(record is not None)}
-
-
-def _recordable(settings: Settings, scaler: torch.amp.GradScaler, steps: int) -> bool:
-    """Whether a step may be recorded, and a training is long enough to pay for that.
-
-    Nothing of it must be decided by the host, as how images are mixed is, and float16 scaled.
-    """
-    host_decides = settings.mixup or settings.cutmix or scaler.is_enabled()
-    long = settings.epochs * steps >= _RECORDED_STEPS
-    return settings.cuda_graph and long and not host_decides and not settings.compile
 
 
 def parameter_groups(network: nn.Module, settings: Settings) -> list[dict[str, Any]]:
@@ -342,22 +334,6 @@ def augmented(
     """Images of an index, float, (B, C, H, W), channels last."""
     batch = distort(gather(images, index, augmentation, rng), augmentation, rng)
     return normalize(batch.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
-
-
-def shuffled(
-    train: Split,
-    batch_size: int,
-    normalize: Normalize,
-    augmentation: Augmentation,
-    rng: torch.Generator,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One pass over the training images in random order, augmented and normalised.
-
-    Yields:
-        Images, float, (batch_size, C, H, W), channels last; and labels, (batch_size,).
-    """
-    for images, labels, index in train.batches(batch_size, rng):
-        yield augmented(images, index, normalize, augmentation, rng), labels[index]
 
 
 def evaluate(

@@ -138,7 +138,7 @@ def quantized(content: bytes, images: torch.Tensor) -> bytes:
         try:
             preparation.quant_pre_process(whole, simple, skip_symbolic_shape=True)
             quantization.quantize_static(simple, small, reader, per_channel=True)
-        # Nor does onnxruntime know what comes.
+        # So does onnxruntime.
         except Exception as error:
             raise Refused(f"onnxruntime does not quantise the network: {_line(error)}") from error
         return small.read_bytes()
@@ -168,20 +168,11 @@ def read(path: Path) -> tuple[nn.Module, Mapping[str, Any]]:
     return network, _about(path, text)
 
 
-class _Arithmetic(nn.Module):
+class _Arithmetic(Normalize):
     """``Normalize`` for export: without a cast, so that the program is not bound to one dtype."""
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
-
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        normalized: torch.Tensor = (images - self.mean) / self.std
-        return normalized
+        return (images - self.mean) / self.std
 
 
 def _pt2(network: nn.Module, task: Task, about: str) -> bytes:
@@ -214,9 +205,8 @@ def _read_pt2(path: Path) -> tuple[nn.Module, str]:
     inside = {JSON: ""}
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(damaged)
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(damaged)
     except (zipfile.BadZipFile, OSError) as error:
         raise DataError(f"{path}: is damaged, or no network of torch.export") from error
     try:

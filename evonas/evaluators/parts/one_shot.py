@@ -8,7 +8,7 @@ import math
 import warnings
 import zlib
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from functools import cached_property
 from itertools import islice
@@ -24,7 +24,7 @@ from evonas.files import locked
 from evonas.spaces.parts.supernet import Supernet
 from evonas.training.augmentation import Augmentation
 from evonas.training.checkpoints import FOLDER, BadWeights, read_weights, write_weights
-from evonas.training.loop import Diverged, OnDevice, evaluate, score_names, seeded, shuffled
+from evonas.training.loop import Diverged, OnDevice, augmented, evaluate, score_names, seeded
 from evonas.trial import Trial
 
 LONGEST = 5.0  # A longer gradient is cut to this norm, as in DARTS.
@@ -84,15 +84,13 @@ class SharedWeights(Wrapper, Generic[Training]):
         architecture, device = trial.architecture, self.context.device
         self._report = report
         supernet, seed = self._trained.supernet, self._seed("calibration")
-        (train, val), normalize = self._on_device.splits, self._on_device.normalize
         with seeded(seed, device):
             network = supernet.extract(architecture).to(device)
             network.to(memory_format=torch.channels_last)
             # Shared weights saw activations of all paths mixed, so normalisation takes its
             # statistics anew: of some training images, the same for all networks.
-            rng = torch.Generator(train.labels.device).manual_seed(seed)
-            batches = shuffled(train, self._batch_size, normalize, "none", rng)
-            update_bn(islice(batches, self._batches), network)
+            update_bn(islice(self._shuffled("none", seed), self._batches), network)
+        (_, val), normalize = self._on_device.splits, self._on_device.normalize
         scores = evaluate(network, val, normalize, 2 * self._batch_size)
         costs = self.context.space.costs(architecture, self._data.task)
         return {**{f"val_{name}": score for name, score in scores.items()}, **costs}
@@ -152,14 +150,11 @@ class SharedWeights(Wrapper, Generic[Training]):
         Raises:
             Diverged: If the loss is not finite.
         """
-        train, normalize = self._on_device.splits[0], self._on_device.normalize
-        device, seed = train.labels.device, self._seed(f"epoch {epoch}")
-        rng = torch.Generator(device).manual_seed(seed)
-        steps, total = len(train) // self._batch_size, torch.zeros((), device=device)
+        seed, steps = self._seed(f"epoch {epoch}"), len(self._data.train) // self._batch_size
+        total = torch.zeros((), device=self.context.device)
         training.supernet.train()
         with seeded(seed, self.context.device):
-            batches = shuffled(train, self._batch_size, normalize, self._augmentation, rng)
-            for step, (images, labels) in enumerate(batches):
+            for step, (images, labels) in enumerate(self._shuffled(self._augmentation, seed)):
                 progress = (epoch * steps + step) / (self._epochs * steps)
                 total += self._step(training, images, labels, progress, f"{epoch}/{step}")
         self.context.work.pixels += self._data.train.pixels
@@ -167,6 +162,15 @@ class SharedWeights(Wrapper, Generic[Training]):
         if not math.isfinite(mean_loss):
             raise Diverged(f"the {name_of(self)}'s loss is {mean_loss} after epoch {epoch + 1}")
         return mean_loss
+
+    def _shuffled(
+        self, augmentation: Augmentation, seed: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """One pass over the training images, augmented and normalised, and their labels."""
+        (train, _), normalize = self._on_device.splits, self._on_device.normalize
+        rng = torch.Generator(train.labels.device).manual_seed(seed)
+        for images, labels, index in train.batches(self._batch_size, rng):
+            yield augmented(images, index, normalize, augmentation, rng), labels[index]
 
     def _digest(self, training: Training) -> str:
         """Hash of all that the training depends on: weights of another one are not taken."""
@@ -209,11 +213,10 @@ def _load(path: Path, training: Shared, digest: str) -> int:
         return 0
     for name, parameter in training.named_parameters():
         parameter.copy_(tensors.pop(name))
-    for number, optimizer in enumerate(training.optimizers):
-        packed = optimizer.state_dict()
-        for name, tensor in tensors.items():
-            owner, index, key = name.split("/")
-            if int(owner) == number:
-                packed["state"].setdefault(int(index), {})[key] = tensor
-        optimizer.load_state_dict(packed)
+    states = [optimizer.state_dict() for optimizer in training.optimizers]
+    for name, tensor in tensors.items():
+        number, index, key = name.split("/")
+        states[int(number)]["state"].setdefault(int(index), {})[key] = tensor
+    for optimizer, state in zip(training.optimizers, states, strict=True):
+        optimizer.load_state_dict(state)
     return int(about["epochs"])

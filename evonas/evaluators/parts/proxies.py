@@ -221,13 +221,9 @@ def _watch_rectifiers(
 ) -> None:
     """Hand on, for every call of a rectifier, which units are on: booleans (images, units)."""
     twin = _twin(network)
-
-    def look(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        see((inputs[0] > 0).flatten(1))
-
     for module in twin.modules():
-        if isinstance(module, _RECTIFIERS):
-            module.register_forward_pre_hook(look)  # before: it may work in place
+        if isinstance(module, _RECTIFIERS):  # seen before its call, for it may work in place
+            module.register_forward_pre_hook(lambda _, inputs: see((inputs[0] > 0).flatten(1)))
     with torch.no_grad():
         twin(images.clone())  # the first module may work in place
 
