@@ -457,7 +457,7 @@ def scale(
     if output is not None:
         files.store(output, json.dumps(scaled.to_json(), indent=2))
     if train is not None:
-        metrics = scaling.train(original, scaled, train, click.echo)
+        metrics = scaling.train(scaled, train, click.echo)
         _print(outcome.metrics(metrics, "final training"))
         click.echo(f"  network      {train}/incumbent")
 
