@@ -504,24 +504,22 @@ def predict(
     from evonas.commands import predicting
     from evonas.runs import network as networks
 
-    network = networks.find(source)
-    pictures, made = predicting.Pictures(names, network.classes), []
+    predictions = predicting.Predictions(networks.find(source), names)
     try:
-        for prediction in pictures.predictions(network):
-            made.append(prediction)
+        for prediction in predictions:
             if not as_json and csv_path is None:
-                click.echo(predicting.line(prediction, network.classes, top))
+                click.echo(predictions.line(prediction, top))
     finally:
-        for complaint in pictures.complaints() if made else ():
+        for complaint in predictions.complaints():
             click.echo(complaint, err=True)
     if as_json:
-        click.echo(predicting.to_json(made, network, pictures))
-    elif (counts := predicting.confusion(made, network.classes)) is not None:
+        click.echo(predictions.to_json())
+    elif (counts := predictions.confusion()) is not None:
         _print(counts.lines())
     if csv_path is not None:
-        files.store(csv_path, predicting.to_csv(made, network))
+        files.store(csv_path, predictions.to_csv())
         if not as_json:
-            click.echo(f"wrote {csv_path} ({len(made):,} pictures)")
+            click.echo(f"wrote {csv_path} ({len(predictions):,} pictures)")
 
 
 @main.command()
