@@ -102,6 +102,7 @@ def _recipes(ctx: click.Context, option: click.Parameter, incomplete: str) -> li
     return [*names, CompletionItem(incomplete, type="file")]
 
 
+_RECIPE = click.argument("path", metavar="RECIPE", type=_PATH, shell_complete=_recipes)
 _PLUGINS = click.option(
     "--plugins",
     "registry",
@@ -124,126 +125,6 @@ def _telling(command: Callable[..., Any]) -> Callable[..., Any]:
     return quiet(lines(command))
 
 
-@main.command()
-@click.argument("recipe", type=_PATH, shell_complete=_recipes)
-@_SET
-@click.option("--run-dir", type=_PATH, help="Default: a new one in mlruns.")
-@_PLUGINS
-@_telling
-def run(
-    recipe: Path,
-    overrides: tuple[str, ...],
-    run_dir: Path | None,
-    registry: Any,
-    told: str | None,
-) -> None:
-    """Run RECIPE: search, train the winner, test it, log everything.
-
-    RECIPE is a file, or the name of one that evonas comes with (evonas list recipes).
-    """
-    from evonas.recipe import reading
-    from evonas.runs import run as runs
-
-    given = reading.load(recipe, overrides)
-    begin = partial(runs.start, given, registry, run_dir)
-    _finish(*_watched("resume", run_dir, begin, told), told)
-
-
-@main.command()
-@click.argument("run_dir", type=_PATH)
-@_SET
-@_telling
-def resume(run_dir: Path, overrides: tuple[str, ...], told: str | None) -> None:
-    """Go on with the run in RUN_DIR.
-
-    --set may change budget, final, audit, executor, tracking and evaluation.final_epochs.
-    """
-    from evonas.runs import run as runs
-
-    begin = partial(runs.resume, run_dir, overrides)
-    _finish(*_watched("resume", run_dir, begin, told), told)
-
-
-@main.command()
-@click.argument("run_dir", type=_PATH)
-@click.option("--workers", type=click.IntRange(1), help="Trials at once; default: by the devices.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
-@click.option("--idle", default=30.0, show_default=True, help="Minutes to wait for a trial.")
-def worker(run_dir: Path, workers: int | None, device: str, idle: float) -> None:
-    """Run trials of the run in RUN_DIR, whose executor is folder, on this machine.
-
-    It leaves when the run is finished. SIGINT, SIGTERM and SIGUSR1 have it give its trials back.
-    """
-    from evonas.runs import worker as working
-    from evonas.runs.run import Interruption
-    from evonas.runs.session import Stopped
-
-    interruption = Interruption()
-    try:
-        with interruption.watching(signal.SIGUSR1):
-            working.work(run_dir, workers, device, 60 * idle, click.echo, interruption)
-    except (Stopped, KeyboardInterrupt):
-        click.echo("stopped; its trials were given back", err=True)
-        sys.exit(_code(interruption))
-
-
-@main.command()
-@click.argument("recipe", metavar="RECIPE|SWEEP_DIR", type=_PATH, shell_complete=_recipes)
-@_SET
-@click.option("--sweep-dir", type=_PATH, help="Default: a new one in mlruns.")
-@_PLUGINS
-@_telling
-def sweep(
-    recipe: Path,
-    overrides: tuple[str, ...],
-    sweep_dir: Path | None,
-    registry: Any,
-    told: str | None,
-) -> None:
-    """Run every combination of RECIPE's sweep, and compare; SWEEP_DIR: go on with one."""
-    from evonas.commands import comparing
-    from evonas.recipe import reading
-    from evonas.runs import sweep as sweeps
-
-    if sweeps.holds(recipe):
-        found = sweeps.read(recipe)
-    else:
-        given = reading.load(recipe, overrides)
-        found = sweeps.begin(given, registry, sweep_dir)
-    begin = partial(sweeps.run, found, say=partial(click.echo, err=told is not None))
-    ended, _ = _watched("sweep", found.folder, begin, told)
-    failed = [label for label, status in ended.items() if status == "failed"]
-    if len(found.run_dirs()) > 1:
-        page = found.folder / "comparison.html"
-        groups = comparing.compare([str(found.folder)], page)
-        _print(comparing.told(groups, as_json=told == "json"))
-        click.echo(f"comparison: {page}", err=told == "json")
-    for label in failed:
-        click.echo(f"failed: {label}", err=True)
-    sys.exit(errors.TooManyFailures.exit_code if len(failed) == len(ended) else 0)
-
-
-@main.command()
-@click.argument("runs", metavar="RUN…", nargs=-1, required=True)
-@click.option("--output", type=_PATH, default=Path("comparison.html"), show_default=True)
-@click.option("--uri", help="MLflow store that knows the ids; default as for evonas ui.")
-@click.option("--published", type=_PATH, help="CSV of others' networks, drawn beside the winners.")
-@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
-def compare(
-    runs: tuple[str, ...], output: Path, uri: str | None, published: Path | None, as_json: bool
-) -> None:
-    """Compare runs: their folders, their ids in MLflow, or the folder of a sweep.
-
-    Runs that differ in their seed alone are a group. Writes a page, prints a table. A CSV of
-    published networks has the columns source, name, params and the metric's name.
-    """
-    from evonas.commands import comparing
-
-    groups = comparing.compare(runs, output, uri, published)
-    _print(comparing.told(groups, as_json))
-    click.echo(f"comparison: {output}", err=as_json)
-
-
 def _read_by_a_program(stdout: IO[str], line: str) -> None:
     from evonas.trackers.console import unread
 
@@ -254,10 +135,7 @@ def _read_by_a_program(stdout: IO[str], line: str) -> None:
 
 
 def _watched(
-    command: str,
-    folder: Path | None,
-    begin: Callable[..., Any],
-    told: str | None = None,
+    command: str, folder: Path | None, begin: Callable[..., Any], told: str | None
 ) -> tuple[Any, int]:
     """Begin, on the console and with the two signals watched.
 
@@ -299,16 +177,126 @@ def _code(interruption: Any) -> int:
     return 128 + (interruption.signal or signal.SIGINT)
 
 
-def _finish(outcome: Any, interrupted: int, told: str | None = None) -> None:
-    """Print what came out of a run, unless it was told as JSON, and exit with its code."""
+def _run(run_dir: Path | None, begin: Callable[..., Any], told: str | None) -> None:
+    """Run, print what came out unless it was told as JSON, and exit with its code."""
     from evonas.commands import outcome as outcomes
 
+    outcome, interrupted = _watched("resume", run_dir, begin, told)
     if told != "json":
         _print(outcomes.lines(outcome))
     if outcome.report.status == "interrupted":
         sys.exit(interrupted)
     good = outcome.report.status == "finished" and outcome.report.incumbent is not None
     sys.exit(0 if good else errors.TooManyFailures.exit_code)
+
+
+@main.command()
+@_RECIPE
+@_SET
+@click.option("--run-dir", type=_PATH, help="Default: a new one in mlruns.")
+@_PLUGINS
+@_telling
+def run(
+    path: Path, overrides: tuple[str, ...], run_dir: Path | None, registry: Any, told: str | None
+) -> None:
+    """Run RECIPE: search, train the winner, test it, log everything.
+
+    RECIPE is a file, or the name of one that evonas comes with (evonas list recipes).
+    """
+    from evonas.recipe import reading
+    from evonas.runs import run as runs
+
+    recipe = reading.load(path, overrides)
+    _run(run_dir, partial(runs.start, recipe, registry, run_dir), told)
+
+
+@main.command()
+@click.argument("run_dir", type=_PATH)
+@_SET
+@_telling
+def resume(run_dir: Path, overrides: tuple[str, ...], told: str | None) -> None:
+    """Go on with the run in RUN_DIR.
+
+    --set may change budget, final, audit, executor, tracking and evaluation.final_epochs.
+    """
+    from evonas.runs import run as runs
+
+    _run(run_dir, partial(runs.resume, run_dir, overrides), told)
+
+
+@main.command()
+@click.argument("run_dir", type=_PATH)
+@click.option("--workers", type=click.IntRange(1), help="Trials at once; default: by the devices.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@click.option("--idle", default=30.0, show_default=True, help="Minutes to wait for a trial.")
+def worker(run_dir: Path, workers: int | None, device: str, idle: float) -> None:
+    """Run trials of the run in RUN_DIR, whose executor is folder, on this machine.
+
+    It leaves when the run is finished. SIGINT, SIGTERM and SIGUSR1 have it give its trials back.
+    """
+    from evonas.runs import worker as working
+    from evonas.runs.run import Interruption
+    from evonas.runs.session import Stopped
+
+    interruption = Interruption()
+    try:
+        with interruption.watching(signal.SIGUSR1):
+            working.work(run_dir, workers, device, 60 * idle, click.echo, interruption)
+    except (Stopped, KeyboardInterrupt):
+        click.echo("stopped; its trials were given back", err=True)
+        sys.exit(_code(interruption))
+
+
+@main.command()
+@click.argument("path", metavar="RECIPE|SWEEP_DIR", type=_PATH, shell_complete=_recipes)
+@_SET
+@click.option("--sweep-dir", type=_PATH, help="Default: a new one in mlruns.")
+@_PLUGINS
+@_telling
+def sweep(
+    path: Path, overrides: tuple[str, ...], sweep_dir: Path | None, registry: Any, told: str | None
+) -> None:
+    """Run every combination of RECIPE's sweep, and compare; SWEEP_DIR: go on with one."""
+    from evonas.commands import comparing
+    from evonas.recipe import reading
+    from evonas.runs import sweep as sweeps
+
+    if sweeps.holds(path):
+        plan = sweeps.read(path)
+    else:
+        plan = sweeps.begin(reading.load(path, overrides), registry, sweep_dir)
+    begin = partial(sweeps.run, plan, say=partial(click.echo, err=told is not None))
+    ended, _ = _watched("sweep", plan.folder, begin, told)
+    failed = [label for label, status in ended.items() if status == "failed"]
+    if len(plan.run_dirs()) > 1:
+        page = plan.folder / "comparison.html"
+        groups = comparing.compare([str(plan.folder)], page)
+        _print(comparing.lines(groups, as_json=told == "json"))
+        click.echo(f"comparison: {page}", err=told == "json")
+    for label in failed:
+        click.echo(f"failed: {label}", err=True)
+    sys.exit(errors.TooManyFailures.exit_code if len(failed) == len(ended) else 0)
+
+
+@main.command()
+@click.argument("runs", metavar="RUN…", nargs=-1, required=True)
+@click.option("--output", type=_PATH, default=Path("comparison.html"), show_default=True)
+@click.option("--uri", help="MLflow store that knows the ids; default as for evonas ui.")
+@click.option("--published", type=_PATH, help="CSV of others' networks, drawn beside the winners.")
+@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
+def compare(
+    runs: tuple[str, ...], output: Path, uri: str | None, published: Path | None, as_json: bool
+) -> None:
+    """Compare runs: their folders, their ids in MLflow, or the folder of a sweep.
+
+    Runs that differ in their seed alone are a group. Writes a page, prints a table. A CSV of
+    published networks has the columns source, name, params and the metric's name.
+    """
+    from evonas.commands import comparing
+
+    groups = comparing.compare(runs, output, uri, published)
+    _print(comparing.lines(groups, as_json))
+    click.echo(f"comparison: {output}", err=as_json)
 
 
 @main.command()
@@ -380,22 +368,22 @@ def list_components(kind: str | None, registry: Any) -> None:
 
 
 @main.command()
-@click.argument("recipe", type=_PATH, shell_complete=_recipes)
+@_RECIPE
 @_SET
 @click.option("--sheet", type=_PATH, help="Where to write it; default: NAME-data.png.")
 @_PLUGINS
-def data(recipe: Path, overrides: tuple[str, ...], sheet: Path | None, registry: Any) -> None:
+def data(path: Path, overrides: tuple[str, ...], sheet: Path | None, registry: Any) -> None:
     """Read RECIPE's data set: say what was found, and write a contact sheet of it."""
     from evonas.commands import pictures
     from evonas.recipe import reading
 
-    given = reading.load(recipe, overrides)
-    found = pictures.read(given, registry)
-    _sentence(str(found))
-    _print(f"  {line}" for line in pictures.counts(found))
-    path = sheet or Path(f"{given.name}-data.png")
-    pictures.sheet(found, path)
-    click.echo(f"contact sheet: {path}")
+    recipe = reading.load(path, overrides)
+    images = pictures.read(recipe, registry)
+    _sentence(str(images))
+    _print(f"  {line}" for line in pictures.counts(images))
+    sheet = sheet or Path(f"{recipe.name}-data.png")
+    pictures.sheet(images, sheet)
+    click.echo(f"contact sheet: {sheet}")
 
 
 @main.command()
@@ -459,17 +447,18 @@ def scale(
     from evonas import files
     from evonas.commands import outcome, scaling
 
-    given = scaling.source(registry, reference, shape, classes)
+    original = scaling.source(registry, reference, shape, classes)
     request = scaling.Request(**wishes)
     if train is not None:
-        scaling.check_trainable(given, train)
-    by = scaling.search_rule(given, click.echo) if grid else scaling.parse_rule(rule)
-    scaled = request.answer(given, by)
-    click.echo(scaling.table(given, scaled))
+        scaling.check_trainable(original, train)
+    by_rule = scaling.search_rule(original, click.echo) if grid else scaling.parse_rule(rule)
+    scaled = request.answer(original, by_rule)
+    click.echo(scaling.table(original, scaled))
     if output is not None:
         files.store(output, json.dumps(scaled.to_json(), indent=2))
     if train is not None:
-        _print(outcome.metrics(scaling.train(given, scaled, train, click.echo), "final training"))
+        metrics = scaling.train(scaled, train, click.echo)
+        _print(outcome.metrics(metrics, "final training"))
         click.echo(f"  network      {train}/incumbent")
 
 
@@ -515,24 +504,22 @@ def predict(
     from evonas.commands import predicting
     from evonas.runs import network as networks
 
-    network = networks.find(source)
-    pictures, made = predicting.Pictures(names, network.classes), []
+    predictions = predicting.Predictions(networks.find(source), names)
     try:
-        for prediction in pictures.predictions(network):
-            made.append(prediction)
+        for prediction in predictions:
             if not as_json and csv_path is None:
-                click.echo(predicting.line(prediction, network.classes, top))
+                click.echo(predictions.line(prediction, top))
     finally:
-        for complaint in pictures.complaints() if made else ():
+        for complaint in predictions.complaints():
             click.echo(complaint, err=True)
     if as_json:
-        click.echo(predicting.to_json(made, network, pictures))
-    elif (counts := predicting.confusion(made, network.classes)) is not None:
+        click.echo(predictions.to_json())
+    elif (counts := predictions.confusion()) is not None:
         _print(counts.lines())
     if csv_path is not None:
-        files.store(csv_path, predicting.to_csv(made, network))
+        files.store(csv_path, predictions.to_csv())
         if not as_json:
-            click.echo(f"wrote {csv_path} ({len(made):,} pictures)")
+            click.echo(f"wrote {csv_path} ({len(predictions):,} pictures)")
 
 
 @main.command()
@@ -578,11 +565,7 @@ def check(
 @click.argument("kind", type=click.Choice(["space", "strategy", "evaluator", "dataset"]))
 @click.argument("name")
 @click.option(
-    "--plugins",
-    type=_PATH,
-    default=Path("plugins"),
-    show_default=True,
-    help="Folder to write to.",
+    "--plugins", type=_PATH, default=Path("plugins"), show_default=True, help="Folder to write to."
 )
 def new(kind: str, name: str, plugins: Path) -> None:
     """Write a working component NAME of your own and its test, to be changed."""
@@ -593,7 +576,8 @@ def new(kind: str, name: str, plugins: Path) -> None:
         click.echo(f"wrote {path}")
     own = "" if plugins == Path("plugins") else f" --plugins {plugins}"
     click.echo(f"check it with: evonas check {kind} {name}{own}")
-    click.echo(f"try it with:   evonas run digits_evo --set {KINDS[kind].section}={name}{own}")
+    section = KINDS[kind].section
+    click.echo(f"try it with:   evonas run digits_evo --set {section}.name={name}{own}")
 
 
 @main.command()

@@ -17,7 +17,6 @@ import functools
 import itertools
 import json
 import math
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +32,6 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from evonas import __version__
 from evonas.architecture import Architecture, Categorical
 from evonas.datasets.base import Dataset
 from evonas.datasets.digits import Digits
@@ -50,6 +48,7 @@ from evonas.executors.base import Executor, MakeEvaluator, Watch, run_trial
 from evonas.executors.serial import Serial
 from evonas.recipe.reading import validate
 from evonas.recipe.registry import told
+from evonas.runs import provenance
 from evonas.runs.pruning.base import Pruner, Rule
 from evonas.runs.search import Budget, Search
 from evonas.spaces.base import SearchSpace, Task
@@ -747,14 +746,6 @@ def _outcome(trial: Trial) -> tuple[object, ...]:
     return trial.number, trial.state.value, dict(trial.metrics), trial.curve, reason
 
 
-_ENVIRONMENT = {  # This is what the tracker is told of the run's.
-    "evonas": __version__,
-    "python": platform.python_version(),
-    "torch": torch.__version__,
-    "devices": "cpu",
-}
-
-
 @_listed
 def check_tracker(make: Callable[[], Tracker]) -> Iterator[str]:
     """Check a tracker: it takes a whole run, resumed once, and never holds it up.
@@ -768,10 +759,11 @@ def check_tracker(make: Callable[[], Tracker]) -> Iterator[str]:
     events = _run(RandomSearch(_Grid(2, 4), _VALUE), trials=8, seed=0)
     names = {"space": "plain_cnn", "strategy": "random", "evaluation": "train"}
     recipe = validate({"name": "check", **names, "budget": {"trials": 8}}, "check").dump()
+    environment = provenance.environment(("cpu",))
     with tempfile.TemporaryDirectory() as folder, _blamed("raises", EvonasError):
         for history, rest in ((events[:0], events[:7]), (events[:7], events[7:])):
             run = RunInfo(
-                "check", Path(folder), recipe, _VALUE, _ENVIRONMENT, time.time(), bool(history)
+                "check", Path(folder), recipe, _VALUE, environment, time.time(), bool(history)
             )
             tracker = make()
             tracker.start(run, tuple(history))

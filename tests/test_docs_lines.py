@@ -58,7 +58,7 @@ def check(words: Sequence[str]) -> None:
         raise AssertionError(f"evonas {' '.join(words)}: {error.format_message()}") from error
     if name in ("run", "sweep"):
         known = reading.shipped()
-        bind(known.get(given["recipe"].stem, known[ANY]), given["overrides"])
+        bind(known.get(given["path"].stem, known[ANY]), given["overrides"])
 
 
 def bind(recipe: Path, overrides: Sequence[str]) -> None:

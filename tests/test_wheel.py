@@ -40,7 +40,8 @@ def test_what_is_in_them(built: Path) -> None:
     (wheel,), (sdist,) = built.glob("*.whl"), built.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    for name in ("py.typed", "recipes/digits_evo.yaml", "commands/templates/my_space.py"):
+    templates = ("commands/templates/my_space.py", "commands/templates/recipe.yaml.jinja")
+    for name in ("py.typed", "recipes/digits_evo.yaml", *templates):
         assert f"evonas/{name}" in names
     assert not any(name.startswith(("tests/", "plugins/", "mlruns/")) for name in names)
     with tarfile.open(sdist) as archive:

@@ -35,16 +35,16 @@ def store_of(run_dir: Path | None, uri: str | None) -> str:
         HistoryError: If the folder holds no run that was logged to MLflow.
         RecipeError: If the store is a file that is not there.
     """
-    found = MLflow(uri).uri
+    where = MLflow(uri).uri
     if run_dir is not None and uri is None:
         read_header(run_dir)
-        found = State.of(run_dir).uri
-        if not found:
+        where = State.of(run_dir).uri
+        if not where:
             raise HistoryError(f"{run_dir}: nothing of it is in MLflow; try evonas sync {run_dir}")
-    path = store.file_of(found)
+    path = store.file_of(where)
     if path is not None and not path.exists():
         raise RecipeError(f"{path}: no such store; runs make it, or name another with --uri")
-    return found
+    return where
 
 
 def links(run_dir: Path, server: str) -> list[tuple[str, str]]:
@@ -92,18 +92,18 @@ def browse(
     if not remote:
         _check_free(port)
     server = where if remote else f"http://{_HOST}:{port}"
-    found = links(run_dir, server) if run_dir else _experiments(where, server)
+    pages = links(run_dir, server) if run_dir else _experiments(where, server)
     with nullcontext() if remote else _serving(where, port, server) as process:
-        for title, link in found:
+        for title, link in pages:
             say(f"{title}: {link}")
-        if opens and found:
-            webbrowser.open(found[0][1])
+        if opens and pages:
+            webbrowser.open(pages[0][1])
         return process.wait() if process else 0
 
 
 def _experiments(where: str, server: str) -> list[tuple[str, str]]:
-    found = MLflow(where).experiments()[:_SHOWN]
-    return [(name, views.leaderboard(server, number, kept)) for number, name, kept in found]
+    experiments = MLflow(where).experiments()[:_SHOWN]
+    return [(name, views.leaderboard(server, number, kept)) for number, name, kept in experiments]
 
 
 def _check_free(port: int) -> None:

@@ -41,18 +41,18 @@ def compare(
             table cannot be read.
         StorageError: If the disk does not take the page.
     """
-    found = [_read(folder) for name in references for folder in _folders(name, uri)]
-    if len(found) < 2:
+    runs = [_read(folder) for name in references for folder in _folders(name, uri)]
+    if len(runs) < 2:
         raise RecipeError("compare: name two runs or more, or a sweep of as many")
-    for run in found[1:]:
-        if run.info.data != found[0].info.data:
-            raise RecipeError(_unlike(found[0], run, "their data are not the same"))
-        if run.info.objectives != found[0].info.objectives:
-            raise RecipeError(_unlike(found[0], run, "their objectives are not the same"))
-    groups = grouped(found)
+    for run in runs[1:]:
+        if run.info.data != runs[0].info.data:
+            raise RecipeError(_unlike(runs[0], run, "their data are not the same"))
+        if run.info.objectives != runs[0].info.objectives:
+            raise RecipeError(_unlike(runs[0], run, "their objectives are not the same"))
+    groups = grouped(runs)
     others = read_published(published, comparison.compared(groups)) if published else ()
-    names = dict.fromkeys(run.info.name for run in found)
-    title = f"{', '.join(names)}: {len(found)} runs compared"
+    names = dict.fromkeys(run.info.name for run in runs)
+    title = f"{', '.join(names)}: {len(runs)} runs compared"
     files.store(output, comparison.text(groups, title, others))
     return groups
 
@@ -67,19 +67,19 @@ def read_published(path: Path, metric: str) -> list[comparison.Published]:
     Raises:
         RecipeError: In one line, with the line of the file.
     """
-    found = []
+    networks = []
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for number, row in enumerate(csv.DictReader(file), start=2):
                 try:
                     params, score = float(row["params"]), float(row[metric])
-                    found.append(comparison.Published(row["source"], row["name"], params, score))
+                    networks.append(comparison.Published(row["source"], row["name"], params, score))
                 except (KeyError, TypeError, ValueError) as error:
                     reason = f"no {error}" if isinstance(error, KeyError) else str(error)
                     raise RecipeError(f"{path}, line {number}: {reason}") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from error
-    return found
+    return networks
 
 
 def _unlike(first: comparison.Run, other: comparison.Run, why: str) -> str:
@@ -107,20 +107,20 @@ def _read(folder: Path) -> comparison.Run:
     return comparison.Run(info, tuple(events), report)
 
 
-def grouped(found: Sequence[comparison.Run]) -> dict[str, list[comparison.Run]]:
+def grouped(runs: Sequence[comparison.Run]) -> dict[str, list[comparison.Run]]:
     """Runs that differ in their seed alone, by what is their own."""
-    contents = ({k: v for k, v in run.info.recipe.items() if k not in _ASIDE} for run in found)
+    contents = ({k: v for k, v in run.info.recipe.items() if k not in _ASIDE} for run in runs)
     flat = [dict(reading.flat(content)) for content in contents]
     keys = list(dict.fromkeys(key for recipe in flat for key in recipe))
     apart = [key for key in keys if len({repr(recipe.get(key)) for recipe in flat}) > 1]
     groups: dict[str, list[comparison.Run]] = {}
-    for recipe, run in zip(flat, found, strict=True):
-        shown = [
+    for recipe, run in zip(flat, runs, strict=True):
+        labels = [
             _label(key, recipe[key])
             for key in apart
             if key in recipe and not _told_by_name(key, recipe, flat, apart)
         ]
-        groups.setdefault(", ".join(shown) or run.info.name, []).append(run)
+        groups.setdefault(", ".join(labels) or run.info.name, []).append(run)
     return groups
 
 
@@ -140,28 +140,28 @@ def _label(key: str, value: Any) -> str:
     return str(value) if key.endswith(".name") else f"{short} {value}"
 
 
-def told(groups: comparison.Groups, as_json: bool) -> list[str]:
+def lines(groups: comparison.Groups, as_json: bool) -> list[str]:
     """For the terminal: a row a group, and what the differences say.
 
     Or for programs, in one line: an object a group, absent figures null.
     """
     metric = comparison.compared(groups)
-    found = comparison.rows(groups, metric)
+    rows = comparison.rows(groups, metric)
     if as_json:
         plain = [
             {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
-            for row in found
+            for row in rows
         ]
         return [json.dumps(plain)]
     head = ["group", "runs", metric, "±", "best of search", "params", "seconds", "effort"]
     cells = [[*head, "mean rank"]]
     digits = [(metric, 4), ("spread", 4), ("best", 4), ("params", 0)]
     digits += [("seconds", 0), ("effort", 1), ("rank", 2)]
-    for row in found:
-        shown = ["" if math.isnan(row[n]) else f"{row[n]:,.{d}f}" for n, d in digits]
-        cells.append([str(row["group"]), str(row["runs"]), *shown])
-    said = [
+    for row in rows:
+        figures = ["" if math.isnan(row[n]) else f"{row[n]:,.{d}f}" for n, d in digits]
+        cells.append([str(row["group"]), str(row["runs"]), *figures])
+    sentences = [
         f"{first} against {other}: {numbers.difference(metric, d.mean)}, {d.sentence}"
         for first, other, d in comparison.differences(groups, metric)
     ]
-    return [*table.aligned(cells), *said]
+    return [*table.aligned(cells), *sentences]

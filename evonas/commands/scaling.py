@@ -11,6 +11,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,36 +54,35 @@ class Factors(NamedTuple):
         return Factors(*(factor**phi for factor in self))
 
 
+_UNSCALED = Factors()
+
+
 @dataclass(frozen=True)
-class Source:
-    """What to scale.
+class Scaled:
+    """A network at some scale: to be built with the space, not searched.
 
     Attributes:
         space: Builds it.
         architecture: The network.
-        task: What it was made for.
-        run_dir: The run that found it; None for a named point.
+        task: What it is made for.
+        run_dir: The run that found the original; None for a named point.
+        factors: How much larger it is than the original.
     """
 
     space: SearchSpace
     architecture: Architecture
     task: Task
     run_dir: Path | None = None
+    factors: Factors = _UNSCALED
 
-
-@dataclass(frozen=True)
-class Scaled:
-    """A scaled network: to be built with the space, not searched."""
-
-    factors: Factors
-    architecture: Architecture
-    task: Task
-    params: float
-    flops: float
+    @cached_property
+    def costs(self) -> Mapping[str, float]:
+        """Parameters and FLOPs, and what else the space counts."""
+        return self.space.costs(self.architecture, self.task)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; ``Architecture.from_json`` reads the architecture in it."""
-        costs = {"params": self.params, "flops": self.flops}
+        costs = {name: self.costs[name] for name in ("params", "flops")}
         content = {**self.architecture.to_json(), "task": vars(self.task)}
         return {**content, "factors": self.factors._asdict(), "metrics": costs}
 
@@ -112,7 +112,7 @@ class Request:
             if value is not None and not math.isfinite(value):
                 raise RecipeError(f"--{name} {value}: must be finite")
 
-    def answer(self, original: Source, rule: Factors) -> Scaled:
+    def answer(self, original: Scaled, rule: Factors) -> Scaled:
         """The scaled network."""
         if self.phi is not None:
             return scale(original, rule.power(self.phi))
@@ -137,7 +137,7 @@ def parse_rule(text: str) -> Factors:
     return Factors(depth, width, resolution)
 
 
-def source(registry: Registry, reference: str, shape: str, classes: int) -> Source:
+def source(registry: Registry, reference: str, shape: str, classes: int) -> Scaled:
     """The incumbent of a run folder, or a point as SPACE/NAME.
 
     Args:
@@ -152,7 +152,7 @@ def source(registry: Registry, reference: str, shape: str, classes: int) -> Sour
     folder = Path(reference)
     if not folder.is_dir():
         space, architecture = showing.find_point(registry, reference)
-        return Source(space, architecture, showing.parse_task(shape, classes))
+        return Scaled(space, architecture, showing.parse_task(shape, classes))
     header = read_header(folder)
     about = files.load(folder / export.FOLDER / export.ABOUT, Description)
     if about is None:
@@ -162,10 +162,10 @@ def source(registry: Registry, reference: str, shape: str, classes: int) -> Sour
         raise HistoryError(f"{folder} was a run without images: there is nothing to build")
     space = Parts(reading.load(folder / reading.FILE), registry_of(header)).searched()
     architecture = space.reference(Architecture.from_json(content).choices)
-    return Source(space, architecture, Task(**content["task"]), folder)
+    return Scaled(space, architecture, Task(**content["task"]), folder)
 
 
-def scale(original: Source, factors: Factors) -> Scaled:
+def scale(original: Scaled, factors: Factors) -> Scaled:
     """Scale by factors, such as EfficientNet's published ones.
 
     Raises:
@@ -180,11 +180,10 @@ def scale(original: Source, factors: Factors) -> Scaled:
         for side in (original.task.height, original.task.width)
     )
     task = replace(original.task, height=height, width=width)
-    costs = original.space.costs(larger, task)
-    return Scaled(factors, larger, task, costs["params"], costs["flops"])
+    return replace(original, architecture=larger, task=task, factors=factors)
 
 
-def to_flops(original: Source, flops: str, rule: Factors) -> Scaled:
+def to_flops(original: Scaled, flops: str, rule: Factors) -> Scaled:
     """The φ ≥ 0 whose FLOPs come nearest to a number, or to times such as ``2x``, by bisection.
 
     Raises:
@@ -194,18 +193,18 @@ def to_flops(original: Source, flops: str, rule: Factors) -> Scaled:
     def at(step: int) -> Scaled:
         return scale(original, rule.power(_LARGEST * step / _STEPS))
 
-    smallest, largest = at(0), at(_STEPS)
+    least, most = original.costs["flops"], at(_STEPS).costs["flops"]
     try:
-        target = float(flops.removesuffix("x")) * (smallest.flops if flops.endswith("x") else 1)
+        target = float(flops.removesuffix("x")) * (least if flops.endswith("x") else 1)
     except ValueError:
         raise RecipeError(f"--flops {flops}: must be a number, or times such as 2x") from None
-    if not smallest.flops <= target <= largest.flops:
+    if not least <= target <= most:
         raise RecipeError(
-            f"--flops: {target:,.0f} is not between the network's {smallest.flops:,.0f} and "
-            f"{largest.flops:,.0f}, its FLOPs at φ = {_LARGEST:g}"
+            f"--flops: {target:,.0f} is not between the network's {least:,.0f} and {most:,.0f}, "
+            f"its FLOPs at φ = {_LARGEST:g}"
         )
-    above = bisect_right(range(_STEPS), target, key=lambda step: at(step).flops)
-    return min((at(above - 1), at(above)), key=lambda scaled: abs(scaled.flops - target))
+    above = bisect_right(range(_STEPS), target, key=lambda step: at(step).costs["flops"])
+    return min((at(above - 1), at(above)), key=lambda near: abs(near.costs["flops"] - target))
 
 
 def grid() -> Iterator[Factors]:
@@ -215,7 +214,7 @@ def grid() -> Iterator[Factors]:
             yield Factors(depth, width, resolution)
 
 
-def search_rule(original: Source, note: Callable[[str], None]) -> Factors:
+def search_rule(original: Scaled, note: Callable[[str], None]) -> Factors:
     """The rule of the grid whose network at φ = 1 is best by the run's own evaluation.
 
     Raises:
@@ -225,7 +224,7 @@ def search_rule(original: Source, note: Callable[[str], None]) -> Factors:
     scores: dict[Factors, float] = {}
     for number, rule in enumerate(grid()):
         scaled = scale(original, rule)
-        assembly = _assembly(original, scaled, _run_of(original))
+        assembly = _assembly(scaled, _run_of(original))
         objective = assembly.objectives[0]
         trial = run_trial(assembly.evaluator, Trial(number, Proposal(scaled.architecture)))
         if trial.state is TrialState.COMPLETE:
@@ -239,36 +238,33 @@ def search_rule(original: Source, note: Callable[[str], None]) -> Factors:
     return max(scores, key=scores.__getitem__)
 
 
-def check_trainable(original: Source, folder: Path) -> None:
+def check_trainable(original: Scaled, folder: Path) -> None:
     """Raise RecipeError if there are no images to train on, or the folder is there already."""
     _run_of(original)
     if folder.exists():
         raise RecipeError(f"--train {folder}: exists already")
 
 
-def train(
-    original: Source, scaled: Scaled, folder: Path, note: Callable[[str], None]
-) -> dict[str, float]:
+def train(scaled: Scaled, folder: Path, note: Callable[[str], None]) -> dict[str, float]:
     """Train a scaled network in full on the run's images, test it once, and keep it.
 
     Writes ``incumbent/`` as a run does, and a journal of the training.
 
     Args:
-        original: A run's incumbent.
-        scaled: What to train.
+        scaled: What to train, of a run's incumbent.
         folder: Where to.
         note: Told how it goes.
 
     Returns:
         The final metrics.
     """
-    assembly = _assembly(original, scaled, folder)
+    assembly = _assembly(scaled, folder)
     with files.blamed(folder):
         folder.mkdir(parents=True)
     trial = Trial(0, Proposal(scaled.architecture), TrialState.COMPLETE)
     terms = assembly.recipe.final.model_copy(update={"top": 1})
     with Journal(folder) as journal:
-        journal.begin({"scaled_from": str(original.run_dir), "recipe": assembly.recipe.digest})
+        journal.begin({"scaled_from": str(scaled.run_dir), "recipe": assembly.recipe.digest})
         session = Session(assembly, folder, journal, (_Notes(note),), lambda: False)
         try:
             with devices.cpu_threads(assembly.threads()):
@@ -306,15 +302,15 @@ class _Notes(Tracker):
         pass
 
 
-def _run_of(original: Source) -> Path:
-    if original.run_dir is None:
+def _run_of(scaled: Scaled) -> Path:
+    if scaled.run_dir is None:
         raise RecipeError("scale: only what a run found can be trained; give its folder")
-    return original.run_dir
+    return scaled.run_dir
 
 
-def _assembly(original: Source, scaled: Scaled, folder: Path) -> Assembly:
+def _assembly(scaled: Scaled, folder: Path) -> Assembly:
     """The run's own parts, for images of the scaled size and without its limits."""
-    run_dir, task = _run_of(original), scaled.task
+    run_dir, task = _run_of(scaled), scaled.task
     if task.height != task.width:
         raise RecipeError(f"scale: {task.height}×{task.width} pixels; only squares can be trained")
     content = reading.load(run_dir / reading.FILE).dump()
@@ -333,14 +329,15 @@ def _enlarge(section: dict[str, Any] | None, factor: float) -> None:
         section = section.get("of")
 
 
-def table(original: Source, scaled: Scaled) -> str:
+def table(original: Scaled, scaled: Scaled) -> str:
     """What changed, for a person."""
-    before, f = scale(original, Factors()), scaled.factors
+    f = scaled.factors
     rows = [f"depth × {f.depth:.4g}, width × {f.width:.4g}, resolution × {f.resolution:.4g}"]
     rows += [f"{'':<6}{'parameters':>16}{'FLOPs':>20}   input"]
-    for name, each in (("from", before), ("to", scaled)):
+    for name, each in (("from", original), ("to", scaled)):
         shape = "×".join(map(str, each.task.input_shape))
-        rows.append(f"{name:<6}{each.params:>16,.0f}{each.flops:>20,.0f}   {shape}")
+        params, flops = each.costs["params"], each.costs["flops"]
+        rows.append(f"{name:<6}{params:>16,.0f}{flops:>20,.0f}   {shape}")
     old = original.architecture.choices
     for name, value in scaled.architecture.choices.items():
         if value != old[name]:

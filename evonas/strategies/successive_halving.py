@@ -120,9 +120,9 @@ class SuccessiveHalving(Strategy):
         """Who of a rung is promoted next; None if nobody is yet."""
         places = len(rung.complete) // self._eta
         if self._judge is None:
-            first = next(iter(rung.left), None)
-            good = first is not None and bisect_left(rung.complete, first) < places
-            return self.told.latest[first[1]] if first and good else None
+            if rung.left and bisect_left(rung.complete, rung.left[0]) < places:
+                return self.told.latest[rung.left[0][1]]
+            return None
         if len(rung.complete) - len(rung.left) >= places:
             return None
         left = [self.told.latest[number] for _, number in rung.left]
