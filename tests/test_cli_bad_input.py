@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import socket
 import subprocess
 import sys
@@ -717,3 +718,27 @@ def test_a_strategy_that_fails_ends_the_run_and_is_named(methods: str, complaint
     assert complaint in last
     assert "(plugins/strategies/mine.py, line " in last
     assert read_journal(Path("out"))[0]  # what was begun can be resumed, with a better plugin
+
+
+TRACKER = """
+from evonas.trackers.base import Tracker
+
+class Mine(Tracker):
+    def start(self, run, events): pass
+    def record(self, trial): pass
+    def close(self, report): pass
+"""
+
+
+@pytest.mark.parametrize("method", ["start", "record", "close"])
+@pytest.mark.faults("6: a tracker that raises ends the run, and is named; nothing is lost")
+def test_a_tracker_that_fails_is_named_and_the_run_goes_on_without_the_fault(method: str) -> None:
+    Path("plugins/trackers").mkdir(parents=True)
+    faulty = re.sub(rf"(def {method}.*): pass", r"\1: 1 / 0", TRACKER)
+    Path("plugins/trackers/mine.py").write_text(faulty)
+    done = run("tracking=mine", more=["--run-dir", "out"])
+    assert done.exit_code == 6, done.output
+    last = done.output.splitlines()[-1]
+    assert last.startswith(f"evonas: evonas_plugins.trackers.mine:Mine cannot {method}: Zero")
+    Path("plugins/trackers/mine.py").write_text(TRACKER)
+    assert evonas("resume", "out").exit_code == 0

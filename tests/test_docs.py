@@ -73,7 +73,7 @@ def test_every_page_is_in_the_navigation() -> None:
 def test_every_component_is_told_of(page: str, kind: str) -> None:
     text = (DOCS / f"{page}.md").read_text()
     for name in Registry().origins(kind):
-        assert f"`{name}`" in text, name
+        assert f"`{name}`" in text, f"docs/{page}.md has no row on {name}"
 
 
 def test_the_rooms_are_in_their_order() -> None:

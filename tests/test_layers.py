@@ -1,4 +1,4 @@
-"""The import order of DESIGN.md, held by a walk over every file's imports."""
+"""The import order of CONTRIBUTING.md, held by a walk over every file's imports."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ def test_imports_follow_the_order(path: Path) -> None:
         if not module.startswith("evonas.") or module == "evonas.__version__":
             continue
         target = module.split(".")[1]
+        assert target in ORDER, f"{module}: only plugins import from evonas; name the file"
         assert target == own or ORDER.index(target) < ORDER.index(own), (
             f"{own} must not import {target}"
         )

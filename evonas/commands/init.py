@@ -45,8 +45,8 @@ _PUBLISHED = (
 )
 _BATCH = 64
 _PARAMS = 200_000
-# Of a picture, for each of its pixels: 200 million at 64 pixels a side, a quarter of that where time
-# is short.
+# Of a picture, for each of its pixels: 200 million at 64 pixels a side, a quarter of that where
+# time is short.
 _FLOPS = (12_500, 25_000, 50_000)
 _TRIALS = 40  # A search should have so many at least, or evolution finds nothing.
 _EPOCHS = (3, 10, 20)  # Of a trial: fewer say nothing; enough; more say little more.
@@ -241,9 +241,7 @@ def _space(network: str, task: Task) -> SearchSpace:
     return CNN().limited(_limits(task.height, _FLOPS[0]), task)
 
 
-def _text(
-    name: str, folder: Path, found: Found, start: Start, chosen: Plan, minutes: float
-) -> str:
+def _text(name: str, folder: Path, found: Found, start: Start, chosen: Plan, minutes: float) -> str:
     (common, most), least = found.pictures.most_common(1)[0], min(found.pictures.values())
     return _RECIPE.render(
         name=name,

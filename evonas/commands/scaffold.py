@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 from pathlib import Path
 
+import evonas
 from evonas import files
 from evonas.commands import templates
 from evonas.errors import RecipeError, StorageError
@@ -26,13 +27,18 @@ def new(kind: str, name: str, folder: Path, registry: Registry) -> list[Path]:
         What was written.
 
     Raises:
-        RecipeError: If the name will not do.
+        RecipeError: If the name or the folder will not do.
         StorageError: If a file is there already, or the disk does not take it.
     """
     if not name.isidentifier() or name != name.lower() or keyword.iskeyword(name):
         raise RecipeError(f"new {kind} {name}: must be a lower-case Python name, such as my_{kind}")
     if origins := registry.origins(kind).get(name):
         raise RecipeError(f"new {kind} {name}: there is one of that name: {origins[0]}")
+    if folder.absolute().resolve() == Path(evonas.__file__).parent:
+        raise RecipeError(
+            f"--plugins {folder}: that is evonas itself, where files import otherwise; begin "
+            f"with a copy of one of {KINDS[kind].folder}/ (CONTRIBUTING.md)"
+        )
     component, test = f"my_{kind}.py", f"test_my_{kind}.py"
     texts = {
         folder / KINDS[kind].folder / f"{name}.py": _TEMPLATES / component,

@@ -176,6 +176,11 @@ def fields(cls: type[Any]) -> type[BaseModel]:
                 f"{cls.__module__}: option {name!r} of {cls.__name__} has no annotation, so that "
                 f"anything would do; say what it is, such as {name}: int"
             )
+        if name == "name":
+            raise PluginError(
+                f"{cls.__module__}: option 'name' of {cls.__name__} needs another one: in recipes "
+                "that is what the component is called by"
+            )
         annotation = hints[name]
         if name == "of":  # by default a class, which recipes call by the name of its file
             annotation = Component

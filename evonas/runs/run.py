@@ -26,7 +26,7 @@ from evonas.errors import (
     TooManyFailures,
 )
 from evonas.recipe import reading
-from evonas.recipe.registry import Registry
+from evonas.recipe.registry import Registry, blamed
 from evonas.recipe.schema import Recipe
 from evonas.report import page
 from evonas.runs import audit, final, front, provenance, summary, warm_start
@@ -266,7 +266,8 @@ def _execute(
     # Whoever listens speaks to the terminal already, or asked for silence there.
     trackers = (*listeners, *([] if listeners and isinstance(own, Console) else [own]))
     for tracker in trackers:
-        tracker.start(info, journal.events)
+        with blamed(type(tracker), "cannot start"):
+            tracker.start(info, journal.events)
     session = Session(assembly, folder, journal, trackers, stopping)
     if data := assembly.make_evaluator.data:
         session.note(f"data: {data}")
@@ -285,7 +286,8 @@ def _execute(
         status, reason = _conclude(session, end)
     report = summary.write(session, info, status, reason, strategy)
     for tracker in trackers:
-        tracker.close(report)
+        with blamed(type(tracker), "cannot close"):
+            tracker.close(report)
     if isinstance(end, TooManyFailures):
         raise end
     return Outcome(folder, report)

@@ -9,6 +9,7 @@ from random import Random
 from typing import Any, Protocol, runtime_checkable
 
 from evonas.executors.base import Executor
+from evonas.recipe.registry import blamed
 from evonas.runs.assemble import Assembly
 from evonas.runs.draws import Draws
 from evonas.runs.journal import Journal
@@ -45,13 +46,15 @@ class Session:
     def note(self, message: str) -> None:
         """Tell the trackers something that a person wants to know."""
         for tracker in self.trackers:
-            tracker.note(message)
+            with blamed(type(tracker), "cannot take a note"):
+                tracker.note(message)
 
     def record(self, event: Trial) -> None:
         """Write an event down, then tell the trackers."""
         self.journal.append(event)
         for tracker in self.trackers:
-            tracker.record(event)
+            with blamed(type(tracker), "cannot record"):
+                tracker.record(event)
 
     def trials(self, stage: Stage = "search") -> Trials:
         """What is known of a stage; only the search's trials are ranked by the objectives."""

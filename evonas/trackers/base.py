@@ -86,7 +86,10 @@ def headline(metrics: Mapping[str, float], objectives: Sequence[Objective]) -> d
 
 
 class Tracker(ABC):
-    """Somebody who is told what happens. ``record`` returns at once: slow work is done aside."""
+    """Somebody who is told what happens. ``record`` returns at once: slow work is done aside.
+
+    What a plugin's tracker raises ends the run, which can be resumed: it is a PluginError.
+    """
 
     @abstractmethod
     def start(self, run: RunInfo, events: Sequence[Trial]) -> None:

@@ -168,6 +168,9 @@ MISTAKES = {
     "argument without annotation": Mistake(
         "__init__(self)", "__init__(self, depth=3)", r"option 'depth' of Net has no annotation"
     ),
+    "argument that is called as the component is": Mistake(
+        "__init__(self)", "__init__(self, name: str = 'x')", r"option 'name' of Net needs another"
+    ),
     "leaves": Mistake(
         CHOICES,
         CHOICES + "        raise SystemExit(3)\n",

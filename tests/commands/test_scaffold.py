@@ -54,10 +54,18 @@ def test_a_search_of_new_components_alone(tmp_path: Path) -> None:
 def test_it_says_how_to_go_on() -> None:
     said = evonas("new", "space", "wavy_nets", "--plugins", "mine").stdout
     assert "evonas check space wavy_nets --plugins mine" in said
-    assert "--set space=wavy_nets --plugins mine" in said
+    assert "--set space.name=wavy_nets --plugins mine" in said
     other = evonas("new", "evaluator", "wavy_nets", "--plugins", "more").stdout
-    assert "--set evaluation=wavy_nets --plugins more" in other
+    assert "--set evaluation.name=wavy_nets --plugins more" in other
     assert evonas("show", "wavy_nets", "--plugins", "mine").exit_code == 0
+
+
+def test_the_package_itself_is_no_folder_of_plugins() -> None:
+    folder = Path(scaffold.__file__).parents[1]
+    refused = evonas("new", "strategy", "annealing", "--plugins", str(folder))
+    assert refused.exit_code == 2
+    assert "that is evonas itself" in refused.stderr
+    assert not (folder / "strategies" / "annealing.py").exists()
 
 
 def test_a_space_is_never_overwritten() -> None:
