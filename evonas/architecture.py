@@ -255,7 +255,8 @@ def check_choices(
 
 
 def _buildable(domain: Domain, value: Value) -> bool:
-    """Whether a number beyond its bounds may be built."""
+    """Whether a number beyond its bounds may be built: larger ones, and widths of one or more."""
     if not isinstance(domain, Integer) or type(value) is not int:
         return False
-    return 0 <= value <= _BEYOND * max(1, domain.high)
+    least = min(1, domain.low) if domain.role == "width" else domain.low
+    return least <= value <= _BEYOND * max(1, domain.high)

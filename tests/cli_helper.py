@@ -8,7 +8,7 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
-from evonas.cli import main
+from evonas.__main__ import main
 
 RECIPE = """
 name: tiny

@@ -378,7 +378,7 @@ def test_a_damaged_journal() -> None:
 @pytest.mark.faults("8: a working directory that is gone is a line")
 def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
-    code = "import os; os.rmdir(os.getcwd()); from evonas.cli import main; main(['list'])"
+    code = "import os; os.rmdir(os.getcwd()); from evonas.__main__ import main; main(['list'])"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path / "gone",

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from conftest import ROOT
 from test_layers import ORDER
 
-from evonas.cli import main
+from evonas.__main__ import main
 from evonas.commands import explaining
 from evonas.recipe import reading
 from evonas.recipe.registry import Registry

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from test_docs import DOCS, NAMES, PAGES
 
-from evonas.cli import main
+from evonas.__main__ import main
 from evonas.recipe import reading
 from evonas.recipe.registry import Registry
 from evonas.runs.assemble import Parts

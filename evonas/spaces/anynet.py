@@ -36,7 +36,7 @@ def fitted(stage: Stage) -> Stage:
     A group is no wider than the inner width, which is rounded to a multiple of it: pycls's and
     torchvision's rule, with torchvision's rounding.
     """
-    inner = stage.width // stage.ratio
+    inner = max(1, stage.width // stage.ratio)
     group_width = min(stage.group_width, inner)
     width = divisible(inner, group_width) * stage.ratio
     return stage._replace(width=width, group_width=group_width)
@@ -63,7 +63,7 @@ def named_layers(
     channels = stem_width
     named: dict[str, Layer] = {"stem": ConvNorm(task.channels, channels, 3, stem_stride)}
     for i, stage in enumerate(map(fitted, stages), start=1):
-        inner = stage.width // stage.ratio
+        inner = max(1, stage.width // stage.ratio)
         groups = inner // stage.group_width
         for number in range(1, stage.depth + 1):
             stride, squeezed = 2 if number == 1 else 1, max(1, round(channels / 4)) if se else 0

@@ -76,7 +76,7 @@ def test_a_name_taken_twice_is_listed_twice() -> None:
 
 def test_a_list_needs_no_torch() -> None:
     code = (
-        "import sys; from evonas.cli import main; main(['list'], standalone_mode=False); "
+        "import sys; from evonas.__main__ import main; main(['list'], standalone_mode=False); "
         "assert not {'torch', 'mlflow', 'optuna', 'deap'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

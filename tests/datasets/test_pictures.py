@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from evonas.cli import main
+from evonas.__main__ import main
 from evonas.datasets.base import load
 from evonas.datasets.parts.images import scaled
 from evonas.errors import DataError

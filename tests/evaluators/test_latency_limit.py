@@ -14,7 +14,7 @@ import yaml
 from click.testing import CliRunner
 from evaluators_helper import SPACE, Untrained, context, data, evaluate, final, make, trial
 
-from evonas import cli
+from evonas.__main__ import main
 from evonas.errors import RecipeError
 from evonas.evaluators.base import Context, Infeasible, Reporter, hold
 from evonas.evaluators.extrapolate import Extrapolate
@@ -190,7 +190,7 @@ RECIPE: dict[str, Any] = {
 def run(**changes: Any) -> str:
     Path("t.csv").write_text(TABLE)
     Path("r.yaml").write_text(yaml.safe_dump({**RECIPE, **changes}, sort_keys=False))
-    result = CliRunner().invoke(cli.main, ["run", "r.yaml", "--run-dir", "run"])
+    result = CliRunner().invoke(main, ["run", "r.yaml", "--run-dir", "run"])
     assert result.exit_code == 0, result.output
     return result.output
 

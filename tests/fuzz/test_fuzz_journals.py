@@ -16,7 +16,8 @@ from fuzz_helper import change, changed, changes, damage, damaged, edits, made, 
 from hypothesis import strategies as st
 from PIL import Image
 
-from evonas import cli, load
+from evonas import load
+from evonas.__main__ import main
 from evonas.architecture import Architecture
 from evonas.executors.base import Executor
 from evonas.executors.parts.exchange import Answer, Exchange, Reported
@@ -197,7 +198,7 @@ def test_run_folder(small_run: Path, name: str, command: str, edits: Any, change
         path.write_text(json.dumps(change(json.loads(data), changes)))
     else:
         path.write_bytes(damage(data, edits))
-    done = CliRunner().invoke(cli.main, COMMANDS[command])
+    done = CliRunner().invoke(main, COMMANDS[command])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     assert done.exit_code in (0, 2, 3, 4, 5, 6), done.output

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from evonas.cli import main
+from evonas.__main__ import main
 from evonas.errors import StorageError
 from evonas.recipe import reading
 from evonas.recipe.registry import Registry

@@ -15,7 +15,7 @@ from conftest import TINY_SPACES
 from sessions_helper import trials
 from test_run_evaluations import Crash, Crashes
 
-from evonas import cli
+from evonas.__main__ import main
 from evonas.commands import checking
 from evonas.errors import EvonasError, RecipeError
 from evonas.recipe import reading
@@ -265,7 +265,7 @@ def test_a_plugin_is_a_source(content: Callable[..., dict[str, Any]]) -> None:
 
 
 def test_they_are_listed_and_pass_the_kit() -> None:
-    listed = CliRunner().invoke(cli.main, ["list", "strategy"]).output
+    listed = CliRunner().invoke(main, ["list", "strategy"]).output
     for name in ("successive_halving", "hyperband"):
         assert f"  {name} " in listed
         assert checking.check(Registry(), "strategy", name) == []

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from sessions_helper import trials
 
-from evonas.cli import main
+from evonas.__main__ import main
 from evonas.errors import RecipeError
 from evonas.recipe import reading
 from evonas.recipe.registry import Registry

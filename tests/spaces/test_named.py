@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from random import Random
 
 import pytest
 import torch
 
+from evonas.architecture import Integer
 from evonas.errors import RecipeError
 from evonas.recipe.options import bind
 from evonas.recipe.registry import Registry
@@ -57,3 +59,16 @@ def test_its_networks_are_those_of_their_own_spaces() -> None:
 def test_what_is_no_network_is_one_line(networks: list[object], text: str) -> None:
     with pytest.raises(RecipeError, match=text):
         bind(Registry(), "space", SpaceSection(name="named", networks=networks), "space")()
+
+
+@pytest.mark.parametrize("name", ["anynet", "cnn", "mbconv", "nasnet", "regnet", "sequential"])
+def test_numbers_that_no_network_has_are_one_line_and_others_are_built(name: str) -> None:
+    space = Registry().find("space", name)()
+    choices = space.sample(Random(0)).choices
+    for key, domain in space.domains.items():
+        for value in (0, 1, 3) if isinstance(domain, Integer) else ():
+            network = {"space": name, **choices, key: value}
+            with suppress(RecipeError):
+                section = SpaceSection(name="named", networks=[network])
+                named = bind(Registry(), "space", section, "space")()
+                assert named.costs(named.sample(Random(0)), TASK)["params"] > 0
