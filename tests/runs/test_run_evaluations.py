@@ -25,7 +25,7 @@ from click.testing import Result
 from sessions_helper import timeless, trials
 from test_run import EVONAS, finish, kill_and_resume
 
-from evonas.errors import HistoryError
+from evonas.errors import EvonasError, HistoryError
 from evonas.recipe import reading
 from evonas.recipe.registry import Registry
 from evonas.runs import final
@@ -91,8 +91,8 @@ def content() -> Callable[..., dict[str, Any]]:
     return make
 
 
-class Crash(Exception):
-    """The process is gone."""
+class Crash(EvonasError):
+    """The process is gone; other errors of a class of ours would be blamed on it as a plugin."""
 
 
 class Crashes(Tracker):
