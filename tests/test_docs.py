@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from conftest import ROOT
 from test_layers import ORDER
 
+from evonas import errors
 from evonas.__main__ import main
 from evonas.commands import explaining
 from evonas.recipe import reading
@@ -74,6 +75,26 @@ def test_every_component_is_told_of(page: str, kind: str) -> None:
     text = (DOCS / f"{page}.md").read_text()
     for name in Registry().origins(kind):
         assert f"`{name}`" in text, f"docs/{page}.md has no row on {name}"
+
+
+@pytest.mark.parametrize("kind", ["dataset", "pruning", "executor", "tracker"])
+def test_what_recipes_may_name_is_told_of(kind: str) -> None:
+    text = (DOCS / "recipes.md").read_text()
+    for name in Registry().origins(kind):
+        assert re.search(rf"\b{name}\b", text), f"docs/recipes.md does not name {kind} {name}"
+
+
+def test_every_recipe_has_its_row() -> None:
+    text = (DOCS / "recipes.md").read_text()
+    for name in reading.shipped():
+        assert f"`{name}`" in text, f"docs/recipes.md has no row on {name}"
+
+
+def test_every_exit_code_is_told_of() -> None:
+    text = (DOCS / "symptoms.md").read_text()
+    classes = [value for value in vars(errors).values() if isinstance(value, type)]
+    for code in {cls.exit_code for cls in classes if hasattr(cls, "exit_code")}:
+        assert f"exit code {code}" in text, f"docs/symptoms.md has no row on exit code {code}"
 
 
 def test_the_rooms_are_in_their_order() -> None:
