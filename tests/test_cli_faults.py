@@ -417,6 +417,7 @@ def test_a_signal_to_every_process_of_a_run(hanging: list[str]) -> None:
     assert [event.state for event in read_journal(Path("out"))[1]] == ["running"] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.faults("11: trials that report are ended when budget.minutes is over by a tenth")
 def test_a_trial_longer_than_the_budget(hanging: list[str]) -> None:
     done = evonas("run", "r.yaml", "--run-dir", "out", *hanging, "--set", "budget={minutes: 0.1}")

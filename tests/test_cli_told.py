@@ -172,6 +172,7 @@ def test_a_terminal_shows_a_table_that_is_drawn_again() -> None:
     assert Path("run/report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_terminal_is_given_back_by_the_second_interruption() -> None:
     settings = [*of_plugin(60), "--set", "executor.name=serial"]
     said, code = on_a_terminal(*settings, interruptions=2)
@@ -181,6 +182,7 @@ def test_a_terminal_is_given_back_by_the_second_interruption() -> None:
     assert "stopped; go on with: evonas resume run" in last
 
 
+@pytest.mark.slow
 @pytest.mark.faults(
     "10: SIGINT while a trial hangs: it is ended after the grace, and goes on later"
 )

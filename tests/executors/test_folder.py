@@ -121,6 +121,7 @@ def test_a_worker_with_an_overdue_trial_begins_anew(tmp_path):
     helper.wait(SECONDS)
 
 
+@pytest.mark.slow
 def test_one_worker_is_killed_one_is_stopped_and_comes_back_too_late(tmp_path):
     folder = tmp_path / "work"
     with Folder(Obedient, ("cpu",), folder, lease=1.5) as executor:

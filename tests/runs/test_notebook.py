@@ -118,6 +118,7 @@ def test_what_is_exported_is_there() -> None:
     assert set(evonas.__all__) <= set(dir(evonas))
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_runs_once() -> None:
     Path("script.py").write_text(SCRIPT)
     done = subprocess.run(

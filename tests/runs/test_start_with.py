@@ -59,6 +59,7 @@ def test_the_first_trials_are_known_networks_as_wide_as_the_limits_allow(
     assert "known networks: " in (outcome.run_dir / "report.json").read_text()
 
 
+@pytest.mark.slow
 def test_after_a_kill_it_goes_on_as_if_nothing_had_happened(images: Path, tmp_path: Path) -> None:
     whole = run.start(recipe(images), Registry(), tmp_path / "whole").run_dir
     for lines in (2, 4, 6, 9):

@@ -467,6 +467,7 @@ def test_a_file_that_is_no_database_does_not_stop_the_search(
     assert "file is not a database" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_a_server_that_takes_the_call_and_says_nothing(
     info: RunInfo, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
