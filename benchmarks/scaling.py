@@ -403,11 +403,10 @@ class Weighed(Wrapper):
 def weighed(space: str, trials: int, images: int, folder: Path) -> list[tuple[float, float]]:
     """Megabytes that the worker held before each trial, and at most during it."""
     rng = np.random.default_rng(0)
-    arrays = {
-        f"{axis}_{part}": rng.integers(0, high, (count, *shape), dtype=np.uint8)
-        for part, count in (("train", images), ("test", 10))
-        for axis, high, shape in (("x", 256, (64, 64, 3)), ("y", 10, ()))
-    }
+    arrays: dict[str, np.ndarray] = {}
+    for part, count in (("train", images), ("test", 10)):
+        arrays[f"x_{part}"] = rng.integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
+        arrays[f"y_{part}"] = np.arange(count) % 2  # of each enough to hold out some
     folder.mkdir()
     np.savez(folder / "images.npz", **arrays)
     recipe = {
