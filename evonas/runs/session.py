@@ -70,7 +70,7 @@ class Session:
         assembly, work = self.assembly, self.assembly.evaluator.context.work
         draws = Draws(self.folder, assembly.space.limits) if assembly.space.limits else None
         prepared = work.pixels / work.full if work.full else 0.0
-        executor = assembly.executor()
+        executor, followers = assembly.executor(), self._followers()
         if executor.remark:
             self.note(executor.remark)
         with executor:
@@ -81,7 +81,7 @@ class Session:
                 self.record(event)
                 if draws is not None:
                     total = draws.total()
-                    for follower in self._followers():
+                    for follower in followers:
                         follower.draws(*total)
         return search.end
 
